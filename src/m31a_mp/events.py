@@ -1,0 +1,219 @@
+"""The table of events: what each kind of record holds, how it is checked, written and counted.
+
+A record is one line of JSON: `event` is the name of the method without `record_`, `time` the nanoseconds
+since the epoch, the other keys are the method's arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from m31a_mp.model import INT64_MAX, Usage
+from m31a_mp.totals import Totals
+
+MAX_NAME_BYTES = 4096
+
+# How many lines are kept ready for each event; more distinct names than that and they are made anew.
+_TEMPLATES_KEPT = 4096
+
+JSON_BOOL = {True: b"true", False: b"false"}
+
+
+def check_name(field: str, value: object) -> str:
+    """A name: text of 1 to 4096 bytes of UTF-8."""
+    if not isinstance(value, str):
+        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{field} must not be empty")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{field} has a lone surrogate at {error.start}, which UTF-8 cannot carry") from None
+    if size > MAX_NAME_BYTES:
+        raise ValueError(f"{field} has {size} bytes of UTF-8; at most {MAX_NAME_BYTES} are allowed")
+    return str(value)
+
+
+def check_int(field: str, value: object) -> int:
+    """A count or a duration: an integer from 0 to 2**63 - 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        hint = "; round it" if isinstance(value, float) else ""
+        raise TypeError(f"{field} must be an int, not {type(value).__name__}{hint}")
+    if not 0 <= value <= INT64_MAX:
+        given = "is negative" if value < 0 else f"has {int(value).bit_length()} bits"
+        raise ValueError(f"{field} must be from 0 to 2**63 - 1; this one {given}")
+    return int(value)
+
+
+def check_cost(field: str, value: object) -> float:
+    """A cost: a finite number that is not negative."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{field} must be a float, not {type(value).__name__}")
+    try:
+        cost = float(value)
+    except OverflowError:
+        cost = math.inf
+    if not math.isfinite(cost):
+        raise ValueError(f"{field} must be finite, not {cost}")
+    if cost < 0:
+        raise ValueError(f"{field} must not be negative, it is {cost}")
+    return cost
+
+
+def check_bool(field: str, value: object) -> bool:
+    """True or False, and nothing that only counts as such."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{field} must be a bool, not {type(value).__name__}")
+    return value
+
+
+def check_usage(usage: object) -> Usage:
+    """A `Usage` whose numbers are in range."""
+    if not isinstance(usage, Usage):
+        raise TypeError(f"usage must be a Usage or None, not {type(usage).__name__}")
+    for field in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        check_int(f"usage.{field}", getattr(usage, field))
+    return usage
+
+
+Check = Callable[[str, object], Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One kind of record.
+
+    Attributes:
+        name: What stands under `event`.
+        fields: Its keys, the one that names the entry first, and the check of each.
+        fold: Adds a record of the given time and values to the totals.
+    """
+
+    name: str
+    fields: Mapping[str, Check]
+    fold: Callable[..., None]
+
+
+def _fold_tool_call(totals: Totals, time: int, name: str, success: bool, duration_ms: int) -> None:
+    tool = totals.tool(name, time)
+    tool.calls += 1
+    tool.successes += success
+    tool.duration_ms += duration_ms
+
+
+def _fold_llm_interaction(  # noqa: PLR0913, PLR0917  # one for each field
+    totals: Totals, time: int, phase: str, prompt: int, completion: int, total: int, cost: float
+) -> None:
+    llm = totals.llm(phase, time)
+    llm.prompt_tokens += prompt
+    llm.completion_tokens += completion
+    llm.total_tokens += total
+    llm.interactions += 1
+    llm.costs.add(cost)
+
+
+def _fold_phase_transition(totals: Totals, time: int, phase: str) -> None:
+    totals.phase(phase, time).transitions += 1
+
+
+def _fold_phase_duration(totals: Totals, time: int, phase: str, duration_ms: int, success: bool) -> None:
+    entry = totals.phase(phase, time)
+    latest = (time, duration_ms, success)  # by time; at the same time, whichever is greater
+    entry.latest = max(entry.latest or latest, latest)
+
+
+def _fold_heal_trigger(totals: Totals, time: int, phase: str) -> None:
+    totals.phase(phase, time).heals += 1
+
+
+def _fold_bisect_trigger(totals: Totals, time: int, phase: str) -> None:
+    totals.phase(phase, time).bisects += 1
+
+
+EVENTS: dict[str, Event] = {
+    event.name: event
+    for event in (
+        Event(
+            "tool_call",
+            {"name": check_name, "success": check_bool, "duration_ms": check_int},
+            _fold_tool_call,
+        ),
+        Event(
+            "llm_interaction",
+            {
+                "phase": check_name,
+                "prompt_tokens": check_int,
+                "completion_tokens": check_int,
+                "total_tokens": check_int,
+                "cost": check_cost,
+            },
+            _fold_llm_interaction,
+        ),
+        Event("phase_transition", {"phase": check_name}, _fold_phase_transition),
+        Event(
+            "phase_duration",
+            {"phase": check_name, "duration_ms": check_int, "success": check_bool},
+            _fold_phase_duration,
+        ),
+        Event("heal_trigger", {"phase": check_name}, _fold_heal_trigger),
+        Event("bisect_trigger", {"phase": check_name}, _fold_bisect_trigger),
+    )
+}
+
+_PLACEHOLDERS: dict[Check, str] = {check_int: "%d", check_bool: "%b", check_cost: "%b"}
+
+
+class Templates(dict[str, bytes]):
+    """An event's lines by name or phase: that is checked and encoded once, the rest stays `%`.
+
+    Formatting one takes half the time of encoding a dict, which is the larger part of a record.
+    """
+
+    def __init__(self, event: str) -> None:
+        key, *rest = EVENTS[event].fields
+        tail = "".join(f',"{field}":{_PLACEHOLDERS[EVENTS[event].fields[field]]}' for field in rest)
+        self._key = key
+        self._head = f'{{"event":"{event}","time":%d,"{key}":'.encode()
+        self._tail = f"{tail}}}\n".encode()
+
+    def __missing__(self, value: str) -> bytes:
+        name = check_name(self._key, value)
+        template = self._head + orjson.dumps(name).replace(b"%", b"%%") + self._tail
+        if len(self) >= _TEMPLATES_KEPT:
+            self.clear()
+        self[name] = template
+        return template
+
+
+def fold_record(totals: Totals, text: bytes, now: int) -> None:
+    """Count one line. Keys that its event does not have are passed over: a later version has more.
+
+    Args:
+        totals: What it is added to; left as it is if the line is no record.
+        text: The line.
+        now: The time of a line that has none, in nanoseconds since the epoch.
+
+    Raises:
+        ValueError: It is no record; says why.
+    """
+    try:
+        record = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    kind = record.get("event") if isinstance(record, dict) else None
+    event = EVENTS.get(kind) if isinstance(kind, str) else None
+    if event is None:
+        raise ValueError(f"not a record: its event is {kind!r:.80}")
+    try:
+        time = check_int("time", record["time"]) if "time" in record else now
+        values = [check(field, record[field]) for field, check in event.fields.items()]
+    except KeyError as error:
+        raise ValueError(f"{event.name} without {error.args[0]!r}") from None
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    event.fold(totals, time, *values)

@@ -1,0 +1,219 @@
+"""What the metrics of a session are: the types, and their JSON.
+
+Types, keys and meaning are those of the `metrics` package of the Go program M31A, so that either reads
+what the other wrote. What is ours alone comes as additional keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+INT64_MAX = (1 << 63) - 1
+"""The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
+
+
+class WorkflowPhase(StrEnum):
+    """The phases of M31A's workflow. Any other string names a phase of the user's own."""
+
+    IDLE = "idle"
+    INITIALIZE = "initialize"
+    DISCUSS = "discuss"
+    PLAN = "plan"
+    EXECUTE = "execute"
+    VERIFY = "verify"
+    RUNTIME = "runtime"
+    SHIP = "ship"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens of one interaction with a language model, each from 0 to 2**63 - 1.
+
+    `total_tokens` is what the provider says; it is not checked against the other two.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+@dataclass(slots=True)
+class ToolMetric:
+    """All calls of one tool."""
+
+    name: str
+    call_count: int = 0
+    success_count: int = 0
+    fail_count: int = 0
+    total_duration_ms: int = 0
+    avg_duration_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class LLMMetric:
+    """All language-model interactions of one phase."""
+
+    phase: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cost: float = 0.0
+    interaction_count: int = 0
+
+
+@dataclass(slots=True)
+class PhaseMetric:
+    """One workflow phase. Duration and success are those recorded last, not a sum."""
+
+    phase: str
+    duration_ms: int = 0
+    transition_count: int = 0
+    heal_trigger_count: int = 0
+    bisect_trigger_count: int = 0
+    success: bool = False
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class SessionMetrics:
+    """The metrics of a session; entries stand in the order in which they were first recorded.
+
+    Attributes:
+        session_id: The session's id.
+        started_at: When its first owner opened it, aware, in UTC.
+        updated_at: When its latest record was recorded, aware, in UTC.
+        tools: One entry for each tool.
+        llms: One entry for each phase with language-model use.
+        phases: One entry for each phase.
+        dropped: Records that could not be kept, by reason: `no_space`, `io_error`, `backlog`.
+        rejected: Pieces of damaged or invalid input set aside in `journal.rejected.ndjson`.
+    """
+
+    session_id: str
+    started_at: datetime = field(default_factory=_now)
+    updated_at: datetime = field(default_factory=_now)
+    tools: list[ToolMetric] = field(default_factory=list)
+    llms: list[LLMMetric] = field(default_factory=list)
+    phases: list[PhaseMetric] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    rejected: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object with the keys of the Go program; times are RFC 3339.
+
+        Raises:
+            ValueError: A field holds what its type does not allow; says which.
+        """
+        document = _fields(SessionMetrics, asdict(self), "")
+        for name, entry in _ENTRIES.items():
+            document[name] = [_fields(entry, e, f"{name}[{i}].") for i, e in enumerate(document[name])]
+        document["started_at"] = format_time(self.started_at)
+        document["updated_at"] = format_time(self.updated_at)
+        return document
+
+    @classmethod
+    def from_json(cls, document: object) -> SessionMetrics:
+        """From a JSON object. Keys it does not know are left out; missing ones are zero, as in Go.
+
+        Raises:
+            ValueError: It is not of that form; says where.
+        """
+        fields = _fields(cls, document, "")
+        for name, entry in _ENTRIES.items():
+            fields[name] = [entry(**_fields(entry, e, f"{name}[{i}].")) for i, e in enumerate(fields[name])]
+        return cls(**fields)
+
+
+_ENTRIES: dict[str, type[Any]] = {"tools": ToolMetric, "llms": LLMMetric, "phases": PhaseMetric}
+
+
+def format_time(time: datetime) -> str:
+    """RFC 3339 in UTC, as Go's time.Time reads it."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _fields(cls: type[Any], value: object, where: str) -> dict[str, Any]:
+    """The fields of a dataclass from a JSON object (or from its own `asdict`), each checked."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where.rstrip('.') or 'the document'} is {_kind(value)}, not an object")  # noqa: TRY004  # of the input, not of the caller
+    fields: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        given = value.get(f.name)
+        try:
+            fields[f.name] = _READERS[str(f.type)](given)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}{f.name} {error}") from None
+    return fields
+
+
+def _kind(value: object) -> str:
+    return "missing or null" if value is None else f"{type(value).__name__} {value!r:.60}"
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"is {_kind(value)}, not a string")
+    return str(value)
+
+
+def _integer(value: object) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or not -INT64_MAX - 1 <= value <= INT64_MAX:
+        raise TypeError(f"is {_kind(value)}, not an integer of 64 bits")
+    return int(value)
+
+
+def _number(value: object) -> float:
+    if value is None:
+        return 0.0
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise TypeError(f"is {_kind(value)}, not a finite number")
+    return float(value)
+
+
+def _flag(value: object) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"is {_kind(value)}, not true or false")
+    return bool(value)
+
+
+def _time(value: object) -> datetime:
+    time = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(time, datetime) or time.tzinfo is None:
+        raise TypeError(f"is {_kind(value)}, not a time with its offset from UTC")
+    return time.astimezone(UTC)
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list | None):  # a nil slice of Go is null
+        raise TypeError(f"is {_kind(value)}, not a list")
+    return value or []
+
+
+def _counts(value: object) -> dict[str, int]:
+    if not isinstance(value, dict | None):
+        raise TypeError(f"is {_kind(value)}, not an object")
+    return {_text(key): _integer(count) for key, count in (value or {}).items()}
+
+
+_READERS: dict[str, Callable[[object], Any]] = {
+    "str": _text,
+    "int": _integer,
+    "float": _number,
+    "bool": _flag,
+    "datetime": _time,
+    "dict[str, int]": _counts,
+    "list[ToolMetric]": _list,
+    "list[LLMMetric]": _list,
+    "list[PhaseMetric]": _list,
+}

@@ -1,0 +1,289 @@
+"""What the records folded so far add up to, and how far that is.
+
+The result must not depend on the order in which batches arrive: sums of integers do not, costs are
+summed without rounding, and the rest is decided by the times in the records.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from m31a_mp.model import INT64_MAX, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric
+
+CHECKPOINT_VERSION = 1
+# A hostile journal must not take the memory.
+MAX_ENTRIES = 100_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COSTS_KEPT = 1024
+
+
+class TooManyEntriesError(ValueError):
+    """One more distinct name than a session may have; the message is the reason."""
+
+
+class ExactSum:
+    """A sum of non-negative floats that is exact, so that their order does not show in it."""
+
+    __slots__ = ("_addends",)
+
+    def __init__(self, addends: list[float] | None = None) -> None:
+        self._addends = addends or []
+
+    def add(self, value: float) -> None:
+        self._addends.append(value)
+        if len(self._addends) > _COSTS_KEPT:
+            self._addends = self.parts()
+
+    def parts(self) -> list[float]:
+        """The sum as a few floats: its rounded value, the rounded rest, and so on until nothing rests."""
+        parts: list[float] = []
+        try:
+            while rest := math.fsum([*self._addends, *(-part for part in parts)]):
+                parts.append(rest)
+        except OverflowError:
+            return [math.nextafter(math.inf, 0)]  # JSON has no infinity; the sum stops at the largest float
+        return parts
+
+    def value(self) -> float:
+        """The sum, rounded once."""
+        parts = self.parts()
+        return parts[0] if parts else 0.0
+
+
+@dataclass(slots=True)
+class ToolTotal:
+    first: int
+    calls: int = 0
+    successes: int = 0
+    duration_ms: int = 0
+
+
+@dataclass(slots=True)
+class LLMTotal:
+    first: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    interactions: int = 0
+    costs: ExactSum = field(default_factory=ExactSum)
+
+
+@dataclass(slots=True)
+class PhaseTotal:
+    """`latest` is the duration recorded last: its time, the duration in ms, the success."""
+
+    first: int
+    transitions: int = 0
+    heals: int = 0
+    bisects: int = 0
+    latest: tuple[int, int, bool] | None = None
+
+
+@dataclass(slots=True)
+class WriterMark:
+    """How far a writer's records are counted: the number of the last one, and what it dropped so far."""
+
+    last: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Totals:
+    """The state that a fold changes. Times are nanoseconds since the epoch.
+
+    Attributes:
+        started: When the session started.
+        updated: The time of the latest record, or `started`.
+        tools, llms, phases: What was recorded, by name.
+        writers: How far each writer is counted whose records may come again.
+        journal: The number of the last sealed journal that is counted.
+        dropped: Records that writers had to drop, by reason.
+        rejected: Pieces of input that were set aside.
+    """
+
+    started: int
+    updated: int = 0
+    tools: dict[str, ToolTotal] = field(default_factory=dict)
+    llms: dict[str, LLMTotal] = field(default_factory=dict)
+    phases: dict[str, PhaseTotal] = field(default_factory=dict)
+    writers: dict[str, WriterMark] = field(default_factory=dict)
+    journal: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    rejected: int = 0
+
+    def tool(self, name: str, time: int) -> ToolTotal:
+        """The tool's entry, to add a record of that time to."""
+        entry = self.tools.get(name)
+        if entry is None:
+            entry = self.tools[_admit(self.tools, name)] = ToolTotal(time)
+        self._saw(entry, time)
+        return entry
+
+    def llm(self, phase: str, time: int) -> LLMTotal:
+        """The entry of the phase's language-model use, to add a record of that time to."""
+        entry = self.llms.get(phase)
+        if entry is None:
+            entry = self.llms[_admit(self.llms, phase)] = LLMTotal(time)
+        self._saw(entry, time)
+        return entry
+
+    def phase(self, phase: str, time: int) -> PhaseTotal:
+        """The phase's entry, to add a record of that time to."""
+        entry = self.phases.get(phase)
+        if entry is None:
+            entry = self.phases[_admit(self.phases, phase)] = PhaseTotal(time)
+        self._saw(entry, time)
+        return entry
+
+    def _saw(self, entry: ToolTotal | LLMTotal | PhaseTotal, time: int) -> None:
+        entry.first = min(entry.first, time)
+        self.updated = max(self.updated, time)
+
+    def writer(self, writer: str) -> WriterMark:
+        """How far that writer is counted; a new mark if it was not heard of."""
+        return self.writers.setdefault(writer, WriterMark())
+
+    def keep_writers(self, writers: set[str]) -> None:
+        """Forget how far all other writers are: they are gone, and nothing of them can come again."""
+        self.writers = {writer: mark for writer, mark in self.writers.items() if writer in writers}
+
+    def saw_dropped(self, mark: WriterMark, dropped: dict[str, int]) -> None:
+        """Count what a writer dropped; it says how many so far, so hearing it twice does no harm."""
+        for reason, so_far in dropped.items():
+            new = so_far - mark.dropped.get(reason, 0)
+            if new > 0:
+                mark.dropped[reason] = so_far
+                self.dropped[reason] = self.dropped.get(reason, 0) + new
+
+    def to_metrics(self, session_id: str) -> SessionMetrics:
+        """What users see of it."""
+        return SessionMetrics(
+            session_id,
+            _from_ns(self.started),
+            _from_ns(max(self.started, self.updated)),
+            [_tool_metric(name, t) for name, t in _in_order(self.tools)],
+            [_llm_metric(phase, t) for phase, t in _in_order(self.llms)],
+            [_phase_metric(phase, t) for phase, t in _in_order(self.phases)],
+            {reason: _stop(n) for reason, n in sorted(self.dropped.items())},
+            _stop(self.rejected),
+        )
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """What `to_metrics` does not tell, as JSON."""
+        return {
+            "version": CHECKPOINT_VERSION,
+            "journal": self.journal,
+            "writers": {w: {"last": m.last, "dropped": m.dropped} for w, m in self.writers.items()},
+            "tools": {name: {"first": t.first} for name, t in self.tools.items()},
+            "llms": {p: {"first": t.first, "costs": t.costs.parts()} for p, t in self.llms.items()},
+            "phases": {
+                p: {"first": t.first, "latest": t.latest and t.latest[0]} for p, t in self.phases.items()
+            },
+        }
+
+    @classmethod
+    def restore(cls, metrics: SessionMetrics, checkpoint: dict[str, Any]) -> Totals:
+        """Go on from what `metrics.json` says; `checkpoint` is empty when another program wrote it.
+
+        Raises:
+            KeyError, TypeError, ValueError: The checkpoint is not one.
+        """
+        started = _to_ns(metrics.started_at)
+        totals = cls(started, _to_ns(metrics.updated_at), journal=_number(checkpoint.get("journal", 0)))
+        for writer, mark in checkpoint.get("writers", {}).items():
+            totals.writers[writer] = WriterMark(
+                _number(mark["last"]), {r: _number(n) for r, n in mark["dropped"].items()}
+            )
+        for i, tool in enumerate(metrics.tools):
+            first = _first(checkpoint, "tools", tool.name, started + i)
+            totals.tools[tool.name] = ToolTotal(
+                first, tool.call_count, tool.success_count, tool.total_duration_ms
+            )
+        for i, llm in enumerate(metrics.llms):
+            first = _first(checkpoint, "llms", llm.phase, started + i)
+            known = checkpoint.get("llms", {}).get(llm.phase, {})
+            costs = ExactSum([float(part) for part in known.get("costs", [])])
+            totals.llms[llm.phase] = LLMTotal(
+                first,
+                llm.prompt_tokens,
+                llm.completion_tokens,
+                llm.total_tokens,
+                llm.interaction_count,
+                costs if costs.value() == llm.cost else ExactSum([llm.cost]),
+            )
+        for i, phase in enumerate(metrics.phases):
+            first = _first(checkpoint, "phases", phase.phase, started + i)
+            known = checkpoint.get("phases", {}).get(phase.phase, {})
+            time = known.get("latest", totals.updated if phase.duration_ms or phase.success else None)
+            latest = None if time is None else (_number(time), phase.duration_ms, phase.success)
+            totals.phases[phase.phase] = PhaseTotal(
+                first, phase.transition_count, phase.heal_trigger_count, phase.bisect_trigger_count, latest
+            )
+        totals.dropped = dict(metrics.dropped)
+        totals.rejected = metrics.rejected
+        return totals
+
+
+def _admit(entries: dict[str, Any], name: str) -> str:
+    if len(entries) >= MAX_ENTRIES:
+        raise TooManyEntriesError(f"{name!r:.80} would be one of more than {MAX_ENTRIES} distinct names")
+    return name
+
+
+def _in_order(entries: dict[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(entries.items(), key=lambda item: (item[1].first, item[0]))
+
+
+def _tool_metric(name: str, total: ToolTotal) -> ToolMetric:
+    return ToolMetric(
+        name,
+        _stop(total.calls),
+        _stop(total.successes),
+        _stop(total.calls - total.successes),
+        _stop(total.duration_ms),
+        total.duration_ms / total.calls if total.calls else 0.0,
+    )
+
+
+def _llm_metric(phase: str, total: LLMTotal) -> LLMMetric:
+    return LLMMetric(
+        phase,
+        _stop(total.prompt_tokens),
+        _stop(total.completion_tokens),
+        _stop(total.total_tokens),
+        total.costs.value(),
+        _stop(total.interactions),
+    )
+
+
+def _phase_metric(phase: str, total: PhaseTotal) -> PhaseMetric:
+    _, duration_ms, success = total.latest or (0, 0, False)
+    return PhaseMetric(
+        phase, duration_ms, _stop(total.transitions), _stop(total.heals), _stop(total.bisects), success
+    )
+
+
+def _stop(number: int) -> int:
+    return min(number, INT64_MAX)
+
+
+def _first(checkpoint: dict[str, Any], table: str, name: str, default: int) -> int:
+    return _number(checkpoint.get(table, {}).get(name, {}).get("first", default))
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not an integer")
+    return value
+
+
+def _from_ns(time: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=time // 1000)
+
+
+def _to_ns(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1) * 1000
