@@ -1,0 +1,140 @@
+"""Segments to journal: append what is pending, note that it is there, delete what nobody needs.
+
+A writer drains its own segments when one is full; the owner drains everybody's. Either holds
+`journal.lock`. A writer's oldest segment goes first, for its records must enter the journal in the order
+of their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from m31a_mp.journal import Batch, Journal
+from m31a_mp.segment import DamagedSegmentError, Pending, SegmentFile, name_parts
+
+# One append takes this much before the next begins: thousands of writers need little memory and few
+# open files.
+_CHUNK_BYTES = 1024 * 1024
+_CHUNK_FILES = 64
+
+
+@dataclass(slots=True)
+class Drained:
+    """What a drain left behind.
+
+    Attributes:
+        writers: The writers that still have a segment, so that their records may come again.
+        damaged: The segments that are none, and why; they were left alone.
+        unreadable: Why segments could not be read; they and their writers' later ones were left alone.
+    """
+
+    writers: set[str] = field(default_factory=set)
+    damaged: list[tuple[Path, str]] = field(default_factory=list)
+    unreadable: list[OSError] = field(default_factory=list)
+
+
+def drain(journal: Journal, segments: Iterable[Path]) -> Drained:
+    """Move the pending records of these segments to the journal. The caller holds `journal.lock`.
+
+    Args:
+        journal: Where the records go.
+        segments: The segments, each writer's oldest first.
+
+    Raises:
+        OSError: The journal cannot take them. What was not moved stays where it is.
+    """
+    paths = list(segments)
+    left = Drained()
+    chunk = _Chunk(journal, _newest_of_each_writer(paths))
+    skipped: set[str] = set()
+    try:
+        for path in paths:
+            writer, _ = name_parts(path.name) or ("", 0)
+            if writer in skipped:
+                continue
+            try:
+                chunk.add(path)
+            except FileNotFoundError:
+                continue  # its writer handed it over and deleted it since it was listed
+            except DamagedSegmentError as error:
+                left.damaged.append((path, str(error)))
+            except OSError as error:
+                # Its later records must not overtake it: they would make it look counted already.
+                left.unreadable.append(error)
+                skipped.add(writer)
+            if chunk.is_full():
+                left.writers |= chunk.hand_over()
+        left.writers |= chunk.hand_over() | skipped
+    finally:
+        chunk.close()
+    return left
+
+
+@dataclass(slots=True)
+class _Source:
+    """A segment with what is about to be appended of it."""
+
+    file: SegmentFile
+    pending: Pending
+    deletable: bool
+
+
+class _Chunk:
+    """The segments whose records make up one append."""
+
+    def __init__(self, journal: Journal, newest: set[Path]) -> None:
+        self._journal = journal
+        self._newest = newest
+        self._sources: list[_Source] = []
+        self._bytes = 0
+
+    def add(self, path: Path) -> None:
+        file = SegmentFile.open(path)
+        try:
+            # Asked before reading: a writer that is dead now has stored all it ever will.
+            dead = file.is_dead()
+            pending = file.pending(dead=dead)
+        except BaseException:
+            file.close()
+            raise
+        self._sources.append(_Source(file, pending, deletable=dead or path not in self._newest))
+        self._bytes += len(pending.records)
+
+    def is_full(self) -> bool:
+        return self._bytes >= _CHUNK_BYTES or len(self._sources) >= _CHUNK_FILES
+
+    def hand_over(self) -> set[str]:
+        """Append, then note or delete. A crash in between appends twice, and the numbers tell."""
+        batches = [
+            Batch(s.file.writer, s.pending.first, s.pending.records, s.pending.dropped)
+            for s in self._sources
+            if s.pending.records or s.pending.dropped
+        ]
+        if batches:
+            self._journal.append(batches)
+        kept = set()
+        for source in self._sources:
+            if source.deletable:
+                source.file.path.unlink(missing_ok=True)
+            else:
+                source.file.advance(source.pending.end)
+                kept.add(source.file.writer)
+        self.close()
+        return kept
+
+    def close(self) -> None:
+        for source in self._sources:
+            source.file.close()
+        self._sources.clear()
+        self._bytes = 0
+
+
+def _newest_of_each_writer(paths: list[Path]) -> set[Path]:
+    """The segments that may still grow: a writer never goes back to an older one."""
+    newest: dict[str, Path] = {}
+    for path in paths:
+        if parts := name_parts(path.name):
+            newest[parts[0]] = path
+    return set(newest.values())

@@ -1,0 +1,99 @@
+"""Bytes that reach the disk: whole writes, fsync, atomic replacement.
+
+The only module that calls `os.fsync` and `os.replace`, so that the order of durable steps can be read
+(and tested) in one place.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from errno import ENOSPC
+from pathlib import Path
+
+# Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
+_FILE_MODE = 0o600
+_DIRECTORY_MODE = 0o700
+# O_NONBLOCK only matters where somebody planted a FIFO: opening one would wait for its other end.
+_PRIVATE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file of the session: never through a symlink, and 0600 if this call creates it."""
+    if not flags & os.O_CREAT:
+        return os.open(path, flags | _PRIVATE)
+    try:
+        fd = os.open(path, flags | _PRIVATE | os.O_EXCL, _FILE_MODE)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return os.open(path, flags | _PRIVATE, _FILE_MODE)
+    os.fchmod(fd, _FILE_MODE)  # a umask of 0277 would have made a file that its owner cannot write
+    return fd
+
+
+def read_private(path: Path) -> bytes:
+    """The bytes of a file of the session; never through a symlink."""
+    with open(open_private(path, os.O_RDONLY), "rb") as stream:
+        return stream.read()
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add bytes to the end of a file, made if need be; durable when this returns."""
+    fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory with mode 0700 whatever the umask; one that exists is left as it is."""
+    try:
+        path.mkdir(mode=_DIRECTORY_MODE)
+    except FileExistsError:
+        return
+    path.chmod(_DIRECTORY_MODE)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data` or raise: a short write is how a full disk answers."""
+    written = os.write(fd, data)
+    while written < len(data):
+        more = os.write(fd, data[written:])
+        if not more:
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
+        written += more
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` at `path`: a reader, or the next boot, finds the old bytes or the new ones, whole.
+
+    The caller makes sure that nobody else replaces the same path at the same time.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # a crash left it, or somebody planted it; it is never followed
+    fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        try:
+            write_all(fd, data)
+            # Without it the rename may reach the disk before the bytes: an empty file after a power cut.
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,271 @@
+"""The journal: records on their way to `metrics.json`, appended under a file lock.
+
+It is a text file of lines. A line is a record, which any program may append on its own under
+`flock journal.lock`, or the header of a batch, which says what the lines after it are:
+
+    {"batch":"5e1f0c2ad1b2a3c4","first":1,"count":2,"bytes":190,"crc32":"0badcafe"}
+    {"event":"tool_call","time":1795388400123456789,"name":"bash","success":true,"duration_ms":12}
+    {"event":"phase_transition","time":1795388400123459000,"phase":"plan"}
+
+`batch` is the writer's id, `first` the number of its first record in the batch, `bytes` the length of the
+lines. `dropped`, where it stands, is what the writer had to drop so far, by reason. `crc32` covers the
+header up to its own key, then the lines. Writer and number make a batch idempotent.
+
+Torn and damaged are two things. A *torn* batch or line ends before its time, because its writer died or
+the disk was full: that is normal, what is whole of it counts, and its writer, who has not been told that
+it arrived, appends it again. A *damaged* one is complete and wrong: it is set aside, whole.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from m31a_mp import durable, process
+from m31a_mp.errors import JournalLockedError
+from m31a_mp.lock import FileLock, holders
+from m31a_mp.session import Session
+
+MAX_LINE_BYTES = 64 * 1024
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+LOCK_SECONDS = 5.0
+
+_HEADER_START = b'{"batch":'
+_BUFFER_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive records of one writer.
+
+    Attributes:
+        writer: The writer's id.
+        first: The number of its first record in the batch; a writer counts from 1.
+        records: The lines, each with its newline.
+        dropped: How many records the writer dropped so far, by reason.
+        offset: Where its records start in the file that it was read from.
+    """
+
+    writer: str
+    first: int
+    records: bytes
+    dropped: dict[str, int] = field(default_factory=dict)
+    offset: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.records.count(b"\n")
+
+    def encode(self) -> bytes:
+        """The batch as it stands in the journal."""
+        dropped = b',"dropped":' + orjson.dumps(self.dropped) if self.dropped else b""
+        header = b'{"batch":"%b","first":%d,"count":%d,"bytes":%d%b' % (
+            self.writer.encode(), self.first, self.count, len(self.records), dropped,
+        )  # fmt: skip
+        crc = zlib.crc32(self.records, zlib.crc32(header))
+        return b'%b,"crc32":"%08x"}\n%b' % (header, crc, self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A record that was appended on its own."""
+
+    offset: int
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes that are neither a batch nor a line: where, why, and (the beginning of) what."""
+
+    offset: int
+    reason: str
+    data: bytes
+
+
+class Journal:
+    """The journal of a session, to append to and to seal."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @contextmanager
+    def locked(self, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+        """Hold `journal.lock` meanwhile.
+
+        Args:
+            timeout: Seconds to wait for it.
+
+        Raises:
+            JournalLockedError: Somebody else held it all the time; says who.
+        """
+        lock = FileLock(self._session.journal_lock)
+        if not lock.acquire(timeout):
+            raise _locked_error(lock.path, timeout)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def locked_if_free(self) -> Iterator[bool]:
+        """Hold `journal.lock` meanwhile if it is free now; yields whether it was. Never waits."""
+        lock = FileLock(self._session.journal_lock)
+        acquired = lock.acquire()
+        try:
+            yield acquired
+        finally:
+            lock.release()
+
+    def append(self, batches: Iterable[Batch]) -> None:
+        """Append the batches with one write. The caller holds the lock.
+
+        Raises:
+            OSError: They could not all be written; then the journal is what it was before.
+        """
+        fd = durable.open_private(self._session.journal, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            _repair_tail(fd)
+            size = os.fstat(fd).st_size
+            try:
+                durable.write_all(fd, b"".join(batch.encode() for batch in batches))
+            except BaseException:
+                # What half a batch would do is harmless (its writer sends it again), but it takes room.
+                with suppress(OSError):
+                    os.ftruncate(fd, size)
+                raise
+        finally:
+            os.close(fd)
+
+    def seal(self, number: int) -> bool:
+        """Give the journal its number; the next append starts a new one. The caller holds the lock.
+
+        Returns:
+            Whether there was a journal.
+        """
+        try:
+            os.rename(self._session.journal, self._session.sealed_name(number))
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def _locked_error(path: Path, timeout: float) -> JournalLockedError:
+    pids = holders(path)
+    who = ", ".join(map(process.describe, pids)) or "another process"
+    return JournalLockedError(
+        f"{path} is held by {who}; waited {timeout:g} s. Nothing is lost: "
+        "the records stay staged, and the next flush takes them",
+        path,
+        pids,
+    )
+
+
+def _repair_tail(fd: int) -> None:
+    """End the journal with a whole line: cut what a crash left of one, complete one without newline."""
+    size = os.fstat(fd).st_size
+    tail = os.pread(fd, MAX_LINE_BYTES, max(0, size - MAX_LINE_BYTES))
+    if not tail or tail.endswith(b"\n"):
+        return
+    rest = tail[tail.rfind(b"\n") + 1 :]
+    if is_whole(rest) or len(rest) == MAX_LINE_BYTES:
+        # A foreign record without its newline counts; a foreign monster becomes one line to set aside.
+        durable.write_all(fd, b"\n")
+    else:
+        os.ftruncate(fd, size - len(rest))
+
+
+def is_whole(text: bytes) -> bool:
+    """Whether a last line without its newline is complete all the same."""
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a journal to `read` it; what it is sealed or deleted under meanwhile does not matter.
+
+    Raises:
+        OSError: It cannot be opened; `FileNotFoundError` if there is none.
+    """
+    return open(durable.open_private(path, os.O_RDONLY), "rb", buffering=_BUFFER_BYTES)
+
+
+def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage]:
+    """What stands in a journal, in order, in memory bounded by the largest batch.
+
+    A torn end is left out. A batch of which only the beginning is there counts as a shorter one.
+    """
+    offset = 0
+    while line := stream.readline(MAX_LINE_BYTES):
+        if line.endswith(b"\n"):
+            item = _read_batch(stream, line, offset) if line.startswith(_HEADER_START) else None
+            yield item or Line(offset, line)
+        elif len(line) == MAX_LINE_BYTES:
+            _skip_line(stream)
+            yield Damage(offset, f"a line of more than {MAX_LINE_BYTES} bytes", line)
+        elif is_whole(line):
+            yield Line(offset, line)
+        offset = stream.tell()
+
+
+def _skip_line(stream: BinaryIO) -> None:
+    while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+        pass
+
+
+def _read_batch(stream: BinaryIO, header: bytes, offset: int) -> Batch | Damage:
+    parsed = _parse_header(header)
+    if parsed is None:
+        return Damage(offset, "a batch header that cannot be read", header)
+    writer, first, count, size, dropped, crc = parsed
+    start = offset + len(header)
+    records = stream.read(size)
+    covered = header[: header.rindex(b',"crc32"')]
+    batch = Batch(writer, first, records, dropped, start)
+    if len(records) == size and zlib.crc32(records, zlib.crc32(covered)) == crc and batch.count == count:
+        return batch
+
+    records = _until_next_header(records)
+    if len(records) == size:
+        stream.seek(start + size)
+        if not records.endswith(b"\n"):
+            records += stream.readline(MAX_LINE_BYTES)
+        return Damage(offset, "a batch whose checksum or count is wrong", header + records)
+    # Torn. Its lines keep their numbers, so that they are not counted twice when they come again.
+    lines = records.split(b"\n")[:-1]
+    whole = b"".join(line + b"\n" for line in lines[:count])
+    stream.seek(start + len(whole))
+    return Batch(writer, first, whole, {}, start)
+
+
+def _until_next_header(records: bytes) -> bytes:
+    if records.startswith(_HEADER_START):
+        return b""
+    found = records.find(b"\n" + _HEADER_START)
+    return records if found < 0 else records[: found + 1]
+
+
+def _parse_header(line: bytes) -> tuple[str, int, int, int, dict[str, int], int] | None:
+    """Writer, first, count, bytes, dropped and crc32; None when that is not what stands there."""
+    try:
+        header = orjson.loads(line)
+        writer, dropped = header["batch"], header.get("dropped", {})
+        first, count, size = header["first"], header["count"], header["bytes"]
+        crc = int(header["crc32"], 16)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None
+    numbers = [first, count, size, *dropped.values()] if isinstance(dropped, dict) else [None]
+    if not isinstance(writer, str) or not all(type(n) is int and n >= 0 for n in numbers):
+        return None
+    if size > MAX_BATCH_BYTES or b',"crc32"' not in line:
+        return None
+    return writer, first, count, size, dropped, crc

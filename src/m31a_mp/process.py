@@ -1,0 +1,108 @@
+"""Who a process is, and whether it was seen alive.
+
+A pid alone lies: it is reused, and another container counts its own. A process is its pid, the moment it
+started, the boot and the pid namespace.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """One process among all that ever ran on this machine.
+
+    `started` is opaque and only compared: on Linux the clock ticks from boot to the start of the process.
+    The start as wall-clock time, which psutil gives, would not do: it moves when the clock is set.
+    """
+
+    pid: int
+    started: int
+    boot_id: str
+    namespace: int
+
+
+def current() -> ProcessIdentity:
+    """Who this process is, also right after a fork."""
+    return _identity(os.getpid())
+
+
+@cache
+def _identity(pid: int) -> ProcessIdentity:
+    return ProcessIdentity(pid, _started(pid), _boot_id(), _namespace())
+
+
+def seen_alive(identity: ProcessIdentity) -> bool:
+    """Whether that process can be seen running from here; one in another pid namespace cannot."""
+    import psutil  # late: a worker that only records never needs it  # noqa: PLC0415
+
+    if (identity.boot_id, identity.namespace) != (_boot_id(), _namespace()):
+        return False
+    try:
+        if psutil.Process(identity.pid).status() == psutil.STATUS_ZOMBIE:
+            return False
+        return _started(identity.pid) == identity.started
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.AccessDenied, OSError):
+        return True  # somebody is there who does not show himself: doubt means alive
+
+
+def describe(pid: int) -> str:
+    """The process in words for an error message: `pid 42 (python, stopped)`."""
+    import psutil  # noqa: PLC0415
+
+    try:
+        process = psutil.Process(pid)
+        return f"pid {pid} ({process.name()}, {process.status()})"
+    except psutil.Error:
+        return f"pid {pid}"
+
+
+def start_time(pid: int) -> str:
+    """When the process started, for people: RFC 3339 in UTC."""
+    import psutil  # noqa: PLC0415
+
+    return datetime.fromtimestamp(psutil.Process(pid).create_time(), UTC).isoformat(timespec="seconds")
+
+
+def _started(pid: int) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        import psutil  # noqa: PLC0415
+
+        return int(psutil.Process(pid).create_time() * 1_000_000)
+    # The second field is the command in parentheses and may hold anything, spaces and ")" included.
+    # What follows the last ")" starts at field 3; the start is field 22 (proc_pid_stat(5)).
+    return int(stat.rpartition(b")")[2].split()[19])
+
+
+@cache
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""  # no such file off Linux; the locks that a reboot clears then decide alone
+
+
+@cache
+def _namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _after_fork_in_child() -> None:
+    # A child may carry the pid of an ancestor that is gone, and may live in a namespace of its own.
+    _identity.cache_clear()
+    _namespace.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,263 @@
+"""Writers: where a record goes first. One store into a mapped segment; everything else is rare.
+
+A writer is one numbered stream of records, used by one call at a time. A process has as many as it has
+calls under way at once: a call takes a free one and puts it back, so there is no lock to wait for, and a
+signal handler, a finalizer or another thread that records in the middle of a record simply takes the
+next. A forked child drops those it inherited and starts with its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import time
+from contextlib import suppress
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from time import time_ns
+
+from m31a_mp.drain import drain
+from m31a_mp.errors import MetricsError
+from m31a_mp.journal import LOCK_SECONDS, Journal
+from m31a_mp.segment import COMMITTED, DATA_OFFSET, DROP_REASONS, DROPPED, Segment
+from m31a_mp.session import Session
+
+_log = logging.getLogger("m31a_mp")
+
+# A process that records three events takes 16 KiB; a busy one soon works with 1 MiB at a time.
+FIRST_SEGMENT_BYTES = 16 * 1024
+MAX_SEGMENT_BYTES = 1024 * 1024
+_GROWTH = 4
+# How much one writer stages while nobody can take it, the journal's lock being held or the disk full.
+BACKLOG_BYTES = 64 * 1024 * 1024
+# While there is no room, a record costs little: it is only looked for this often.
+_RETRY_SECONDS = 0.05
+
+
+class _Discard:
+    """Stands in for the memory of a writer that has none, or that belongs to the parent process."""
+
+    def __getitem__(self, _: int) -> int:
+        return 0
+
+    def __setitem__(self, _: int | slice, value: bytes | int) -> None:
+        pass
+
+
+_DISCARD = _Discard()
+
+
+class Writer:
+    """One stream of records: an id, and the segments that hold what is not handed over yet."""
+
+    def __init__(self, session: Session) -> None:
+        self.id = os.urandom(8).hex()
+        self.segments: list[Segment] = []  # oldest first; the last one takes the records
+        self._session = session
+        self._journal = Journal(session)
+        self._memory: mmap.mmap | _Discard = _DISCARD
+        self._words: memoryview | _Discard = _DISCARD
+        self._size = 0
+        self._dropped = [0] * len(DROP_REASONS)
+        self._trouble: str | None = None
+        self._retry_at = 0.0
+        self._abandoned = False
+
+    def append(self, line: bytes) -> None:
+        """Store a record. Never waits for another process, never raises for I/O."""
+        words = self._words
+        start = words[COMMITTED]
+        end = start + len(line)
+        if end > self._size:
+            if not self._make_room(len(line)):
+                return
+            words = self._words
+            start = words[COMMITTED]
+            end = start + len(line)
+        self._memory[start:end] = line
+        # Last, and one aligned store: before it a reader does not know of the bytes, after it the death
+        # of this process cannot take them.
+        words[COMMITTED] = end
+
+    def close(self) -> None:
+        """Let go of the segments; the next record starts a new one."""
+        self._memory = self._words = _DISCARD
+        self._size = 0
+        for segment in self.segments:
+            segment.close()
+        self.segments = []
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's segments.
+
+        A record may be under way, if a signal handler forked in the middle of it. It ends here as well as
+        in the parent, where it counts; here it must neither store anything nor look for room.
+        """
+        size = self._size
+        self._abandoned = True
+        self.close()
+        self._size = size
+
+    def _make_room(self, need: int) -> bool:
+        """Have a segment with room for a record; False: there is none, and the record was dropped."""
+        if self._abandoned:
+            return False
+        if self._trouble and time.monotonic() < self._retry_at:
+            self._drop(self._trouble)
+            return False
+        try:
+            self._start_segment(need, handed_over=self._spill())
+        except (OSError, MetricsError) as error:
+            self._trouble = _reason(error)
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            self._drop(self._trouble, error)
+            return False
+        self._trouble = None
+        return True
+
+    def _spill(self) -> bool:
+        """Move what is staged to the journal if its lock is free; returns whether all of it was moved."""
+        if not self.segments:
+            return True
+        try:
+            with self._journal.locked_if_free() as locked:
+                if locked:
+                    drain(self._journal, [segment.path for segment in self.segments])
+                return locked
+        except OSError:
+            return False  # a full disk, mostly; the records are safe where they are
+
+    def _start_segment(self, need: int, *, handed_over: bool) -> None:
+        first, size = 1, FIRST_SEGMENT_BYTES
+        if self.segments:
+            full = self.segments[-1]
+            first = full.first + full.records()
+            size = min(full.size * _GROWTH, MAX_SEGMENT_BYTES)
+        if not handed_over and sum(segment.size for segment in self.segments) >= BACKLOG_BYTES:
+            raise BlockingIOError(f"{BACKLOG_BYTES} bytes are staged and the journal takes none of them")
+        self._session.make()
+        size = max(size, DATA_OFFSET + need)
+        segment = Segment.create(self._session.segments, self.id, first, size)
+        for i, dropped in enumerate(self._dropped):
+            segment.words[DROPPED + i] = dropped
+        done = self.segments if handed_over else []
+        self.segments = [*([] if handed_over else self.segments), segment]
+        self._memory, self._words, self._size = segment.memory, segment.words, size
+        for old in done:
+            old.close()
+            with suppress(OSError):
+                old.path.unlink(missing_ok=True)
+
+    def _drop(self, reason: str, error: Exception | None = None) -> None:
+        if not any(self._dropped):
+            _log.warning("metrics records are being dropped in %s: %s", self._session.directory, error)
+        index = DROP_REASONS.index(reason)
+        self._dropped[index] += 1
+        if self.segments:
+            self._words[DROPPED + index] = self._dropped[index]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, BlockingIOError):
+        return "backlog"
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return "no_space"
+    return "io_error"
+
+
+class Staging:
+    """Everything this process stages for one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._writers: list[Writer] = []
+        self._free: list[Writer] = []
+        self._last_time = 0
+
+    def put(self, template: bytes, *values: int | bytes) -> None:
+        """Stamp a record with the time and stage it.
+
+        Args:
+            template: Its line, with a placeholder for the time and one for each of `values`.
+            values: What else varies from record to record.
+        """
+        now = time_ns()
+        if now <= self._last_time:  # a clock that was set back must not turn the order around
+            now = self._last_time + 1
+        self._last_time = now
+        free = self._free
+        try:
+            writer = free.pop()  # atomic, and so is append: whoever comes in between takes another one
+        except IndexError:
+            writer = self._new_writer()
+        try:
+            writer.append(template % (now, *values))
+        finally:
+            free.append(writer)
+
+    def _new_writer(self) -> Writer:
+        writer = Writer(self._session)
+        self._writers.append(writer)
+        return writer
+
+    def hand_over(self, timeout: float = LOCK_SECONDS) -> None:
+        """Move what this process has staged to the journal.
+
+        Raises:
+            JournalLockedError: The lock was held by somebody else for `timeout` seconds.
+            OSError: The journal cannot take it.
+        """
+        self._hand_over(self._writers, timeout)
+
+    def close(self, timeout: float = LOCK_SECONDS) -> None:
+        """Hand over, and delete the segments of this process that no call is using.
+
+        Raises:
+            JournalLockedError, OSError: As `hand_over`; then the segments stay.
+        """
+        idle = []
+        with suppress(IndexError):
+            while True:
+                idle.append(self._free.pop())
+        try:
+            self._hand_over(idle, timeout)
+        except BaseException:
+            self._free.extend(idle)
+            raise
+        for writer in idle:
+            for segment in writer.segments:
+                with suppress(OSError):
+                    segment.path.unlink(missing_ok=True)
+            self._writers.remove(writer)
+            writer.close()
+
+    def _hand_over(self, writers: list[Writer], timeout: float) -> None:
+        paths = [segment.path for writer in list(writers) for segment in writer.segments]
+        if paths:
+            journal = Journal(self._session)
+            with journal.locked(timeout):
+                drain(journal, paths)
+
+    def abandon(self) -> None:
+        """In a forked child: drop what the parent stages, and start anew."""
+        inherited, self._writers, self._free = self._writers, [], []
+        for writer in inherited:
+            writer.abandon()
+
+
+_stagings: dict[Path, Staging] = {}
+
+
+def staging(session: Session) -> Staging:
+    """The staging of this process for that session: however many recorders it has, one."""
+    found = _stagings.get(session.directory)
+    return found or _stagings.setdefault(session.directory, Staging(session))
+
+
+def _after_fork_in_child() -> None:
+    for inherited in list(_stagings.values()):
+        inherited.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
