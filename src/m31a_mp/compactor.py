@@ -1,0 +1,223 @@
+"""Compaction: drain -> seal -> fold -> publish -> delete.
+
+The steps may be cut short anywhere: run again, they find in `metrics.json` which journals, and which
+records of each writer, are counted already. Only the holder of the session's lease compacts. Anyone may
+look: what he sees is what a compaction would publish now.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from errno import ENOENT
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import lock_descriptor
+
+from m31a_mp import durable, journal, rejected, store
+from m31a_mp.drain import Drained, drain
+from m31a_mp.fold import Fold
+from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
+from m31a_mp.model import SessionMetrics
+from m31a_mp.rejected import Rejected
+from m31a_mp.segment import DamagedSegmentError, SegmentFile, delete_stillborn, list_segments
+from m31a_mp.session import Lease, Session
+from m31a_mp.totals import Totals
+
+# A look that a publication overtakes is taken anew, this often; then it waits for the journal's lock.
+_LOOKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What a compaction found.
+
+    Attributes:
+        metrics: What is published now.
+        records: How many records it counted that were not counted before.
+        rejected: What it set aside in `journal.rejected.ndjson`.
+        unreadable: Why segments could not be read, which were left for the next time.
+    """
+
+    metrics: SessionMetrics
+    records: int
+    rejected: list[Rejected]
+    unreadable: list[OSError]
+
+
+def compact(sessions_dir: str | os.PathLike[str], session_id: str) -> Compaction:
+    """Do what the owner of a session would do, when there is none: recover after a crash.
+
+    Args:
+        sessions_dir: The directory of the sessions.
+        session_id: The session's id.
+
+    Returns:
+        What was found; `metrics.json` contains every record of the session now, durably.
+
+    Raises:
+        FileNotFoundError: There is no such session.
+        SessionOwnedError: Its owner lives; says which process it is.
+        DamagedMetricsError: `metrics.json` is not valid; nothing was touched.
+        JournalLockedError: Another process held the journal's lock for 5 seconds; says which.
+        OSError: The disk is full, or fails.
+
+        In all cases nothing is lost.
+    """
+    session = Session.named(session_id, sessions_dir)
+    if not session.exists():
+        raise FileNotFoundError(ENOENT, "there is no session of that name", str(session.directory))
+    session.make()
+    with Lease.take(session):
+        return compact_session(session, time.time_ns())
+
+
+def compact_session(session: Session, started: int, timeout: float = LOCK_SECONDS) -> Compaction:
+    """Bring `metrics.json` up to date with everything recorded. The caller holds the session's lease.
+
+    Args:
+        session: What to compact; its directory exists.
+        started: When the session started, in ns since the epoch, if `metrics.json` does not say.
+        timeout: Seconds to wait for `journal.lock`.
+
+    Raises:
+        DamagedMetricsError, JournalLockedError, OSError: As `compact`.
+    """
+    published = store.read_totals(session)
+    fold = Fold(published or Totals(started))
+    drained = _drain_and_seal(session, fold.totals.journal, timeout)
+    # From here on nobody waits for this process: writers append to a new journal.
+    damaged = [path for path, _ in drained.damaged if _is_free(path)]
+    for path, reason in drained.damaged:
+        if path in damaged:
+            fold.reject(Rejected(f"segments/{path.name}.rejected", 0, reason, b""))
+    folded = _fold_sealed(session, fold)
+    fold.totals.keep_writers(drained.writers)
+    if folded or damaged or published is None:
+        rejected.keep(session.rejected, fold.rejected)
+        store.publish(session, fold.totals)
+    _delete(session, fold.totals.journal, damaged)
+    metrics = fold.totals.to_metrics(session.id)
+    return Compaction(metrics, fold.records, fold.rejected, drained.unreadable)
+
+
+def _drain_and_seal(session: Session, folded: int, timeout: float) -> Drained:
+    log = Journal(session)
+    with log.locked(timeout):
+        drained = drain(log, list_segments(session.segments))
+        log.seal(max([folded, *(number for number, _ in session.sealed())]) + 1)
+    return drained
+
+
+def _fold_sealed(session: Session, fold: Fold) -> bool:
+    """Fold the sealed journals that are not counted yet; returns whether there were any."""
+    before = fold.totals.journal
+    for number, path in session.sealed():
+        if number > before:
+            with journal.open_to_read(path) as stream:
+                fold.journal(path.name, journal.read(stream))
+            fold.totals.journal = number
+    return fold.totals.journal > before
+
+
+def _delete(session: Session, folded: int, damaged: list[Path]) -> None:
+    """Delete what `metrics.json` contains now, and put damaged segments out of the way."""
+    for number, path in session.sealed():
+        if number <= folded:
+            path.unlink(missing_ok=True)
+    for path in damaged:
+        os.rename(path, path.with_name(f"{path.name}.rejected"))
+    delete_stillborn(session.segments)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no process maps that segment: one of a later version may be alive and well."""
+    try:
+        fd = durable.open_private(path, os.O_RDONLY)
+    except OSError:
+        return True  # a symlink or the like
+    try:
+        return lock_descriptor(fd, blocking=False)
+    finally:
+        os.close(fd)
+
+
+def look(session: Session, started: int, *, from_zero: bool = False) -> Fold:
+    """Fold everything recorded, and change nothing.
+
+    Args:
+        session: What to look at; it need not exist.
+        started: When the session started, in ns since the epoch, if its files do not say.
+        from_zero: Take no notice of what `metrics.json` contains.
+
+    Raises:
+        DamagedMetricsError: `metrics.json` is not valid.
+        JournalLockedError: Flushes overtook it all the time, and the lock could not be had either.
+        OSError: Something could not be read.
+    """
+    for _ in range(_LOOKS):
+        before = _publication(session)
+        fold = _look(session, started, from_zero)
+        if _publication(session) == before:
+            return fold
+    # While the lock is held nothing is drained or sealed, and what is published meanwhile says so.
+    with Journal(session).locked():
+        return _look(session, started, from_zero)
+
+
+def _publication(session: Session) -> tuple[int, int, int] | None:
+    try:
+        status = session.metrics.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _look(session: Session, started: int, from_zero: bool) -> Fold:
+    # In the direction in which records travel: one that moves on meanwhile is met twice, which its
+    # number tells, and never missed. Open files stay readable when they are renamed or deleted.
+    staged = list(_staged(session))
+    with ExitStack() as files:
+        live = _open(session.journal, files)
+        sealed = [(n, path.name, _open(path, files)) for n, path in session.sealed()]
+        published = None if from_zero else store.read_totals(session)
+        fold = Fold(published or Totals(started))
+        for number, name, stream in sealed:
+            if stream and number > fold.totals.journal:
+                fold.journal(name, journal.read(stream))
+        if live and not any(stream and _same_file(live, stream) for _, _, stream in sealed):
+            fold.journal(session.journal.name, journal.read(live))
+    for name, item in staged:
+        if isinstance(item, Batch):
+            fold.batch(name, item)
+        else:
+            fold.reject(item)
+    return fold
+
+
+def _staged(session: Session) -> Iterator[tuple[str, Batch | Rejected]]:
+    for path in list_segments(session.segments):
+        name = f"segments/{path.name}"
+        try:
+            with SegmentFile.open(path) as file:
+                pending = file.pending(dead=False)
+                yield name, Batch(file.writer, pending.first, pending.records, pending.dropped, pending.start)
+        except FileNotFoundError:
+            continue  # handed over since it was listed: its records are in the journal
+        except (DamagedSegmentError, OSError) as error:
+            yield name, Rejected(name, 0, str(error), b"")
+
+
+def _open(path: Path, files: ExitStack) -> BinaryIO | None:
+    try:
+        return files.enter_context(journal.open_to_read(path))
+    except FileNotFoundError:
+        return None
+
+
+def _same_file(one: BinaryIO, other: BinaryIO) -> bool:
+    return os.path.sameopenfile(one.fileno(), other.fileno())

@@ -1,0 +1,71 @@
+"""`journal.rejected.ndjson`: what could not be counted, with where it stood and why."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from m31a_mp import durable
+
+# Enough to see what went wrong. A flood of garbage must not fill the disk.
+_MAX_FILE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A piece of input that is set aside.
+
+    Attributes:
+        file: The name of the file that it stood in, from the session's directory.
+        offset: Where in the file it starts.
+        reason: What is wrong with it.
+        data: What it is; empty if that is a whole file, or was too much to keep.
+    """
+
+    file: str
+    offset: int
+    reason: str
+    data: bytes
+
+    def encode(self) -> bytes:
+        """As a line, the data as `text` if it is UTF-8, else as `base64`."""
+        line: dict[str, str | int] = {"file": self.file, "offset": self.offset, "reason": self.reason}
+        try:
+            line["text"] = self.data.decode()
+        except UnicodeDecodeError:
+            line["base64"] = base64.b64encode(self.data).decode()
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def keep(path: Path, items: Iterable[Rejected]) -> None:
+    """Add the items that a run before a crash has not added already. Durable when this returns."""
+    items = list(items)
+    if not items:
+        return
+    known = {(item.file, item.offset) for item in read(path)}
+    new = b"".join(item.encode() for item in items if (item.file, item.offset) not in known)
+    try:
+        room = _MAX_FILE_BYTES - path.lstat().st_size
+    except FileNotFoundError:
+        room = _MAX_FILE_BYTES
+    if new and len(new) <= room:
+        durable.append(path, new)
+
+
+def read(path: Path) -> Iterator[Rejected]:
+    """What was set aside. Lines that are no such are passed over; no file, no items."""
+    try:
+        lines = durable.read_private(path).splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            item = orjson.loads(line)
+            data = item["text"].encode() if "text" in item else base64.b64decode(item["base64"])
+            yield Rejected(item["file"], item["offset"], item["reason"], data)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue

@@ -1,0 +1,142 @@
+"""`metrics.json`: the aggregate, and with it how far the fold is.
+
+Both are in one file, so that one rename replaces both: whatever step a process died in, the numbers and
+what they contain agree. What the Go program does not know is under the key `m31a_mp`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import orjson
+
+from m31a_mp import durable
+from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.model import SessionMetrics
+from m31a_mp.session import Lease, Session
+from m31a_mp.totals import CHECKPOINT_VERSION, Totals
+
+_CHECKPOINT = "m31a_mp"
+
+
+def load(sessions_dir: str | os.PathLike[str], session_id: str) -> SessionMetrics | None:
+    """The metrics of a session as its file has them; `Recorder.snapshot()` also sees what is newer.
+
+    Args:
+        sessions_dir: The directory of the sessions.
+        session_id: The session's id.
+
+    Returns:
+        The metrics, or None when there is no `metrics.json`.
+
+    Raises:
+        DamagedMetricsError: The file is not valid; the message names it and says where.
+        UnsupportedVersionError: A newer version of this library wrote it.
+        OSError: It cannot be read.
+    """
+    return read_metrics(Session.named(session_id, sessions_dir))
+
+
+def save(sessions_dir: str | os.PathLike[str], session_id: str, metrics: SessionMetrics) -> None:
+    """Replace the metrics of a session, atomically and durably. Records not counted yet come on top.
+
+    Args:
+        sessions_dir: The directory of the sessions; made if it does not exist.
+        session_id: The session's id.
+        metrics: What to put there.
+
+    Raises:
+        ValueError: A field of `metrics` holds what its type does not allow; says which.
+        SessionOwnedError: The session has a living owner, who would overwrite it.
+        DamagedMetricsError: The file that is there is not valid.
+        OSError: It could not be written; the old one is still there.
+    """
+    session = Session.named(session_id, sessions_dir)
+    document = metrics.to_json()
+    session.make()
+    with Lease.take(session):
+        old = _read(session) or {}
+        if _CHECKPOINT in old:  # how far the fold is does not change with the numbers
+            document[_CHECKPOINT] = old[_CHECKPOINT]
+        _write(session, document)
+
+
+def read_metrics(session: Session) -> SessionMetrics | None:
+    """The aggregate as it was last published; None when there is no file.
+
+    Raises:
+        DamagedMetricsError: The file is not valid; the message names it and says where.
+        OSError: It cannot be read.
+    """
+    document = _read(session)
+    return None if document is None else _metrics(session, document)
+
+
+def read_totals(session: Session) -> Totals | None:
+    """The aggregate and how far it is, to go on from; None when there is no file.
+
+    Raises:
+        DamagedMetricsError, OSError: As `read_metrics`.
+    """
+    document = _read(session)
+    if document is None:
+        return None
+    metrics = _metrics(session, document)
+    try:
+        return Totals.restore(metrics, document.get(_CHECKPOINT) or {})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(session, f"its part {_CHECKPOINT!r} is not valid: {error!r}") from None
+
+
+def publish(session: Session, totals: Totals) -> None:
+    """Replace the file. When this returns, it survives a power cut.
+
+    Raises:
+        OSError: It could not be written; the old one is still there, whole.
+    """
+    document = totals.to_metrics(session.id).to_json()
+    document[_CHECKPOINT] = totals.to_checkpoint()
+    _write(session, document)
+
+
+def _write(session: Session, document: dict[str, Any]) -> None:
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    durable.replace(session.metrics, data)
+
+
+def _read(session: Session) -> dict[str, Any] | None:
+    try:
+        data = durable.read_private(session.metrics)
+    except FileNotFoundError:
+        return None
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise _damaged(session, f"it is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise _damaged(session, "it is not a JSON object")
+    checkpoint = document.get(_CHECKPOINT)
+    version = checkpoint.get("version") if isinstance(checkpoint, dict) else CHECKPOINT_VERSION
+    if version != CHECKPOINT_VERSION:
+        raise UnsupportedVersionError(
+            f"{session.metrics} is of version {version!r}; this library reads {CHECKPOINT_VERSION}. "
+            "Use the release that wrote it, or a later one",
+            session.metrics,
+        )
+    return document
+
+
+def _metrics(session: Session, document: dict[str, Any]) -> SessionMetrics:
+    try:
+        return SessionMetrics.from_json(document)
+    except ValueError as error:
+        raise _damaged(session, str(error)) from None
+
+
+def _damaged(session: Session, reason: str) -> DamagedMetricsError:
+    return DamagedMetricsError(
+        f"{session.metrics} cannot be used: {reason}. The journal is untouched. Restore the file from a "
+        "copy, or move it away to count on from zero",
+        session.metrics,
+    )

@@ -1,0 +1,64 @@
+"""The store checks itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from m31a_mp import compactor, rejected
+from m31a_mp.errors import DamagedMetricsError
+from m31a_mp.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something in a session that is not as it should be.
+
+    Attributes:
+        file: The file, from the session's directory.
+        offset: Where in the file, in bytes.
+        reason: What is wrong.
+    """
+
+    file: str
+    offset: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, byte {self.offset}: {self.reason}"
+
+
+def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Finding]:
+    """Read everything that a session has on disk, and change nothing.
+
+    What a crash leaves (a torn tail, a sealed journal, the segments of the dead) is no finding: the next
+    compaction takes it in. Damage is one, and so is what was set aside earlier, for as long as
+    `journal.rejected.ndjson` has it.
+
+    Args:
+        sessions_dir: The directory of the sessions.
+        session_id: The session's id.
+
+    Returns:
+        What was found; empty when all is well, or when there is no such session.
+
+    Raises:
+        OSError: A file could not be read.
+    """
+    session = Session.named(session_id, sessions_dir)
+    findings = [
+        Finding(item.file, item.offset, f"set aside: {item.reason}")
+        for item in rejected.read(session.rejected)
+    ]
+    known = {(finding.file, finding.offset) for finding in findings}
+    try:
+        fold = compactor.look(session, time.time_ns())
+    except DamagedMetricsError as error:
+        findings.append(Finding(session.metrics.name, 0, str(error)))
+        fold = compactor.look(session, time.time_ns(), from_zero=True)
+    return findings + [
+        Finding(item.file, item.offset, item.reason)
+        for item in fold.rejected
+        if (item.file, item.offset) not in known
+    ]
