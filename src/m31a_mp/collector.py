@@ -250,6 +250,7 @@ class Collector(Recorder):
         self._pid = os.getpid()
         self._started = time.time_ns()
         self._lease: Lease | None = None
+        self._is_durable = False
         self._compacting = self._stop_wanted = False
         self._reset_turns()
         if enabled:
@@ -315,7 +316,7 @@ class Collector(Recorder):
     def _stop_owning(self, session: Session) -> None:
         try:
             super().stop()
-            metrics = compactor.compact_session(session, self._started).metrics
+            metrics = self._compact_in_turn(session).metrics
             _log.info(
                 "session %s: %d tool calls, %d model interactions, %d phases",
                 session.id,
@@ -327,12 +328,19 @@ class Collector(Recorder):
             _log.warning("the last flush of session %s failed, nothing is lost: %s", session.id, error)
         finally:
             lease, self._lease = self._lease, None
+            self._is_durable = False  # somebody else may own it next
             if lease:
                 lease.release()
 
     def _compact(self, session: Session) -> Compaction:
         with self._exclusive():
-            return compactor.compact_session(session, self._started)
+            return self._compact_in_turn(session)
+
+    def _compact_in_turn(self, session: Session) -> Compaction:
+        is_durable, self._is_durable = self._is_durable, False  # until this one has succeeded
+        compaction = compactor.compact_session(session, self._started, is_durable=is_durable)
+        self._is_durable = True
+        return compaction
 
     def _owns(self) -> bool:
         return self._lease is not None and self._lease.held  # not in a forked child

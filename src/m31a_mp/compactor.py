@@ -76,12 +76,16 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str) -> Compaction
         return compact_session(session, time.time_ns())
 
 
-def compact_session(session: Session, started: int, timeout: float = LOCK_SECONDS) -> Compaction:
+def compact_session(
+    session: Session, started: int, *, is_durable: bool = False, timeout: float = LOCK_SECONDS
+) -> Compaction:
     """Bring `metrics.json` up to date with everything recorded. The caller holds the session's lease.
 
     Args:
         session: What to compact; its directory exists.
         started: When the session started, in ns since the epoch, if `metrics.json` does not say.
+        is_durable: The caller knows that `metrics.json` as it is survives a power cut, so that it need
+            not be written when there is no news. One that another process wrote may not.
         timeout: Seconds to wait for `journal.lock`.
 
     Raises:
@@ -97,7 +101,7 @@ def compact_session(session: Session, started: int, timeout: float = LOCK_SECOND
             fold.reject(Rejected(f"segments/{path.name}.rejected", 0, reason, b""))
     folded = _fold_sealed(session, fold)
     fold.totals.keep_writers(drained.writers)
-    if folded or damaged or published is None:
+    if folded or damaged or published is None or not is_durable:
         rejected.keep(session.rejected, fold.rejected)
         store.publish(session, fold.totals)
     _delete(session, fold.totals.journal, damaged)
@@ -121,6 +125,7 @@ def _fold_sealed(session: Session, fold: Fold) -> bool:
             with journal.open_to_read(path) as stream:
                 fold.journal(path.name, journal.read(stream))
             fold.totals.journal = number
+            durable.reached("folded")
     return fold.totals.journal > before
 
 
@@ -128,9 +133,11 @@ def _delete(session: Session, folded: int, damaged: list[Path]) -> None:
     """Delete what `metrics.json` contains now, and put damaged segments out of the way."""
     for number, path in session.sealed():
         if number <= folded:
-            path.unlink(missing_ok=True)
+            with durable.step("delete journal"):
+                path.unlink(missing_ok=True)
     for path in damaged:
-        os.rename(path, path.with_name(f"{path.name}.rejected"))
+        with durable.step("set segment aside"):
+            os.rename(path, path.with_name(f"{path.name}.rejected"))
     delete_stillborn(session.segments)
 
 

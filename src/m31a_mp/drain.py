@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from m31a_mp import durable
 from m31a_mp.journal import Batch, Journal
 from m31a_mp.segment import DamagedSegmentError, Pending, SegmentFile, name_parts
 
@@ -117,7 +118,8 @@ class _Chunk:
         kept = set()
         for source in self._sources:
             if source.deletable:
-                source.file.path.unlink(missing_ok=True)
+                with durable.step("delete segment"):
+                    source.file.path.unlink(missing_ok=True)
             else:
                 source.file.advance(source.pending.end)
                 kept.add(source.file.writer)

@@ -1,13 +1,15 @@
 """Bytes that reach the disk: whole writes, fsync, atomic replacement.
 
 The only module that calls `os.fsync` and `os.replace`, so that the order of durable steps can be read
-(and tested) in one place.
+(and tested) in one place. Every step that changes a file is a named `step`, at either side of which a
+test can end the process.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from errno import ENOSPC
 from pathlib import Path
 
@@ -16,6 +18,18 @@ _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 # O_NONBLOCK only matters where somebody planted a FIFO: opening one would wait for its other end.
 _PRIVATE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def reached(point: str) -> None:
+    """Called before and after every step. Does nothing, unless a test replaces it to crash there."""
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Around one change of the files, so that a crash right before and right after it can be tried."""
+    reached(f"before {name}")
+    yield
+    reached(f"after {name}")
 
 
 def open_private(path: Path, flags: int) -> int:
@@ -36,16 +50,6 @@ def read_private(path: Path) -> bytes:
     """The bytes of a file of the session; never through a symlink."""
     with open(open_private(path, os.O_RDONLY), "rb") as stream:
         return stream.read()
-
-
-def append(path: Path, data: bytes) -> None:
-    """Add bytes to the end of a file, made if need be; durable when this returns."""
-    fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def make_directory(path: Path) -> None:
@@ -70,19 +74,24 @@ def write_all(fd: int, data: bytes) -> None:
 def replace(path: Path, data: bytes) -> None:
     """Put `data` at `path`: a reader, or the next boot, finds the old bytes or the new ones, whole.
 
-    The caller makes sure that nobody else replaces the same path at the same time.
+    The caller makes sure that nobody else replaces the same path at the same time. When this raises, the
+    new bytes may be there without being durable: only replacing them once more makes them so, for an
+    fsync that failed says nothing when it is repeated.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # a crash left it, or somebody planted it; it is never followed
     fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:
-            write_all(fd, data)
+            with step(f"write {path.name}"):
+                write_all(fd, data)
             # Without it the rename may reach the disk before the bytes: an empty file after a power cut.
-            os.fsync(fd)
+            with step(f"fsync {path.name}"):
+                os.fsync(fd)
         finally:
             os.close(fd)
-        os.replace(temporary, path)
+        with step(f"replace {path.name}"):
+            os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -94,6 +103,7 @@ def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with step("fsync directory"):
+            os.fsync(fd)
     finally:
         os.close(fd)

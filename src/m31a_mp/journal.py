@@ -135,7 +135,8 @@ class Journal:
             _repair_tail(fd)
             size = os.fstat(fd).st_size
             try:
-                durable.write_all(fd, b"".join(batch.encode() for batch in batches))
+                with durable.step("append to journal"):
+                    durable.write_all(fd, b"".join(batch.encode() for batch in batches))
             except BaseException:
                 # What half a batch would do is harmless (its writer sends it again), but it takes room.
                 with suppress(OSError):
@@ -151,7 +152,8 @@ class Journal:
             Whether there was a journal.
         """
         try:
-            os.rename(self._session.journal, self._session.sealed_name(number))
+            with durable.step("seal journal"):
+                os.rename(self._session.journal, self._session.sealed_name(number))
         except FileNotFoundError:
             return False
         return True
@@ -177,9 +179,11 @@ def _repair_tail(fd: int) -> None:
     rest = tail[tail.rfind(b"\n") + 1 :]
     if is_whole(rest) or len(rest) == MAX_LINE_BYTES:
         # A foreign record without its newline counts; a foreign monster becomes one line to set aside.
-        durable.write_all(fd, b"\n")
+        with durable.step("complete torn tail"):
+            durable.write_all(fd, b"\n")
     else:
-        os.ftruncate(fd, size - len(rest))
+        with durable.step("cut torn tail"):
+            os.ftruncate(fd, size - len(rest))
 
 
 def is_whole(text: bytes) -> bool:

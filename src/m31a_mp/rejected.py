@@ -46,14 +46,12 @@ def keep(path: Path, items: Iterable[Rejected]) -> None:
     items = list(items)
     if not items:
         return
-    known = {(item.file, item.offset) for item in read(path)}
-    new = b"".join(item.encode() for item in items if (item.file, item.offset) not in known)
-    try:
-        room = _MAX_FILE_BYTES - path.lstat().st_size
-    except FileNotFoundError:
-        room = _MAX_FILE_BYTES
-    if new and len(new) <= room:
-        durable.append(path, new)
+    old = list(read(path))
+    known = {(item.file, item.offset) for item in old}
+    new = [item for item in items if (item.file, item.offset) not in known]
+    data = b"".join(item.encode() for item in old + new)
+    if new and len(data) <= _MAX_FILE_BYTES:
+        durable.replace(path, data)
 
 
 def read(path: Path) -> Iterator[Rejected]:

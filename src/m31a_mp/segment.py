@@ -106,11 +106,13 @@ class Segment:
             # The lock is the proof of life that needs no pid: the kernel drops it when the last process
             # that maps the file is gone. (A forked child unmaps it.)
             lock_descriptor(fd, blocking=False)
-            _allocate(fd, size)
+            with durable.step("allocate segment"):
+                _allocate(fd, size)
             os.pwrite(fd, _header(writer, first, size), 0)
             memory = mmap.mmap(fd, size)
             # Last: under this name a reader never meets a segment without its space and its header.
-            os.rename(temporary, path)
+            with durable.step("rename segment"):
+                os.rename(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -131,6 +133,11 @@ class Segment:
         """Unmap it; the file stays."""
         self.words.release()
         self.memory.close()
+
+    def delete(self) -> None:
+        """Delete the file, all of which is in the journal. If that fails, the owner will do it."""
+        with suppress(OSError), durable.step("delete own segment"):
+            self.path.unlink(missing_ok=True)
 
 
 def _allocate(fd: int, size: int) -> None:
@@ -240,7 +247,8 @@ class SegmentFile:
 
     def advance(self, offset: int) -> None:
         """Note that the records before `offset` are in the journal. The caller holds `journal.lock`."""
-        os.pwrite(self._fd, _drained_words(offset), _DRAINED_OFFSET)
+        with durable.step("advance segment"):
+            os.pwrite(self._fd, _drained_words(offset), _DRAINED_OFFSET)
 
 
 def _drained(words: memoryview, size: int) -> int:
@@ -295,4 +303,5 @@ def delete_stillborn(directory: Path) -> None:
     for path in directory.glob(".*.seg.tmp"):
         with suppress(OSError):
             if time.time() - path.lstat().st_mtime > _STILLBORN_SECONDS:
-                path.unlink()
+                with durable.step("delete stillborn segment"):
+                    path.unlink()

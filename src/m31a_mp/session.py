@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,8 +140,9 @@ class Lease:
         self._lock = lock
         line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
         # One short write, then the cut: whoever reads without the lock finds one line or the other.
-        os.pwrite(lock.fd, line, 0)
-        os.ftruncate(lock.fd, len(line))
+        with durable.step("take lease"):
+            os.pwrite(lock.fd, line, 0)
+            os.ftruncate(lock.fd, len(line))
 
     @classmethod
     def take(cls, session: Session) -> Lease:
@@ -174,9 +176,9 @@ class Lease:
     def release(self) -> None:
         """Give it back; once more is harmless."""
         if self.held:
-            try:
-                os.ftruncate(self._lock.fd, 0)
-            finally:
+            with durable.step("give back lease"):
+                with suppress(OSError):
+                    os.ftruncate(self._lock.fd, 0)
                 self._lock.release()
 
     def __enter__(self) -> Self:

@@ -146,8 +146,7 @@ class Writer:
         self._memory, self._words, self._size = segment.memory, segment.words, size
         for old in done:
             old.close()
-            with suppress(OSError):
-                old.path.unlink(missing_ok=True)
+            old.delete()
 
     def _drop(self, reason: str, error: Exception | None = None) -> None:
         if not any(self._dropped):
@@ -227,8 +226,7 @@ class Staging:
             raise
         for writer in idle:
             for segment in writer.segments:
-                with suppress(OSError):
-                    segment.path.unlink(missing_ok=True)
+                segment.delete()
             self._writers.remove(writer)
             writer.close()
 
