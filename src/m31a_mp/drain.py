@@ -35,6 +35,11 @@ class Drained:
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     unreadable: list[OSError] = field(default_factory=list)
 
+    @property
+    def everything_moved(self) -> bool:
+        """Whether nothing of these segments is missing in the journal."""
+        return not self.damaged and not self.unreadable
+
 
 def drain(journal: Journal, segments: Iterable[Path]) -> Drained:
     """Move the pending records of these segments to the journal. The caller holds `journal.lock`.

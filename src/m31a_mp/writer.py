@@ -13,7 +13,7 @@ import mmap
 import os
 import time
 from contextlib import suppress
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from time import time_ns
 
@@ -122,9 +122,8 @@ class Writer:
             return True
         try:
             with self._journal.locked_if_free() as locked:
-                if locked:
-                    drain(self._journal, [segment.path for segment in self.segments])
-                return locked
+                paths = [segment.path for segment in self.segments]
+                return locked and drain(self._journal, paths).everything_moved
         except OSError:
             return False  # a full disk, mostly; the records are safe where they are
 
@@ -235,7 +234,11 @@ class Staging:
         if paths:
             journal = Journal(self._session)
             with journal.locked(timeout):
-                drain(journal, paths)
+                left = drain(journal, paths)
+            for error in left.unreadable:
+                raise error
+            for path, reason in left.damaged:
+                raise OSError(EIO, reason, str(path))
 
     def abandon(self) -> None:
         """In a forked child: drop what the parent stages, and start anew."""
