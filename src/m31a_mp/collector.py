@@ -25,6 +25,12 @@ _log = logging.getLogger("m31a_mp")
 SESSION_VARIABLE = "M31A_MP_SESSION"
 """The environment variable that names the session's directory to child processes."""
 
+DURABILITY_VARIABLE = "M31A_MP_DURABILITY"
+"""The environment variable that holds the durability of the records of child processes."""
+
+PROCESS = "process"
+DISK = "disk"
+
 _TOOL_CALL = Templates("tool_call")
 _LLM_INTERACTION = Templates("llm_interaction")
 _PHASE_TRANSITION = Templates("phase_transition")
@@ -45,11 +51,15 @@ class Recorder:
     2**63 - 1; a bool is not an int.
     """
 
-    def __init__(self, session: Session | None) -> None:
+    def __init__(self, session: Session | None, durability: str = PROCESS) -> None:
         """Not for users: `session` is where to record, None records nothing."""
+        if durability not in {PROCESS, DISK}:
+            raise ValueError(f"durability must be {PROCESS!r} or {DISK!r}, not {durability!r}")
         self._session = session
+        self._durability = durability
         if session:
-            self._put = staging(session).put
+            stage = staging(session)
+            self._put = stage.put_durably if durability == DISK else stage.put
 
     @property
     def enabled(self) -> bool:
@@ -71,11 +81,15 @@ class Recorder:
         if not directory:
             return Recorder(None)
         sessions_dir, session_id = os.path.split(os.path.abspath(directory))
-        return Recorder(Session.named(session_id, sessions_dir))
+        durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
+        return Recorder(Session.named(session_id, sessions_dir), durability)
 
     def env(self) -> dict[str, str]:
         """What to add to the environment of a child process, for its `Recorder.from_env()`."""
-        return {SESSION_VARIABLE: str(self._session.directory) if self._session else ""}
+        return {
+            SESSION_VARIABLE: str(self._session.directory) if self._session else "",
+            DURABILITY_VARIABLE: self._durability,
+        }
 
     def record_tool_call(self, name: str, success: bool, duration_ms: int) -> None:
         """Record a completed tool call.
@@ -200,19 +214,20 @@ class Recorder:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Of a collector too: whoever unpickles it is a worker in the same session.
-        return Recorder, (self._session,)
+        return Recorder, (self._session, self._durability)
 
     def __repr__(self) -> str:
         where = str(self._session.directory) if self._session else "disabled"
         return f"<{type(self).__name__} {where}>"
 
 
-def attach(session_id: str, sessions_dir: str | os.PathLike[str]) -> Recorder:
+def attach(session_id: str, sessions_dir: str | os.PathLike[str], *, durability: str = PROCESS) -> Recorder:
     """Record into a session that another process owns, or will own.
 
     Args:
         session_id: The session's id.
         sessions_dir: The directory of the sessions, as its owner gave it.
+        durability: What a record survives when its call has returned; see `Collector`.
 
     Returns:
         A recorder. Nothing is touched before its first record.
@@ -220,7 +235,7 @@ def attach(session_id: str, sessions_dir: str | os.PathLike[str]) -> Recorder:
     Raises:
         ValueError: The id is not one path component of at most 200 bytes.
     """
-    return Recorder(Session.named(session_id, sessions_dir))
+    return Recorder(Session.named(session_id, sessions_dir), durability)
 
 
 class Collector(Recorder):
@@ -229,7 +244,14 @@ class Collector(Recorder):
     Only one may live per session. In a forked child the inherited object is a `Recorder`.
     """
 
-    def __init__(self, session_id: str, sessions_dir: str | os.PathLike[str], enabled: bool = True) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        sessions_dir: str | os.PathLike[str],
+        enabled: bool = True,
+        *,
+        durability: str = PROCESS,
+    ) -> None:
         """Open a session. One that exists is resumed, with whatever a crash left of it.
 
         Args:
@@ -237,15 +259,19 @@ class Collector(Recorder):
                 200 bytes of UTF-8.
             sessions_dir: The directory of all sessions; made if it does not exist.
             enabled: If false, every method is a no-op and the disk is not touched.
+            durability: What a record survives when its call has returned. `"process"`: the death of every
+                process, in a microsecond. `"disk"`: a power cut too, at the price of an fsync and a wait
+                for the journal's lock, which threads share. Processes that get the session from this
+                object or from its `env()` do the same.
 
         Raises:
-            ValueError: The id is not of that form.
+            ValueError: The id is not of that form, or `durability` is none.
             SessionOwnedError: The session has a living owner; says which process.
             DamagedMetricsError: There is a `metrics.json` that is not valid; nothing was touched.
             OSError: The directory could not be made, read or written.
         """
         session = Session.named(session_id, sessions_dir)
-        super().__init__(session if enabled else None)
+        super().__init__(session if enabled else None, durability)
         self.session_id = session.id
         self._pid = os.getpid()
         self._started = time.time_ns()

@@ -99,6 +99,27 @@ def replace(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def sync(path: Path) -> None:
+    """Make the bytes and the name of a file durable that nobody changes meanwhile; if it is there.
+
+    Where the fsync fails, the bytes are written anew: the kernel may have given up on those that it had,
+    and another fsync of the same file would call them durable.
+    """
+    try:
+        fd = open_private(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        with step(f"fsync {path.name}"):
+            os.fsync(fd)
+    except OSError:
+        replace(path, read_private(path))
+    else:
+        sync_directory(path.parent)
+    finally:
+        os.close(fd)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

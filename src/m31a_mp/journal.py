@@ -145,6 +145,17 @@ class Journal:
         finally:
             os.close(fd)
 
+    def sync(self) -> None:
+        """Make everything durable that was ever appended. The caller holds the lock.
+
+        What the owner sealed meanwhile is included; what it has merged is durable anyway.
+
+        Raises:
+            OSError: It could not be made so.
+        """
+        for path in [*(path for _, path in self._session.sealed()), self._session.journal]:
+            durable.sync(path)
+
     def seal(self, number: int) -> bool:
         """Give the journal its number; the next append starts a new one. The caller holds the lock.
 

@@ -8,9 +8,11 @@ next. A forked child drops those it inherited and starts with its own.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import mmap
 import os
+import threading
 import time
 from contextlib import suppress
 from errno import EDQUOT, EIO, ENOSPC
@@ -172,6 +174,11 @@ class Staging:
         self._writers: list[Writer] = []
         self._free: list[Writer] = []
         self._last_time = 0
+        self._tickets = itertools.count(1)
+        self._durable = 0  # every record whose ticket is not above this is on the disk
+        self._syncing = False
+        self._warned = False
+        self._turn = threading.RLock()
 
     def put(self, template: bytes, *values: int | bytes) -> None:
         """Stamp a record with the time and stage it.
@@ -193,6 +200,37 @@ class Staging:
             writer.append(template % (now, *values))
         finally:
             free.append(writer)
+
+    def put_durably(self, template: bytes, *values: int | bytes) -> None:
+        """As `put`, and return when the record is on the disk; waits for the journal's lock.
+
+        Threads that wait share one fsync: the next in turn does it for all. If the disk fails, or the
+        lock cannot be had within 5 seconds, the record is only staged, and the log says so. The same for
+        a signal handler that interrupted this very call.
+        """
+        self.put(template, *values)
+        ticket = next(self._tickets)
+        try:
+            with self._turn:
+                if self._durable < ticket and not self._syncing:
+                    self._sync()
+        except (OSError, MetricsError) as error:
+            if not self._warned:
+                self._warned = True
+                _log.warning("records are staged, but not on the disk: %s", error)
+
+    def _sync(self) -> None:
+        self._syncing = True
+        try:
+            staged = next(self._tickets)  # whoever has a lower one has staged his record
+            journal = Journal(self._session)
+            with journal.locked():
+                self._drain(journal, self._writers)
+                journal.sync()
+            self._durable = staged
+            self._warned = False
+        finally:
+            self._syncing = False
 
     def _new_writer(self) -> Writer:
         writer = Writer(self._session)
@@ -230,19 +268,24 @@ class Staging:
             writer.close()
 
     def _hand_over(self, writers: list[Writer], timeout: float) -> None:
-        paths = [segment.path for writer in list(writers) for segment in writer.segments]
-        if paths:
+        if any(writer.segments for writer in list(writers)):
             journal = Journal(self._session)
             with journal.locked(timeout):
-                left = drain(journal, paths)
-            for error in left.unreadable:
-                raise error
-            for path, reason in left.damaged:
-                raise OSError(EIO, reason, str(path))
+                self._drain(journal, writers)
+
+    @staticmethod
+    def _drain(journal: Journal, writers: list[Writer]) -> None:
+        left = drain(journal, [segment.path for writer in list(writers) for segment in writer.segments])
+        for error in left.unreadable:
+            raise error
+        for path, reason in left.damaged:
+            raise OSError(EIO, reason, str(path))
 
     def abandon(self) -> None:
         """In a forked child: drop what the parent stages, and start anew."""
         inherited, self._writers, self._free = self._writers, [], []
+        self._syncing = False
+        self._turn = threading.RLock()
         for writer in inherited:
             writer.abandon()
 
