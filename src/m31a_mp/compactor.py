@@ -114,6 +114,7 @@ def _drain_and_seal(session: Session, folded: int, timeout: float) -> Drained:
     with log.locked(timeout):
         drained = drain(log, list_segments(session.segments))
         log.seal(max([folded, *(number for number, _ in session.sealed())]) + 1)
+        durable.delete_temporaries(session.directory, "journal")
     return drained
 
 

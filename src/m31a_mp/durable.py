@@ -16,6 +16,7 @@ from pathlib import Path
 # Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
+_TEMPORARY = ".tmp"
 # O_NONBLOCK only matters where somebody planted a FIFO: opening one would wait for its other end.
 _PRIVATE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -78,7 +79,7 @@ def replace(path: Path, data: bytes) -> None:
     new bytes may be there without being durable: only replacing them once more makes them so, for an
     fsync that failed says nothing when it is repeated.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     temporary.unlink(missing_ok=True)  # a crash left it, or somebody planted it; it is never followed
     fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -97,6 +98,13 @@ def replace(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     sync_directory(path.parent)
+
+
+def delete_temporaries(directory: Path, prefix: str) -> None:
+    """Delete what crashes left of replacements, while nobody replaces a file of that prefix."""
+    for path in directory.glob(f".{prefix}*{_TEMPORARY}"):
+        with step("delete temporary"):
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -1,0 +1,293 @@
+"""A process dies at either side of every durable step; whatever it acknowledged is counted, once."""
+
+import ast
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from errno import EIO
+from pathlib import Path
+
+import pytest
+
+import m31a_mp
+from m31a_mp import Collector, Recorder, attach, compact, durable, load, segment, verify, writer
+from m31a_mp.journal import Journal
+from m31a_mp.session import Session
+
+_TOOL = "tool"
+_LINE = b'{"event":"tool_call","name":"%b","success":true,"duration_ms":1}' % _TOOL.encode()
+
+_ACKNOWLEDGED = "acknowledged"
+
+Acknowledge = Callable[[], None]
+Scenario = Callable[[Path, Acknowledge], None]
+
+
+def _record(recorder: Recorder, acknowledge: Acknowledge, count: int) -> None:
+    for _ in range(count):
+        recorder.record_tool_call(_TOOL, success=True, duration_ms=1)
+        acknowledge()
+
+
+def _append_foreign(sessions: Path, data: bytes) -> None:
+    with Session.named("s", sessions).journal.open("ab") as journal:
+        journal.write(data)
+
+
+def _whole_life(sessions: Path, acknowledge: Acknowledge) -> None:
+    """Segments fill up, with the lock free and held; flush after flush; a worker dies; stop."""
+    collector = Collector("s", sessions)
+    _record(collector, acknowledge, 60)
+    collector.flush()
+    with Journal(Session.named("s", sessions)).locked():
+        _record(collector, acknowledge, 60)
+    _record(collector, acknowledge, 1)
+    if not os.fork():
+        _record(collector, acknowledge, 3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+    collector.flush()
+    _record(collector, acknowledge, 1)
+    collector.stop()
+    _record(collector, acknowledge, 1)
+
+
+def _to_the_disk(sessions: Path, acknowledge: Acknowledge) -> None:
+    """Every record is fsynced; the journal once had to be written anew."""
+    collector = Collector("s", sessions, durability="disk")
+    _record(collector, acknowledge, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        fsync, failures = os.fsync, iter([OSError(EIO, "injected")])
+
+        def fail_once(fd: int) -> None:
+            for failure in failures:
+                raise failure
+            fsync(fd)
+
+        patch.setattr(os, "fsync", fail_once)
+        _record(collector, acknowledge, 3)
+    _record(collector, acknowledge, 3)
+    collector.stop()
+
+
+def _torn_tails(sessions: Path, acknowledge: Acknowledge) -> None:
+    """Other programs died in the middle of a line, or left out its newline; temporary files are left."""
+    collector = Collector("s", sessions)
+    _append_foreign(sessions, _LINE[:-20])
+    _record(collector, acknowledge, 2)
+    collector.flush()
+    _append_foreign(sessions, _LINE)
+    acknowledge()
+    _record(collector, acknowledge, 2)
+    collector.flush()
+    session = Session.named("s", sessions)
+    (session.directory / ".journal.ndjson.tmp").touch()
+    stillborn = session.segments / ".0123456789abcdef.00000000000000000001.seg.tmp"
+    stillborn.touch()
+    os.utime(stillborn, (0, 0))
+    collector.stop()
+
+
+def _damage(sessions: Path, acknowledge: Acknowledge) -> None:
+    """Garbage in the journal, and a segment that is none."""
+    collector = Collector("s", sessions)
+    _record(collector, acknowledge, 2)
+    _append_foreign(sessions, b"garbage\n")
+    (Session.named("s", sessions).segments / "nonsense.seg").write_bytes(b"nonsense")
+    collector.flush()
+    _record(collector, acknowledge, 2)
+    collector.stop()
+
+
+CLEAN = [_whole_life, _to_the_disk, _torn_tails]
+SCENARIOS = [*CLEAN, _damage]
+
+
+@pytest.fixture(autouse=True)
+def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "FIRST_SEGMENT_BYTES", 1024)
+    monkeypatch.setattr(writer, "MAX_SEGMENT_BYTES", 4096)
+
+
+class _Run:
+    """A scenario in a child, which is killed when it reaches a point for the nth time."""
+
+    def __init__(self, scenario: Scenario, sessions: Path, die_at: tuple[str, int] = ("", 1)) -> None:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            _be_child(scenario, sessions, die_at, writing)
+        os.close(writing)
+        with closing(os.fdopen(reading, "rb")) as stream:
+            lines = stream.read().decode().splitlines()
+        self.acknowledged = lines.count(_ACKNOWLEDGED)
+        self.points = [line for line in lines if line != _ACKNOWLEDGED]
+        self.status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _be_child(scenario: Scenario, sessions: Path, die_at: tuple[str, int], pipe: int) -> None:
+    me = os.getpid()
+    point_of_death, left = die_at
+
+    def report(line: str) -> None:
+        os.write(pipe, f"{line}\n".encode())
+
+    def reached(point: str) -> None:
+        nonlocal left
+        if os.getpid() == me:  # not in a child of the scenario's own
+            report(point)
+            left -= point == point_of_death
+            if not left:
+                os.kill(me, signal.SIGKILL)
+
+    durable.reached = reached
+    try:
+        scenario(sessions, lambda: report(_ACKNOWLEDGED))
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+def _cases(scenario: Scenario, sessions: Path) -> Iterator[tuple[str, int]]:
+    """Every point that the scenario reaches, the first and the last time it does."""
+    run = _Run(scenario, sessions)
+    assert run.status == 0
+    for point in dict.fromkeys(run.points):
+        yield point, 1
+        if (last := run.points.count(point)) > 1:
+            yield point, last
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_death_at_either_side_of_every_step_loses_and_doubles_nothing(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    for number, (point, nth) in enumerate(list(_cases(scenario, tmp_path / "whole"))):
+        sessions = tmp_path / str(number)
+        run = _Run(scenario, sessions, (point, nth))
+        assert run.status == -signal.SIGKILL, (point, nth)
+        if Session.named("s", sessions).exists():
+            compact(sessions, "s")
+        if scenario in CLEAN:
+            assert verify(sessions, "s") == [], (point, nth)
+        recovered = _count(sessions)
+        assert run.acknowledged <= recovered <= run.acknowledged + 1, (point, nth)
+        _ten_more_come_through(sessions, recovered)
+
+
+def _count(sessions: Path) -> int:
+    metrics = load(sessions, "s")
+    return sum(tool.call_count for tool in metrics.tools) if metrics else 0
+
+
+def _ten_more_come_through(sessions: Path, before: int) -> None:
+    with Collector("s", sessions) as collector:
+        _record(collector, lambda: None, 5)
+        _record(attach("s", sessions), lambda: None, 5)
+        collector.flush()
+        assert _count(sessions) == before + 10
+    names = {path.name for path in Session.named("s", sessions).directory.iterdir()}
+    assert not {name for name in names if name.startswith(("journal.0", ".", "journal.ndjson"))}
+    assert not list(Session.named("s", sessions).segments.glob("*.seg"))
+
+
+@pytest.mark.parametrize("moment", ["before the store", "between store and commit", "after the commit"])
+def test_death_within_the_store_of_a_record_keeps_all_that_was_acknowledged(
+    moment: str, tmp_path: Path
+) -> None:
+    def scenario(sessions: Path, acknowledge: Acknowledge) -> None:
+        collector = Collector("s", sessions)
+        _record(collector, acknowledge, 3)
+        stage = writer.staging(Session.named("s", sessions))
+        stage._writers[0].__class__ = _Dying
+        _Dying.moment = moment
+        collector.record_tool_call(_TOOL, success=True, duration_ms=1)
+
+    run = _Run(scenario, tmp_path)
+    assert run.status == -signal.SIGKILL
+    assert run.acknowledged == 3
+    found = compact(tmp_path, "s")
+    assert found.records == (3 if moment == "before the store" else 4)
+    assert verify(tmp_path, "s") == []
+    _ten_more_come_through(tmp_path, found.records)
+
+
+class _Dying(writer.Writer):
+    """Stores a record as its base does, step by step, and dies at a moment of it."""
+
+    moment = ""
+
+    def append(self, line: bytes) -> None:
+        memory, words = self._memory, self._words
+        start = words[segment.COMMITTED]
+        self._die_at("before the store")
+        memory[start : start + len(line)] = line
+        self._die_at("between store and commit")
+        words[segment.COMMITTED] = start + len(line)
+        self._die_at("after the commit")
+
+    def _die_at(self, moment: str) -> None:
+        if moment == self.moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_every_step_in_the_code_is_reached_by_a_scenario(tmp_path: Path) -> None:
+    reached = {
+        point for scenario in SCENARIOS for point in _Run(scenario, tmp_path / scenario.__name__).points
+    }
+    for pattern in _steps_in_the_code():
+        for point in (f"before {pattern}", f"after {pattern}"):
+            assert any(re.fullmatch(point, name) for name in reached), point
+
+
+def test_every_change_of_a_file_is_a_step() -> None:
+    changes = {"fsync", "ftruncate", "pwrite", "rename", "replace", "unlink", "posix_fallocate"}
+    outside = [
+        f"{path.name}:{call.lineno}"
+        for path, tree in _modules()
+        for call in _outside_of_steps(tree)
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in changes
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == "os"
+    ]
+    # Bytes of a file that has no name yet, the cut of half a batch, and the two in `_allocate`'s step.
+    assert len(outside) <= 4, outside
+
+
+def _modules() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(Path(m31a_mp.__file__).parent.rglob("*.py")):
+        yield path, ast.parse(path.read_text("utf-8"))
+
+
+def _is_step(item: ast.withitem) -> bool:
+    call = item.context_expr
+    return isinstance(call, ast.Call) and ast.unparse(call.func) in ("step", "durable.step")
+
+
+def _outside_of_steps(node: ast.AST) -> Iterator[ast.Call]:
+    if isinstance(node, ast.With) and any(map(_is_step, node.items)):
+        return
+    if isinstance(node, ast.Call):
+        yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _outside_of_steps(child)
+
+
+def _steps_in_the_code() -> set[str]:
+    """The names of all steps, as patterns: what an f-string fills in may be anything."""
+    names = set()
+    for _, tree in _modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.With):
+                names |= {_pattern(item.context_expr) for item in node.items if _is_step(item)}
+    return names
+
+
+def _pattern(call: ast.expr) -> str:
+    assert isinstance(call, ast.Call)
+    name = call.args[0]
+    parts = name.values if isinstance(name, ast.JoinedStr) else [name]
+    return "".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in parts)
