@@ -310,14 +310,8 @@ class Collector(Recorder):
         """
         if self._session is None:
             return
-        if self._owns():
-            unreadable = self._compact(self._session).unreadable
-        elif os.getpid() == self._pid and (lease := Lease.take_if_free(self._session)):
-            with lease:
-                unreadable = self._compact(self._session).unreadable
-        else:
-            super().flush()
-            return
+        with self._exclusive():
+            unreadable = self._flush_in_turn(self._session)
         for error in unreadable:
             raise error
 
@@ -330,19 +324,19 @@ class Collector(Recorder):
         """
         if self._session is None:
             return
-        if not self._owns():
-            super().stop()
-            return
         try:
             with self._exclusive():
-                self._stop_owning(self._session)
+                if self._owns():
+                    self._stop_owning(self._session)
+                else:
+                    super().stop()
         except InterruptedCallError:
             self._stop_wanted = True
 
     def _stop_owning(self, session: Session) -> None:
         try:
             super().stop()
-            metrics = self._compact_in_turn(session).metrics
+            metrics = self._compact(session).metrics
             _log.info(
                 "session %s: %d tool calls, %d model interactions, %d phases",
                 session.id,
@@ -354,15 +348,20 @@ class Collector(Recorder):
             _log.warning("the last flush of session %s failed, nothing is lost: %s", session.id, error)
         finally:
             lease, self._lease = self._lease, None
-            self._is_durable = False  # somebody else may own it next
             if lease:
                 lease.release()
 
-    def _compact(self, session: Session) -> Compaction:
-        with self._exclusive():
-            return self._compact_in_turn(session)
+    def _flush_in_turn(self, session: Session) -> list[OSError]:
+        if self._owns():
+            return self._compact(session).unreadable
+        if os.getpid() == self._pid and (lease := Lease.take_if_free(session)):
+            with lease:
+                self._is_durable = False  # others may have owned it in between
+                return self._compact(session).unreadable
+        super().flush()
+        return []
 
-    def _compact_in_turn(self, session: Session) -> Compaction:
+    def _compact(self, session: Session) -> Compaction:
         is_durable, self._is_durable = self._is_durable, False  # until this one has succeeded
         compaction = compactor.compact_session(session, self._started, is_durable=is_durable)
         self._is_durable = True

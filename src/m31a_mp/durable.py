@@ -62,11 +62,11 @@ def make_directory(path: Path) -> None:
     path.chmod(_DIRECTORY_MODE)
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data` or raise: a short write is how a full disk answers."""
-    written = os.write(fd, data)
+def write_all(fd: int, data: bytes, offset: int = 0) -> None:
+    """Write all of `data` at `offset`, or raise: a short write is how a full disk answers."""
+    written = os.pwrite(fd, data, offset)
     while written < len(data):
-        more = os.write(fd, data[written:])
+        more = os.pwrite(fd, data[written:], offset + written)
         if not more:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
         written += more

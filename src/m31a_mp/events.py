@@ -36,7 +36,7 @@ def check_name(field: str, value: object) -> str:
         raise ValueError(f"{field} has a lone surrogate at {error.start}, which UTF-8 cannot carry") from None
     if size > MAX_NAME_BYTES:
         raise ValueError(f"{field} has {size} bytes of UTF-8; at most {MAX_NAME_BYTES} are allowed")
-    return str(value)
+    return str.__str__(value)  # of a str subclass, what it is and not how it shows itself
 
 
 def check_int(field: str, value: object) -> int:

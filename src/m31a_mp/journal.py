@@ -12,8 +12,11 @@ lines. `dropped`, where it stands, is what the writer had to drop so far, by rea
 header up to its own key, then the lines. Writer and number make a batch idempotent.
 
 Torn and damaged are two things. A *torn* batch or line ends before its time, because its writer died or
-the disk was full: that is normal, what is whole of it counts, and its writer, who has not been told that
-it arrived, appends it again. A *damaged* one is complete and wrong: it is set aside, whole.
+the power failed: that is normal. What is whole of it counts, and is not counted again when it comes
+again, from the segment that still has it. A *damaged* batch is complete and wrong: it is set aside, whole.
+
+An append first makes the file longer, then fills it. So a torn batch is as long as it should be, its end
+being NUL bytes, and what others append after it cannot be taken for a part of it.
 """
 
 from __future__ import annotations
@@ -130,13 +133,15 @@ class Journal:
         Raises:
             OSError: They could not all be written; then the journal is what it was before.
         """
-        fd = durable.open_private(self._session.journal, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        data = b"".join(batch.encode() for batch in batches)
+        fd = durable.open_private(self._session.journal, os.O_RDWR | os.O_CREAT)
         try:
-            _repair_tail(fd)
-            size = os.fstat(fd).st_size
+            size = _repair_tail(fd)
             try:
+                with durable.step("lengthen journal"):
+                    os.ftruncate(fd, size + len(data))
                 with durable.step("append to journal"):
-                    durable.write_all(fd, b"".join(batch.encode() for batch in batches))
+                    durable.write_all(fd, data, size)
             except BaseException:
                 # What half a batch would do is harmless (its writer sends it again), but it takes room.
                 with suppress(OSError):
@@ -181,20 +186,25 @@ def _locked_error(path: Path, timeout: float) -> JournalLockedError:
     )
 
 
-def _repair_tail(fd: int) -> None:
-    """End the journal with a whole line: cut what a crash left of one, complete one without newline."""
+def _repair_tail(fd: int) -> int:
+    """Make the journal end with a whole line: cut what a crash left of one, or add its newline.
+
+    Returns:
+        How long it is now.
+    """
     size = os.fstat(fd).st_size
     tail = os.pread(fd, MAX_LINE_BYTES, max(0, size - MAX_LINE_BYTES))
-    if not tail or tail.endswith(b"\n"):
-        return
-    rest = tail[tail.rfind(b"\n") + 1 :]
+    rest = tail[max(tail.rfind(b"\n"), tail.rfind(b"\0")) + 1 :]  # NULs end a torn batch, and stay
+    if not rest:
+        return size
     if is_whole(rest) or len(rest) == MAX_LINE_BYTES:
         # A foreign record without its newline counts; a foreign monster becomes one line to set aside.
         with durable.step("complete torn tail"):
-            durable.write_all(fd, b"\n")
-    else:
-        with durable.step("cut torn tail"):
-            os.ftruncate(fd, size - len(rest))
+            durable.write_all(fd, b"\n", size)
+        return size + 1
+    with durable.step("cut torn tail"):
+        os.ftruncate(fd, size - len(rest))
+    return size - len(rest)
 
 
 def is_whole(text: bytes) -> bool:
@@ -221,7 +231,12 @@ def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage]:
     """
     offset = 0
     while line := stream.readline(MAX_LINE_BYTES):
-        if line.endswith(b"\n"):
+        torn, nul, _ = line.rpartition(b"\0")
+        if nul:
+            if not _is_torn_header(torn.strip(b"\0")):
+                yield Damage(offset, "bytes that are no text", torn)
+            stream.seek(offset + len(torn) + 1)  # a line may have been appended right behind
+        elif line.endswith(b"\n"):
             item = _read_batch(stream, line, offset) if line.startswith(_HEADER_START) else None
             yield item or Line(offset, line)
         elif len(line) == MAX_LINE_BYTES:
@@ -230,6 +245,11 @@ def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage]:
         elif is_whole(line):
             yield Line(offset, line)
         offset = stream.tell()
+
+
+def _is_torn_header(text: bytes) -> bool:
+    """Whether a crash may have left this of a batch: nothing, or the beginning of its header."""
+    return text.startswith(_HEADER_START) or _HEADER_START.startswith(text)
 
 
 def _skip_line(stream: BinaryIO) -> None:
@@ -249,13 +269,16 @@ def _read_batch(stream: BinaryIO, header: bytes, offset: int) -> Batch | Damage:
     if len(records) == size and zlib.crc32(records, zlib.crc32(covered)) == crc and batch.count == count:
         return batch
 
+    text, nul, rest = records.partition(b"\0")
+    if nul and len(records) == size and not rest.strip(b"\0"):
+        return Batch(writer, first, text[: text.rfind(b"\n") + 1], {}, start)  # torn
     records = _until_next_header(records)
     if len(records) == size:
         stream.seek(start + size)
         if not records.endswith(b"\n"):
             records += stream.readline(MAX_LINE_BYTES)
         return Damage(offset, "a batch whose checksum or count is wrong", header + records)
-    # Torn. Its lines keep their numbers, so that they are not counted twice when they come again.
+    # The file was cut short. Its lines keep their numbers, as those of a torn batch do.
     lines = records.split(b"\n")[:-1]
     whole = b"".join(line + b"\n" for line in lines[:count])
     stream.seek(start + len(whole))

@@ -28,8 +28,9 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._fd: int | None = None
-        self.path = path
+        self._inode: tuple[int, int] | None = None
         self._pid = 0
+        self.path = path
 
     def acquire(self, timeout: float = 0.0) -> bool:
         """Take the lock within `timeout` seconds (0: only if it is free now). Returns whether it did."""
@@ -44,7 +45,7 @@ class FileLock:
         except BaseException:
             _close(fd)
             raise
-        self._fd, self._pid = fd, os.getpid()
+        self._fd, self._inode, self._pid = fd, _inode(fd), os.getpid()
         return True
 
     @property
@@ -56,8 +57,11 @@ class FileLock:
 
     @property
     def held(self) -> bool:
-        """Whether this object holds the lock in this process."""
-        return self._fd is not None and self._pid == os.getpid()
+        """Whether this object holds the lock in this process.
+
+        Not so if the program closed descriptors that it does not know: the number may be another file now.
+        """
+        return self._fd is not None and self._pid == os.getpid() and _inode(self._fd) == self._inode
 
     def release(self) -> None:
         """Give the lock back. In a forked child, whose copy is closed already, it does nothing."""
@@ -65,6 +69,8 @@ class FileLock:
             with suppress(OSError):
                 unlock_descriptor(self.fd)
             _close(self.fd)
+        elif self._fd is not None and self._pid == os.getpid():
+            _descriptors.discard(self._fd)
         self._fd = None
 
     def __del__(self) -> None:
@@ -82,6 +88,14 @@ def holders(path: Path) -> list[int]:
     # `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF`; a waiter's line has `->` after the number.
     fields = (line.split() for line in lines)
     return [int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == device]
+
+
+def _inode(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _open_unshared(path: Path) -> int:

@@ -162,7 +162,7 @@ def _kind(value: object) -> str:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"is {_kind(value)}, not a string")
-    return str(value)
+    return str.__str__(value)
 
 
 def _integer(value: object) -> int:
@@ -189,9 +189,12 @@ def _flag(value: object) -> bool:
 
 def _time(value: object) -> datetime:
     time = datetime.fromisoformat(value) if isinstance(value, str) else value
-    if not isinstance(time, datetime) or time.tzinfo is None:
+    if not isinstance(time, datetime) or time.utcoffset() is None:
         raise TypeError(f"is {_kind(value)}, not a time with its offset from UTC")
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"is {_kind(value)}, out of range in UTC") from None
 
 
 def _list(value: object) -> list[Any]:

@@ -33,7 +33,8 @@ class Rejected:
 
     def encode(self) -> bytes:
         """As a line, the data as `text` if it is UTF-8, else as `base64`."""
-        line: dict[str, str | int] = {"file": self.file, "offset": self.offset, "reason": self.reason}
+        file = self.file.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+        line: dict[str, str | int] = {"file": file, "offset": self.offset, "reason": self.reason}
         try:
             line["text"] = self.data.decode()
         except UnicodeDecodeError:

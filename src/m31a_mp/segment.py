@@ -29,6 +29,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import stat
 import struct
 import time
 import zlib
@@ -202,6 +203,8 @@ class SegmentFile:
                 raise DamagedSegmentError("it is not a regular file") from None
             raise
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise DamagedSegmentError("it is not a regular file")
             return cls(path, fd)
         except BaseException:
             os.close(fd)

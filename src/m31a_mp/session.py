@@ -19,7 +19,7 @@ from m31a_mp.lock import FileLock, holders
 
 MAX_ID_BYTES = 200
 
-_SEALED = re.compile(r"journal\.(\d{12,})\.ndjson")
+_SEALED = re.compile(r"journal\.(\d{12})\.ndjson")
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,8 @@ class Session:
         return sorted((int(match[1]), self.directory / match[0]) for match in matches)
 
     def exists(self) -> bool:
-        """Whether the directory is there, and is one (a symlink that was planted is not)."""
-        try:
-            return stat.S_ISDIR(self.directory.lstat().st_mode)
-        except FileNotFoundError:
-            return False
+        """Whether the directory is there."""
+        return _is_directory(self.directory)
 
     def make(self) -> None:
         """Make the directories, 0700 each; those that exist are left as they are.
@@ -96,12 +93,10 @@ class Session:
         """
         if not self.exists():
             self.sessions_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            durable.make_directory(self.directory)
-            if not self.exists():
-                raise MetricsError(
-                    f"{self.directory} is not a directory; a session needs one of its own", self.directory
-                )
-        durable.make_directory(self.segments)
+        for directory in (self.directory, self.segments):
+            durable.make_directory(directory)
+            if not _is_directory(directory):
+                raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)
 
 
 def check_session_id(session_id: str) -> str:
@@ -119,7 +114,15 @@ def check_session_id(session_id: str) -> str:
         )
     if size > MAX_ID_BYTES:
         raise ValueError(f"session_id has {size} bytes of UTF-8; at most {MAX_ID_BYTES} are allowed")
-    return str(session_id)
+    return str.__str__(session_id)
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether it is one itself; a symlink that somebody planted is not."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _path(value: str | os.PathLike[str]) -> str:

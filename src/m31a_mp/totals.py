@@ -206,7 +206,7 @@ class Totals:
         for i, llm in enumerate(metrics.llms):
             first = _first(checkpoint, "llms", llm.phase, started + i)
             known = checkpoint.get("llms", {}).get(llm.phase, {})
-            costs = ExactSum([float(part) for part in known.get("costs", [])])
+            costs = ExactSum([_finite(part) for part in known.get("costs", [])])
             totals.llms[llm.phase] = LLMTotal(
                 first,
                 llm.prompt_tokens,
@@ -218,7 +218,9 @@ class Totals:
         for i, phase in enumerate(metrics.phases):
             first = _first(checkpoint, "phases", phase.phase, started + i)
             known = checkpoint.get("phases", {}).get(phase.phase, {})
-            time = known.get("latest", totals.updated if phase.duration_ms or phase.success else None)
+            time = known.get("latest")
+            if time is None and (phase.duration_ms or phase.success):
+                time = totals.updated  # it came with `save()`, or from another program
             latest = None if time is None else (_number(time), phase.duration_ms, phase.success)
             totals.phases[phase.phase] = PhaseTotal(
                 first, phase.transition_count, phase.heal_trigger_count, phase.bisect_trigger_count, latest
@@ -278,6 +280,12 @@ def _first(checkpoint: dict[str, Any], table: str, name: str, default: int) -> i
 def _number(value: object) -> int:
     if type(value) is not int:
         raise TypeError(f"{value!r} is not an integer")
+    return value
+
+
+def _finite(value: object) -> float:
+    if not isinstance(value, float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is not a finite number")
     return value
 
 

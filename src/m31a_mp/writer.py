@@ -12,6 +12,7 @@ import itertools
 import logging
 import mmap
 import os
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -37,6 +38,9 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 _RETRY_SECONDS = 0.05
 
 
+_warned: set[Session] = set()
+
+
 class _Discard:
     """Stands in for the memory of a writer that has none, or that belongs to the parent process."""
 
@@ -49,6 +53,12 @@ class _Discard:
 
 _DISCARD = _Discard()
 
+# Where a writer stores: the mapped file, its header as words, its size. One attribute, so that a record
+# that interrupts the change to a new segment finds all of the old one or all of the new one.
+_Room = tuple["mmap.mmap | _Discard", "memoryview | _Discard", int]
+_NO_ROOM: _Room = (_DISCARD, _DISCARD, 0)
+_ENDLESS_ROOM: _Room = (_DISCARD, _DISCARD, sys.maxsize)
+
 
 class Writer:
     """One stream of records: an id, and the segments that hold what is not handed over yet."""
@@ -58,9 +68,7 @@ class Writer:
         self.segments: list[Segment] = []  # oldest first; the last one takes the records
         self._session = session
         self._journal = Journal(session)
-        self._memory: mmap.mmap | _Discard = _DISCARD
-        self._words: memoryview | _Discard = _DISCARD
-        self._size = 0
+        self._room: _Room = _NO_ROOM
         self._dropped = [0] * len(DROP_REASONS)
         self._trouble: str | None = None
         self._retry_at = 0.0
@@ -68,24 +76,23 @@ class Writer:
 
     def append(self, line: bytes) -> None:
         """Store a record. Never waits for another process, never raises for I/O."""
-        words = self._words
+        memory, words, size = self._room
         start = words[COMMITTED]
         end = start + len(line)
-        if end > self._size:
+        if end > size:
             if not self._make_room(len(line)):
                 return
-            words = self._words
+            memory, words, size = self._room
             start = words[COMMITTED]
             end = start + len(line)
-        self._memory[start:end] = line
+        memory[start:end] = line
         # Last, and one aligned store: before it a reader does not know of the bytes, after it the death
         # of this process cannot take them.
         words[COMMITTED] = end
 
     def close(self) -> None:
         """Let go of the segments; the next record starts a new one."""
-        self._memory = self._words = _DISCARD
-        self._size = 0
+        self._room = _NO_ROOM
         for segment in self.segments:
             segment.close()
         self.segments = []
@@ -96,10 +103,9 @@ class Writer:
         A record may be under way, if a signal handler forked in the middle of it. It ends here as well as
         in the parent, where it counts; here it must neither store anything nor look for room.
         """
-        size = self._size
         self._abandoned = True
         self.close()
-        self._size = size
+        self._room = _ENDLESS_ROOM
 
     def _make_room(self, need: int) -> bool:
         """Have a segment with room for a record; False: there is none, and the record was dropped."""
@@ -144,18 +150,20 @@ class Writer:
             segment.words[DROPPED + i] = dropped
         done = self.segments if handed_over else []
         self.segments = [*([] if handed_over else self.segments), segment]
-        self._memory, self._words, self._size = segment.memory, segment.words, size
+        self._room = segment.memory, segment.words, size
         for old in done:
             old.close()
-            old.delete()
+            if old.path != segment.path:  # an interrupt may have come before anything was stored in it
+                old.delete()
 
     def _drop(self, reason: str, error: Exception | None = None) -> None:
-        if not any(self._dropped):
-            _log.warning("metrics records are being dropped in %s: %s", self._session.directory, error)
         index = DROP_REASONS.index(reason)
         self._dropped[index] += 1
         if self.segments:
-            self._words[DROPPED + index] = self._dropped[index]
+            self.segments[-1].words[DROPPED + index] = self._dropped[index]
+        if self._session not in _warned:
+            _warned.add(self._session)  # before: a handler of the log may record, too
+            _log.warning("records are being dropped in %s: %s", self._session.directory, error)
 
 
 def _reason(error: Exception) -> str:
