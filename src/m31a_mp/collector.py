@@ -16,6 +16,7 @@ from m31a_mp import compactor, events
 from m31a_mp.compactor import Compaction
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.events import Templates
+from m31a_mp.journal import Journal
 from m31a_mp.model import INT64_MAX, SessionMetrics, Usage
 from m31a_mp.session import Lease, Session
 from m31a_mp.writer import staging
@@ -303,7 +304,8 @@ class Collector(Recorder):
         Raises:
             JournalLockedError: Another process held the journal's lock for 5 seconds; says which.
             DamagedMetricsError: `metrics.json` is not valid any more.
-            InterruptedCallError: Called by a signal handler in the middle of `flush()`.
+            InterruptedCallError: Called by a signal handler that interrupted `flush()`, or a record that
+                was just being handed over.
             OSError: The disk is full, or fails.
 
             In all cases nothing is lost, and the next flush does it.
@@ -319,10 +321,10 @@ class Collector(Recorder):
         """Flush, log one summary line, give back the lease. Once more is harmless; never raises.
 
         What is recorded afterwards is staged as a worker's would be, and the next flush, owner or
-        `compact()` counts it. Called by a signal handler in the middle of `flush()`, it takes effect when
-        that ends.
+        `compact()` counts it. Called by a signal handler in the middle of another call of this object, it
+        takes effect when that ends.
         """
-        if self._session is None:
+        if self._session is None or Journal(self._session).when_released(self.stop):
             return
         try:
             with self._exclusive():

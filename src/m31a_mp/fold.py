@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from m31a_mp.events import fold_record
 from m31a_mp.journal import Batch, Damage, Line
 from m31a_mp.rejected import Rejected
-from m31a_mp.totals import Totals
+from m31a_mp.totals import TooManyEntriesError, Totals
 
 # What is set aside stays in memory until it is written. Of more than this only the place is kept.
 _MAX_REJECTED_BYTES = 16 * 1024 * 1024
@@ -49,7 +49,11 @@ class Fold:
 
     def batch(self, file: str, batch: Batch) -> None:
         """Add the records of a batch that are not counted yet: one that comes again adds nothing."""
-        mark = self.totals.writer(batch.writer)
+        try:
+            mark = self.totals.writer(batch.writer)
+        except TooManyEntriesError as error:
+            self.reject(Rejected(file, batch.offset, str(error), batch.records))
+            return
         lines = batch.records.split(b"\n")[:-1]
         known = max(0, mark.last + 1 - batch.first)
         if known < len(lines):

@@ -23,17 +23,19 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import get_ident
 from typing import BinaryIO
 
 import orjson
 
 from m31a_mp import durable, process
-from m31a_mp.errors import JournalLockedError
+from m31a_mp.errors import InterruptedCallError, JournalLockedError
 from m31a_mp.lock import FileLock, holders
+from m31a_mp.segment import DROP_REASONS
 from m31a_mp.session import Session
 
 MAX_LINE_BYTES = 64 * 1024
@@ -93,6 +95,20 @@ class Damage:
     data: bytes
 
 
+# Who holds which lock in this process: the lock's path and the thread. And what was asked of a thread by
+# a signal handler that interrupted it there, to be done when it has given the lock back.
+_holding: set[tuple[Path, int]] = set()
+_deferred: dict[tuple[Path, int], list[Callable[[], None]]] = {}
+
+
+def _after_fork_in_child() -> None:
+    _holding.clear()
+    _deferred.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class Journal:
     """The journal of a session, to append to and to seal."""
 
@@ -108,24 +124,49 @@ class Journal:
 
         Raises:
             JournalLockedError: Somebody else held it all the time; says who.
+            InterruptedCallError: The very call that holds it was interrupted by this one.
         """
-        lock = FileLock(self._session.journal_lock)
-        if not lock.acquire(timeout):
-            raise _locked_error(lock.path, timeout)
-        try:
+        path = self._session.journal_lock
+        if (path, get_ident()) in _holding:
+            raise InterruptedCallError(
+                "a signal handler or a finalizer interrupted a call that holds the journal's lock; "
+                "call this again later",
+                path,
+            )
+        with self._held(timeout) as held:
+            if not held:
+                raise _locked_error(path, timeout)
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def locked_if_free(self) -> Iterator[bool]:
         """Hold `journal.lock` meanwhile if it is free now; yields whether it was. Never waits."""
+        with self._held(0.0) as held:
+            yield held
+
+    @contextmanager
+    def _held(self, timeout: float) -> Iterator[bool]:
         lock = FileLock(self._session.journal_lock)
-        acquired = lock.acquire()
+        me = (lock.path, get_ident())
+        interrupting = me in _holding
         try:
-            yield acquired
+            held = not interrupting and lock.acquire(timeout)
+            if held:
+                _holding.add(me)
+            yield held
         finally:
             lock.release()
+            if not interrupting:
+                _holding.discard(me)
+                for call in _deferred.pop(me, []):
+                    call()
+
+    def when_released(self, call: Callable[[], None]) -> bool:
+        """Have `call` made when this thread gives the lock back; False if it does not hold it."""
+        me = (self._session.journal_lock, get_ident())
+        if me in _holding:
+            _deferred.setdefault(me, []).append(call)
+        return me in _holding
 
     def append(self, batches: Iterable[Batch]) -> None:
         """Append the batches with one write. The caller holds the lock.
@@ -303,6 +344,8 @@ def _parse_header(line: bytes) -> tuple[str, int, int, int, dict[str, int], int]
         return None
     numbers = [first, count, size, *dropped.values()] if isinstance(dropped, dict) else [None]
     if not isinstance(writer, str) or not all(type(n) is int and n >= 0 for n in numbers):
+        return None
+    if not dropped.keys() <= set(DROP_REASONS):
         return None
     if size > MAX_BATCH_BYTES or b',"crc32"' not in line:
         return None

@@ -16,13 +16,14 @@ _POLL_SECONDS = 0.001
 # flock(2) belongs to the open file, which a fork shares: a child that kept the descriptor would hold the
 # lock for as long as it lives, long after the parent died. The child therefore closes every one of these.
 _descriptors: set[int] = set()
-_forks = 0
+_forks_begun = 0
+_forks_ended = 0
 
 
 class FileLock:
     """An exclusive lock on a file that stays: unlinking it would let two holders in.
 
-    The same lock as `flock FILE` in a shell. Taking it makes the file; where it is free, that costs two
+    The same lock as `flock FILE` in a shell. Taking it makes the file; where it is free, that costs a few
     microseconds and never waits. One object is used by one thread at a time.
     """
 
@@ -34,19 +35,29 @@ class FileLock:
 
     def acquire(self, timeout: float = 0.0) -> bool:
         """Take the lock within `timeout` seconds (0: only if it is free now). Returns whether it did."""
-        fd = _open_unshared(self.path)
         deadline = time.monotonic() + timeout
         try:
-            while not lock_descriptor(fd, blocking=False):
+            while not self._try():
                 if time.monotonic() >= deadline:
-                    _close(fd)
                     return False
                 time.sleep(_POLL_SECONDS)
         except BaseException:
-            _close(fd)
+            self.release()
             raise
-        self._fd, self._inode, self._pid = fd, _inode(fd), os.getpid()
         return True
+
+    def _try(self) -> bool:
+        forks = _forks_ended
+        # Known to this object before it is locked: an interrupt from here on leaves it to `release`.
+        self._fd = durable.open_private(self.path, os.O_RDWR | os.O_CREAT)
+        _descriptors.add(self._fd)
+        self._inode, self._pid = _inode(self._fd), os.getpid()
+        # If another thread has begun to fork, the child may have this descriptor and not know of it: with
+        # the lock it would keep that.
+        if _forks_begun == forks and lock_descriptor(self._fd, blocking=False):
+            return True
+        self.release()
+        return False
 
     @property
     def fd(self) -> int:
@@ -65,13 +76,17 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock back. In a forked child, whose copy is closed already, it does nothing."""
-        if self.held:
+        if self._fd is None:
+            return
+        held, fd = self.held, self._fd
+        if held:
             with suppress(OSError):
-                unlock_descriptor(self.fd)
-            _close(self.fd)
-        elif self._fd is not None and self._pid == os.getpid():
-            _descriptors.discard(self._fd)
-        self._fd = None
+                unlock_descriptor(fd)
+        self._fd = None  # before the number may become somebody else's file
+        if self._pid == os.getpid():
+            _descriptors.discard(fd)
+        if held:
+            os.close(fd)
 
     def __del__(self) -> None:
         self.release()
@@ -98,33 +113,24 @@ def _inode(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _open_unshared(path: Path) -> int:
-    while True:
-        forks = _forks
-        fd = durable.open_private(path, os.O_RDWR | os.O_CREAT)
-        _descriptors.add(fd)
-        if forks == _forks:
-            return fd
-        # Another thread forked before the child could know of this descriptor: it keeps a copy, and
-        # with it the lock. Take a fresh open file, which it does not have.
-        _close(fd)
-
-
-def _close(fd: int) -> None:
-    _descriptors.discard(fd)
-    os.close(fd)
-
-
 def _before_fork() -> None:
-    global _forks  # noqa: PLW0603  # the one counter of forks, compared in _open_unshared
-    _forks += 1
+    global _forks_begun  # noqa: PLW0603  # counted here, compared in `_try`
+    _forks_begun += 1
+
+
+def _after_fork_in_parent() -> None:
+    global _forks_ended  # noqa: PLW0603
+    _forks_ended += 1
 
 
 def _after_fork_in_child() -> None:
+    _after_fork_in_parent()
     for fd in list(_descriptors):
         with suppress(OSError):
             os.close(fd)
     _descriptors.clear()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)

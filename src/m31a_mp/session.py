@@ -19,6 +19,9 @@ from m31a_mp.lock import FileLock, holders
 
 MAX_ID_BYTES = 200
 
+# Whoever only saves or compacts owns a session for moments; an owner, for as long as it lives.
+_LEASE_SECONDS = 0.5
+
 _SEALED = re.compile(r"journal\.(\d{12})\.ndjson")
 
 
@@ -154,16 +157,16 @@ class Lease:
         Raises:
             SessionOwnedError: Another owner lives, perhaps in this process.
         """
-        lease = cls.take_if_free(session)
+        lease = cls.take_if_free(session, _LEASE_SECONDS)
         if lease is None:
             raise _owned_error(session)
         return lease
 
     @classmethod
-    def take_if_free(cls, session: Session) -> Lease | None:
-        """Become the owner unless there is one."""
+    def take_if_free(cls, session: Session, timeout: float = 0.0) -> Lease | None:
+        """Become the owner unless there is one, for all of `timeout` seconds."""
         lock = FileLock(session.owner_lock)
-        if not lock.acquire():
+        if not lock.acquire(timeout):
             return None
         try:
             return cls(lock)

@@ -16,6 +16,7 @@ from m31a_mp.model import INT64_MAX, LLMMetric, PhaseMetric, SessionMetrics, Too
 CHECKPOINT_VERSION = 1
 # A hostile journal must not take the memory.
 MAX_ENTRIES = 100_000
+MAX_WRITERS = 1_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COSTS_KEPT = 1024
@@ -145,7 +146,12 @@ class Totals:
 
     def writer(self, writer: str) -> WriterMark:
         """How far that writer is counted; a new mark if it was not heard of."""
-        return self.writers.setdefault(writer, WriterMark())
+        mark = self.writers.get(writer)
+        if mark is None:
+            if len(self.writers) >= MAX_WRITERS:
+                raise TooManyEntriesError(f"writer {writer!r:.80} is one of more than {MAX_WRITERS}")
+            mark = self.writers[writer] = WriterMark()
+        return mark
 
     def keep_writers(self, writers: set[str]) -> None:
         """Forget how far all other writers are: they are gone, and nothing of them can come again."""
@@ -247,7 +253,7 @@ def _tool_metric(name: str, total: ToolTotal) -> ToolMetric:
         _stop(total.successes),
         _stop(total.calls - total.successes),
         _stop(total.duration_ms),
-        total.duration_ms / total.calls if total.calls else 0.0,
+        _stop(total.duration_ms) / _stop(total.calls) if total.calls else 0.0,
     )
 
 

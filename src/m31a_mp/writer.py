@@ -72,7 +72,7 @@ class Writer:
         self._dropped = [0] * len(DROP_REASONS)
         self._trouble: str | None = None
         self._retry_at = 0.0
-        self._abandoned = False
+        self.abandoned = False
 
     def append(self, line: bytes) -> None:
         """Store a record. Never waits for another process, never raises for I/O."""
@@ -103,13 +103,13 @@ class Writer:
         A record may be under way, if a signal handler forked in the middle of it. It ends here as well as
         in the parent, where it counts; here it must neither store anything nor look for room.
         """
-        self._abandoned = True
+        self.abandoned = True
         self.close()
         self._room = _ENDLESS_ROOM
 
     def _make_room(self, need: int) -> bool:
         """Have a segment with room for a record; False: there is none, and the record was dropped."""
-        if self._abandoned:
+        if self.abandoned:
             return False
         if self._trouble and time.monotonic() < self._retry_at:
             self._drop(self._trouble)
@@ -144,17 +144,26 @@ class Writer:
         if not handed_over and sum(segment.size for segment in self.segments) >= BACKLOG_BYTES:
             raise BlockingIOError(f"{BACKLOG_BYTES} bytes are staged and the journal takes none of them")
         self._session.make()
-        size = max(size, DATA_OFFSET + need)
-        segment = Segment.create(self._session.segments, self.id, first, size)
+        segment = self._create(first, size, need)
         for i, dropped in enumerate(self._dropped):
             segment.words[DROPPED + i] = dropped
         done = self.segments if handed_over else []
         self.segments = [*([] if handed_over else self.segments), segment]
-        self._room = segment.memory, segment.words, size
+        self._room = segment.memory, segment.words, segment.size
         for old in done:
             old.close()
             if old.path != segment.path:  # an interrupt may have come before anything was stored in it
                 old.delete()
+
+    def _create(self, first: int, size: int, need: int) -> Segment:
+        """A segment of that size; on a full disk, whatever there is still room for."""
+        size = max(size, DATA_OFFSET + need)
+        try:
+            return Segment.create(self._session.segments, self.id, first, size)
+        except OSError as error:
+            if error.errno != ENOSPC or size // _GROWTH < DATA_OFFSET + need:
+                raise
+        return self._create(first, size // _GROWTH, need)
 
     def _drop(self, reason: str, error: Exception | None = None) -> None:
         index = DROP_REASONS.index(reason)
@@ -206,6 +215,10 @@ class Staging:
             writer = self._new_writer()
         try:
             writer.append(template % (now, *values))
+        except ValueError:
+            if not writer.abandoned:
+                raise
+            # A signal handler forked in the middle of it and returned: it counts in the parent.
         finally:
             free.append(writer)
 
