@@ -23,7 +23,7 @@ from m31a_mp.drain import Drained, drain
 from m31a_mp.fold import Fold
 from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
 from m31a_mp.model import SessionMetrics
-from m31a_mp.rejected import Rejected
+from m31a_mp.rejected import Rejected, shown
 from m31a_mp.segment import DamagedSegmentError, SegmentFile, delete_stillborn, list_segments
 from m31a_mp.session import Lease, Session
 from m31a_mp.totals import Totals
@@ -98,7 +98,7 @@ def compact_session(
     damaged = [path for path, _ in drained.damaged if _is_free(path)]
     for path, reason in drained.damaged:
         if path in damaged:
-            fold.reject(Rejected(f"segments/{path.name}.rejected", 0, reason, b""))
+            fold.reject(Rejected(f"segments/{shown(path.name)}.rejected", 0, reason, b""))
     folded = _fold_sealed(session, fold)
     fold.totals.keep_writers(drained.writers)
     if folded or damaged or published is None or not is_durable:
@@ -170,11 +170,11 @@ def look(session: Session, started: int, *, from_zero: bool = False) -> Fold:
     for _ in range(_LOOKS):
         before = _publication(session)
         fold = _look(session, started, from_zero)
-        if _publication(session) == before:
+        if fold and _publication(session) == before:
             return fold
     # While the lock is held nothing is drained or sealed, and what is published meanwhile says so.
     with Journal(session).locked():
-        return _look(session, started, from_zero)
+        return _look(session, started, from_zero) or look(session, started, from_zero=from_zero)
 
 
 def _publication(session: Session) -> tuple[int, int, int] | None:
@@ -185,7 +185,8 @@ def _publication(session: Session) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _look(session: Session, started: int, from_zero: bool) -> Fold:
+def _look(session: Session, started: int, from_zero: bool) -> Fold | None:
+    """One look; None if the journal was being written where it was read."""
     # In the direction in which records travel: one that moves on meanwhile is met twice, which its
     # number tells, and never missed. Open files stay readable when they are renamed or deleted.
     staged = list(_staged(session))
@@ -199,6 +200,8 @@ def _look(session: Session, started: int, from_zero: bool) -> Fold:
                 fold.journal(name, journal.read(stream))
         if live and not any(stream and _same_file(live, stream) for _, _, stream in sealed):
             fold.journal(session.journal.name, journal.read(live))
+            if fold.torn is not None and os.pread(live.fileno(), 1, fold.torn) != b"\0":
+                return None
     for name, item in staged:
         if isinstance(item, Batch):
             fold.batch(name, item)
@@ -209,7 +212,7 @@ def _look(session: Session, started: int, from_zero: bool) -> Fold:
 
 def _staged(session: Session) -> Iterator[tuple[str, Batch | Rejected]]:
     for path in list_segments(session.segments):
-        name = f"segments/{path.name}"
+        name = f"segments/{shown(path.name)}"
         try:
             with SegmentFile.open(path) as file:
                 pending = file.pending(dead=False)

@@ -208,7 +208,8 @@ def fold_record(totals: Totals, text: bytes, now: int) -> None:
     kind = record.get("event") if isinstance(record, dict) else None
     event = EVENTS.get(kind) if isinstance(kind, str) else None
     if event is None:
-        raise ValueError(f"not a record: its event is {kind!r:.80}")
+        given = repr(kind[:80]) if isinstance(kind, str) else f"a {type(kind).__name__}"
+        raise ValueError(f"not a record: its event is {given}")
     try:
         time = check_int("time", record["time"]) if "time" in record else now
         values = [check(field, record[field]) for field, check in event.fields.items()]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from m31a_mp.events import fold_record
-from m31a_mp.journal import Batch, Damage, Line
+from m31a_mp.journal import Batch, Damage, Line, Torn
 from m31a_mp.rejected import Rejected
 from m31a_mp.totals import TooManyEntriesError, Totals
 
@@ -22,28 +22,33 @@ class Fold:
         totals: What is added to.
         records: How many records were added.
         rejected: What was not, and why.
+        torn: Where in the last journal room for an append was not filled yet, if it was not.
     """
 
     def __init__(self, totals: Totals) -> None:
         self.totals = totals
         self.records = 0
         self.rejected: list[Rejected] = []
+        self.torn: int | None = None
         self._rejected_bytes = 0
         self._now = time.time_ns()
 
-    def journal(self, file: str, items: Iterable[Batch | Line | Damage]) -> None:
+    def journal(self, file: str, items: Iterable[Batch | Line | Damage | Torn]) -> None:
         """Add what stands in a journal.
 
         Args:
             file: Its name, for what is rejected.
             items: What was read from it, in order.
         """
+        self.torn = None
         for item in items:
             match item:
                 case Batch():
                     self.batch(file, item)
                 case Line():
                     self._line(file, item.offset, item.text)
+                case Torn():
+                    self.torn = item.offset
                 case Damage():
                     self.reject(Rejected(file, item.offset, item.reason, item.data))
 

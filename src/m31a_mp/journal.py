@@ -22,6 +22,7 @@ being NUL bytes, and what others append after it cannot be taken for a part of i
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,14 +33,13 @@ from typing import BinaryIO
 
 import orjson
 
-from m31a_mp import durable, process
+from m31a_mp import durable, process, segment
 from m31a_mp.errors import InterruptedCallError, JournalLockedError
 from m31a_mp.lock import FileLock, holders
-from m31a_mp.segment import DROP_REASONS
 from m31a_mp.session import Session
 
 MAX_LINE_BYTES = 64 * 1024
-MAX_BATCH_BYTES = 4 * 1024 * 1024
+MAX_BATCH_BYTES = segment.MAX_BYTES
 LOCK_SECONDS = 5.0
 
 _HEADER_START = b'{"batch":'
@@ -93,6 +93,13 @@ class Damage:
     offset: int
     reason: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """Room for an append that is not filled: its process died in it, or is in the middle of it."""
+
+    offset: int
 
 
 # Who holds which lock in this process: the lock's path and the thread. And what was asked of a thread by
@@ -265,10 +272,11 @@ def open_to_read(path: Path) -> BinaryIO:
     return open(durable.open_private(path, os.O_RDONLY), "rb", buffering=_BUFFER_BYTES)
 
 
-def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage]:
+def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage | Torn]:
     """What stands in a journal, in order, in memory bounded by the largest batch.
 
-    A torn end is left out. A batch of which only the beginning is there counts as a shorter one.
+    A torn end is left out. A batch of which only the beginning is there counts as a shorter one. What is
+    read behind a `Torn` may be the rest of that append, if it has been filled meanwhile.
     """
     offset = 0
     while line := stream.readline(MAX_LINE_BYTES):
@@ -276,6 +284,7 @@ def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage]:
         if nul:
             if not _is_torn_header(torn.strip(b"\0")):
                 yield Damage(offset, "bytes that are no text", torn)
+            yield Torn(offset + line.index(b"\0"))
             stream.seek(offset + len(torn) + 1)  # a line may have been appended right behind
         elif line.endswith(b"\n"):
             item = _read_batch(stream, line, offset) if line.startswith(_HEADER_START) else None
@@ -283,7 +292,7 @@ def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage]:
         elif len(line) == MAX_LINE_BYTES:
             _skip_line(stream)
             yield Damage(offset, f"a line of more than {MAX_LINE_BYTES} bytes", line)
-        elif is_whole(line):
+        elif is_whole(line) and not line.startswith(_HEADER_START):
             yield Line(offset, line)
         offset = stream.tell()
 
@@ -314,16 +323,27 @@ def _read_batch(stream: BinaryIO, header: bytes, offset: int) -> Batch | Damage:
     if nul and len(records) == size and not rest.strip(b"\0"):
         return Batch(writer, first, text[: text.rfind(b"\n") + 1], {}, start)  # torn
     records = _until_next_header(records)
-    if len(records) == size:
-        stream.seek(start + size)
-        if not records.endswith(b"\n"):
-            records += stream.readline(MAX_LINE_BYTES)
-        return Damage(offset, "a batch whose checksum or count is wrong", header + records)
-    # The file was cut short. Its lines keep their numbers, as those of a torn batch do.
-    lines = records.split(b"\n")[:-1]
-    whole = b"".join(line + b"\n" for line in lines[:count])
-    stream.seek(start + len(whole))
-    return Batch(writer, first, whole, {}, start)
+    if len(records) < size:
+        # The file was cut short. Its lines keep their numbers, as those of a torn batch do.
+        whole = _first_lines(records, count, ended=is_whole(records.rpartition(b"\n")[2]))
+        stream.seek(start + len(whole))
+        return Batch(writer, first, whole.removesuffix(b"\n") + b"\n" if whole else b"", {}, start)
+    # Length or count may be what is wrong: the shorter of the two leaves more to others.
+    records = _first_lines(records, count, ended=True)
+    stream.seek(start + len(records))
+    if records and not records.endswith(b"\n") and stream.read(1) not in (b"{", b""):
+        stream.seek(start + len(records))  # the length ends within a line
+        records += stream.readline(MAX_LINE_BYTES)
+    stream.seek(start + len(records))
+    return Damage(offset, "a batch whose checksum, length or count is wrong", header + records)
+
+
+def _first_lines(text: bytes, count: int, *, ended: bool) -> bytes:
+    """The first `count` lines; one without its newline is among them if it is `ended` all the same."""
+    lines = re.findall(rb"[^\n]*\n|[^\n]+\Z", text)
+    if lines and not ended and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    return b"".join(lines[:count])
 
 
 def _until_next_header(records: bytes) -> bytes:
@@ -345,7 +365,7 @@ def _parse_header(line: bytes) -> tuple[str, int, int, int, dict[str, int], int]
     numbers = [first, count, size, *dropped.values()] if isinstance(dropped, dict) else [None]
     if not isinstance(writer, str) or not all(type(n) is int and n >= 0 for n in numbers):
         return None
-    if not dropped.keys() <= set(DROP_REASONS):
+    if not dropped.keys() <= set(segment.DROP_REASONS):
         return None
     if size > MAX_BATCH_BYTES or b',"crc32"' not in line:
         return None

@@ -33,13 +33,17 @@ class Rejected:
 
     def encode(self) -> bytes:
         """As a line, the data as `text` if it is UTF-8, else as `base64`."""
-        file = self.file.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
-        line: dict[str, str | int] = {"file": file, "offset": self.offset, "reason": self.reason}
+        line: dict[str, str | int] = {"file": self.file, "offset": self.offset, "reason": self.reason}
         try:
             line["text"] = self.data.decode()
         except UnicodeDecodeError:
             line["base64"] = base64.b64encode(self.data).decode()
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def shown(name: str) -> str:
+    """A file name as text: one that somebody planted need not be UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def keep(path: Path, items: Iterable[Rejected]) -> None:
@@ -48,8 +52,8 @@ def keep(path: Path, items: Iterable[Rejected]) -> None:
     if not items:
         return
     old = list(read(path))
-    known = {(item.file, item.offset) for item in old}
-    new = [item for item in items if (item.file, item.offset) not in known]
+    known = set(old)
+    new = [item for item in items if item not in known]
     data = b"".join(item.encode() for item in old + new)
     if new and len(data) <= _MAX_FILE_BYTES:
         durable.replace(path, data)

@@ -50,6 +50,7 @@ _STILLBORN_SECONDS = 60.0
 
 MAGIC = b"m31a_seg"
 VERSION = 1
+MAX_BYTES = 4 * 1024 * 1024
 DROP_REASONS = ("no_space", "io_error", "backlog")
 
 _START = struct.Struct("=8sII")
@@ -273,15 +274,12 @@ def _parse_identity(header: bytes, name: str) -> tuple[str, int, int, ProcessIde
     identity = header[_IDENTITY_OFFSET : _IDENTITY_OFFSET + _IDENTITY.size]
     if zlib.crc32(identity) != crc:
         raise DamagedSegmentError("the checksum of its header is wrong")
-    writer, first, size, pid, started, namespace, boot_id = _IDENTITY.unpack(identity)
-    if name_parts(name) != (writer.decode(), first):
-        raise DamagedSegmentError("it has the name of another segment")
-    return (
-        writer.decode(),
-        first,
-        size,
-        ProcessIdentity(pid, started, boot_id.rstrip(b"\0").decode(), namespace),
-    )
+    raw_writer, first, size, pid, started, namespace, raw_boot_id = _IDENTITY.unpack(identity)
+    writer = raw_writer.decode(errors="replace")
+    if name_parts(name) != (writer, first) or size > MAX_BYTES:
+        raise DamagedSegmentError("it is not the segment that its name says")
+    boot_id = raw_boot_id.rstrip(b"\0").decode(errors="replace")
+    return writer, first, size, ProcessIdentity(pid, started, boot_id, namespace)
 
 
 def name_parts(name: str) -> tuple[str, int] | None:

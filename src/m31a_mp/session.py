@@ -214,7 +214,7 @@ def _owned_error(session: Session) -> SessionOwnedError:
 
 def _read_owner(path: Path) -> dict[str, object]:
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(durable.read_private(path))
     except (OSError, orjson.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}

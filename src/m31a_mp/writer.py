@@ -144,6 +144,9 @@ class Writer:
         if not handed_over and sum(segment.size for segment in self.segments) >= BACKLOG_BYTES:
             raise BlockingIOError(f"{BACKLOG_BYTES} bytes are staged and the journal takes none of them")
         self._session.make()
+        # From here on the old segment may be taken for one that is finished, and be deleted: whatever
+        # interrupts this, nothing more is stored in it.
+        self._room = _NO_ROOM
         segment = self._create(first, size, need)
         for i, dropped in enumerate(self._dropped):
             segment.words[DROPPED + i] = dropped
