@@ -156,19 +156,28 @@ def _fields(cls: type[Any], value: object, where: str) -> dict[str, Any]:
 
 
 def _kind(value: object) -> str:
-    return "missing or null" if value is None else f"{type(value).__name__} {value!r:.60}"
+    if value is None:
+        return "missing or null"
+    # Of what another program wrote: it may be nested without end, or have a million digits.
+    shown = f" {value!r:.60}" if isinstance(value, str | float) or _fits(value) else ""
+    return f"{type(value).__name__}{shown}"
+
+
+def _fits(value: object) -> bool:
+    return isinstance(value, int) and -INT64_MAX - 1 <= value <= INT64_MAX
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"is {_kind(value)}, not a string")
+    value.encode()  # a lone surrogate is a UnicodeEncodeError, and that a ValueError
     return str.__str__(value)
 
 
 def _integer(value: object) -> int:
     if value is None:
         return 0
-    if not isinstance(value, int) or isinstance(value, bool) or not -INT64_MAX - 1 <= value <= INT64_MAX:
+    if not isinstance(value, int) or isinstance(value, bool) or not _fits(value):
         raise TypeError(f"is {_kind(value)}, not an integer of 64 bits")
     return int(value)
 
@@ -176,9 +185,10 @@ def _integer(value: object) -> int:
 def _number(value: object) -> float:
     if value is None:
         return 0.0
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    whole = _fits(value) and not isinstance(value, bool)
+    if not whole and not (isinstance(value, float) and math.isfinite(value)):
         raise TypeError(f"is {_kind(value)}, not a finite number")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]  # as was just asked
 
 
 def _flag(value: object) -> bool:

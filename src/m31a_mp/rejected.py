@@ -69,6 +69,8 @@ def read(path: Path) -> Iterator[Rejected]:
         try:
             item = orjson.loads(line)
             data = item["text"].encode() if "text" in item else base64.b64decode(item["base64"])
-            yield Rejected(item["file"], item["offset"], item["reason"], data)
+            item = Rejected(item["file"], item["offset"], item["reason"], data)
+            if isinstance(item.file, str) and isinstance(item.offset, int) and isinstance(item.reason, str):
+                yield item
         except (KeyError, TypeError, ValueError, AttributeError):
             continue

@@ -18,7 +18,7 @@ never leaves the machine, nor the boot, that made it.
        128      8  drained: records before this offset are in the journal   \ written under
        136      8  its complement, without which a torn value would pass    / journal.lock
        192      8  committed: records before this offset are whole          \ written by the
-       200     24  records dropped so far by this writer, one for a reason  / writer alone
+       200     48  records dropped so far, by reason, each with complement  / writer alone
        256         the records, one JSON line each, then NUL bytes
 
 The name of the file is `WRITER.FIRST.seg`.
@@ -121,6 +121,12 @@ class Segment:
         finally:
             os.close(fd)  # the mapping keeps its own descriptor, and with it the lock
         return cls(path, first, memory)
+
+    def show_dropped(self, reason: str, count: int) -> None:
+        """Let the owner know how many records the writer dropped so far for that reason."""
+        index = DROPPED + 2 * DROP_REASONS.index(reason)
+        self.words[index] = count
+        self.words[index + 1] = count ^ _ALL_ONES
 
     @property
     def committed(self) -> int:
@@ -246,8 +252,7 @@ class SegmentFile:
         # A store that has not arrived yet reads as NUL, which no JSON contains.
         records = os.pread(self._fd, end - start, start).partition(b"\0")[0]
         records = records[: records.rfind(b"\n") + 1]
-        dropped = {name: words[DROPPED + i] for i, name in enumerate(DROP_REASONS) if words[DROPPED + i]}
-        return Pending(self.first + before.count(b"\n"), records, start, start + len(records), dropped)
+        return Pending(self.first + before.count(b"\n"), records, start, start + len(records), _drops(words))
 
     def advance(self, offset: int) -> None:
         """Note that the records before `offset` are in the journal. The caller holds `journal.lock`."""
@@ -261,6 +266,15 @@ def _drained(words: memoryview, size: int) -> int:
     if drained ^ complement != _ALL_ONES or not DATA_OFFSET <= drained <= size:
         return DATA_OFFSET  # torn: take all again, their numbers tell which are known already
     return int(drained)
+
+
+def _drops(words: memoryview) -> dict[str, int]:
+    drops = {}
+    for i, reason in enumerate(DROP_REASONS):
+        count, complement = words[DROPPED + 2 * i], words[DROPPED + 2 * i + 1]
+        if count and count ^ complement == _ALL_ONES:
+            drops[reason] = count
+    return drops
 
 
 def _parse_identity(header: bytes, name: str) -> tuple[str, int, int, ProcessIdentity]:

@@ -117,7 +117,11 @@ def _read(session: Session) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         raise _damaged(session, "it is not a JSON object")
     checkpoint = document.get(_CHECKPOINT)
-    version = checkpoint.get("version") if isinstance(checkpoint, dict) else CHECKPOINT_VERSION
+    if checkpoint is None:
+        return document  # another program wrote it
+    if not isinstance(checkpoint, dict):
+        raise _damaged(session, f"its part {_CHECKPOINT!r} is not an object")
+    version = checkpoint.get("version")
     if version != CHECKPOINT_VERSION:
         raise UnsupportedVersionError(
             f"{session.metrics} is of version {version!r}; this library reads {CHECKPOINT_VERSION}. "

@@ -22,8 +22,8 @@ from time import time_ns
 
 from m31a_mp.drain import drain
 from m31a_mp.errors import MetricsError
-from m31a_mp.journal import LOCK_SECONDS, Journal
-from m31a_mp.segment import COMMITTED, DATA_OFFSET, DROP_REASONS, DROPPED, Segment
+from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
+from m31a_mp.segment import COMMITTED, DATA_OFFSET, Segment
 from m31a_mp.session import Session
 
 _log = logging.getLogger("m31a_mp")
@@ -69,7 +69,7 @@ class Writer:
         self._session = session
         self._journal = Journal(session)
         self._room: _Room = _NO_ROOM
-        self._dropped = [0] * len(DROP_REASONS)
+        self._dropped: dict[str, int] = {}
         self._trouble: str | None = None
         self._retry_at = 0.0
         self.abandoned = False
@@ -89,6 +89,12 @@ class Writer:
         # Last, and one aligned store: before it a reader does not know of the bytes, after it the death
         # of this process cannot take them.
         words[COMMITTED] = end
+
+    def unsaid_drops(self) -> Batch | None:
+        """What it dropped, if it never had a segment that could tell the owner."""
+        if not self._dropped or self.segments:
+            return None
+        return Batch(self.id, 1, b"", self._dropped)
 
     def close(self) -> None:
         """Let go of the segments; the next record starts a new one."""
@@ -148,8 +154,8 @@ class Writer:
         # interrupts this, nothing more is stored in it.
         self._room = _NO_ROOM
         segment = self._create(first, size, need)
-        for i, dropped in enumerate(self._dropped):
-            segment.words[DROPPED + i] = dropped
+        for reason, dropped in self._dropped.items():
+            segment.show_dropped(reason, dropped)
         done = self.segments if handed_over else []
         self.segments = [*([] if handed_over else self.segments), segment]
         self._room = segment.memory, segment.words, segment.size
@@ -169,10 +175,9 @@ class Writer:
         return self._create(first, size // _GROWTH, need)
 
     def _drop(self, reason: str, error: Exception | None = None) -> None:
-        index = DROP_REASONS.index(reason)
-        self._dropped[index] += 1
+        self._dropped[reason] = self._dropped.get(reason, 0) + 1
         if self.segments:
-            self.segments[-1].words[DROPPED + index] = self._dropped[index]
+            self.segments[-1].show_dropped(reason, self._dropped[reason])
         if self._session not in _warned:
             _warned.add(self._session)  # before: a handler of the log may record, too
             _log.warning("records are being dropped in %s: %s", self._session.directory, error)
@@ -280,8 +285,13 @@ class Staging:
         with suppress(IndexError):
             while True:
                 idle.append(self._free.pop())
+        unsaid = [batch for writer in idle if (batch := writer.unsaid_drops())]
         try:
             self._hand_over(idle, timeout)
+            if unsaid:
+                journal = Journal(self._session)
+                with journal.locked(timeout):
+                    journal.append(unsaid)
         except BaseException:
             self._free.extend(idle)
             raise
