@@ -4,9 +4,10 @@ import ast
 import os
 import re
 import signal
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from errno import EIO
+from contextlib import closing, contextmanager
+from errno import EIO, ENOSPC
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,37 @@ def _to_the_disk(sessions: Path, acknowledge: Acknowledge) -> None:
     """Every record is fsynced; the journal once had to be written anew."""
     collector = Collector("s", sessions, durability="disk")
     _record(collector, acknowledge, 3)
-    with pytest.MonkeyPatch.context() as patch:
-        fsync, failures = os.fsync, iter([OSError(EIO, "injected")])
-
-        def fail_once(fd: int) -> None:
-            for failure in failures:
-                raise failure
-            fsync(fd)
-
-        patch.setattr(os, "fsync", fail_once)
+    with _failing_once("fsync", EIO):
         _record(collector, acknowledge, 3)
     _record(collector, acknowledge, 3)
     collector.stop()
+
+
+def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
+    """There is no room for a large segment, none for the journal, and metrics.json cannot be synced."""
+    collector = Collector("s", sessions)
+    _record(collector, acknowledge, 1)
+    with _failing_once("posix_fallocate", ENOSPC):
+        _record(collector, acknowledge, 60)
+    with _failing_once("ftruncate", ENOSPC), pytest.raises(OSError, match="injected"):
+        collector.flush()
+    with _failing_once("fsync", EIO), pytest.raises(OSError, match="injected"):
+        collector.flush()
+    collector.stop()
+
+
+@contextmanager
+def _failing_once(name: str, error: int) -> Iterator[None]:
+    call, failures = getattr(os, name), iter([OSError(error, "injected")])
+
+    def fail_once(*arguments: int) -> None:
+        for failure in failures:
+            raise failure
+        call(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, name, fail_once)
+        yield
 
 
 def _torn_tails(sessions: Path, acknowledge: Acknowledge) -> None:
@@ -101,7 +121,7 @@ def _damage(sessions: Path, acknowledge: Acknowledge) -> None:
     collector.stop()
 
 
-CLEAN = [_whole_life, _to_the_disk, _torn_tails]
+CLEAN = [_whole_life, _to_the_disk, _failing_disk, _torn_tails]
 SCENARIOS = [*CLEAN, _damage]
 
 
@@ -146,6 +166,7 @@ def _be_child(scenario: Scenario, sessions: Path, die_at: tuple[str, int], pipe:
     try:
         scenario(sessions, lambda: report(_ACKNOWLEDGED))
     except BaseException:
+        traceback.print_exc()
         os._exit(1)
     os._exit(0)
 

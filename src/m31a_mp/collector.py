@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from m31a_mp import compactor, events
+from m31a_mp import compactor, durable, events
 from m31a_mp.compactor import Compaction
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.events import Templates
@@ -365,7 +365,8 @@ class Collector(Recorder):
 
     def _compact(self, session: Session) -> Compaction:
         is_durable, self._is_durable = self._is_durable, False  # until this one has succeeded
-        compaction = compactor.compact_session(session, self._started, is_durable=is_durable)
+        with durable.operation():
+            compaction = compactor.compact_session(session, self._started, is_durable=is_durable)
         self._is_durable = True
         return compaction
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import ENOSPC
+from errno import ECANCELED, ENOSPC
 from pathlib import Path
+from threading import get_ident
 
 # Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
 _FILE_MODE = 0o600
@@ -25,10 +26,36 @@ def reached(point: str) -> None:
     """Called before and after every step. Does nothing, unless a test replaces it to crash there."""
 
 
+# Of each thread, the process ids in which the operations began that it is in, innermost last.
+_operations: dict[int, list[int]] = {}
+
+
+class ForkedError(OSError):
+    """A signal handler forked in the middle of an operation: it is the parent's to go on with."""
+
+
+@contextmanager
+def operation() -> Iterator[None]:
+    """Around steps that belong together. In a child that a signal handler forked in the middle of them,
+    and that returns from the handler, the next step raises `ForkedError` instead of doing it once more.
+    """
+    under_way = _operations.setdefault(get_ident(), [])
+    under_way.append(os.getpid())
+    try:
+        yield
+    finally:
+        under_way.pop()
+        if not under_way:
+            _operations.pop(get_ident(), None)
+
+
 @contextmanager
 def step(name: str) -> Iterator[None]:
     """Around one change of the files, so that a crash right before and right after it can be tried."""
     reached(f"before {name}")
+    under_way = _operations.get(get_ident())
+    if under_way and under_way[-1] != os.getpid():
+        raise ForkedError(ECANCELED, f"{name}: left to the parent process")
     yield
     reached(f"after {name}")
 
@@ -80,8 +107,9 @@ def replace(path: Path, data: bytes) -> None:
     fsync that failed says nothing when it is repeated.
     """
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
-    temporary.unlink(missing_ok=True)  # a crash left it, or somebody planted it; it is never followed
-    fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    with step(f"make temporary {path.name}"):
+        temporary.unlink(missing_ok=True)  # a crash left it, or somebody planted it; it is never followed
+        fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:
             with step(f"write {path.name}"):
@@ -94,7 +122,7 @@ def replace(path: Path, data: bytes) -> None:
         with step(f"replace {path.name}"):
             os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):
+        with suppress(OSError), step(f"give up temporary {path.name}"):
             temporary.unlink()
         raise
     sync_directory(path.parent)

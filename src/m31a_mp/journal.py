@@ -192,7 +192,7 @@ class Journal:
                     durable.write_all(fd, data, size)
             except BaseException:
                 # What half a batch would do is harmless (its writer sends it again), but it takes room.
-                with suppress(OSError):
+                with suppress(OSError), durable.step("give up append"):
                     os.ftruncate(fd, size)
                 raise
         finally:

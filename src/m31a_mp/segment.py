@@ -103,20 +103,22 @@ class Segment:
         """
         path = directory / f"{writer}.{first:020d}.seg"
         temporary = directory / f".{path.name}.tmp"
-        fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        with durable.step("make segment"):
+            fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             # The lock is the proof of life that needs no pid: the kernel drops it when the last process
             # that maps the file is gone. (A forked child unmaps it.)
             lock_descriptor(fd, blocking=False)
             with durable.step("allocate segment"):
                 _allocate(fd, size)
-            os.pwrite(fd, _header(writer, first, size), 0)
+                os.pwrite(fd, _header(writer, first, size), 0)
             memory = mmap.mmap(fd, size)
             # Last: under this name a reader never meets a segment without its space and its header.
             with durable.step("rename segment"):
                 os.rename(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError), durable.step("give up segment"):
+                temporary.unlink()
             raise
         finally:
             os.close(fd)  # the mapping keeps its own descriptor, and with it the lock

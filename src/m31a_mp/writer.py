@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from errno import EDQUOT, EIO, ENOSPC
+from errno import ECANCELED, EDQUOT, EIO, ENOSPC
 from pathlib import Path
 from time import time_ns
 
+from m31a_mp import durable
 from m31a_mp.drain import drain
+from m31a_mp.durable import ForkedError
 from m31a_mp.errors import MetricsError
 from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
 from m31a_mp.segment import COMMITTED, DATA_OFFSET, Segment
@@ -121,7 +123,10 @@ class Writer:
             self._drop(self._trouble)
             return False
         try:
-            self._start_segment(need, handed_over=self._spill())
+            with durable.operation():
+                self._start_segment(need, handed_over=self._spill())
+        except ForkedError:
+            return False  # it counts in the parent
         except (OSError, MetricsError) as error:
             self._trouble = _reason(error)
             self._retry_at = time.monotonic() + _RETRY_SECONDS
@@ -138,6 +143,8 @@ class Writer:
             with self._journal.locked_if_free() as locked:
                 paths = [segment.path for segment in self.segments]
                 return locked and drain(self._journal, paths).everything_moved
+        except ForkedError:
+            raise
         except OSError:
             return False  # a full disk, mostly; the records are safe where they are
 
@@ -158,6 +165,9 @@ class Writer:
             segment.show_dropped(reason, dropped)
         done = self.segments if handed_over else []
         self.segments = [*([] if handed_over else self.segments), segment]
+        if self.abandoned:
+            segment.close()
+            raise ForkedError(ECANCELED, "left to the parent process")
         self._room = segment.memory, segment.words, segment.size
         for old in done:
             old.close()
@@ -223,7 +233,7 @@ class Staging:
             writer = self._new_writer()
         try:
             writer.append(template % (now, *values))
-        except ValueError:
+        except (ValueError, IndexError):
             if not writer.abandoned:
                 raise
             # A signal handler forked in the middle of it and returned: it counts in the parent.
@@ -253,7 +263,7 @@ class Staging:
         try:
             staged = next(self._tickets)  # whoever has a lower one has staged his record
             journal = Journal(self._session)
-            with journal.locked():
+            with durable.operation(), journal.locked():
                 self._drain(journal, self._writers)
                 journal.sync()
             self._durable = staged
@@ -290,7 +300,7 @@ class Staging:
             self._hand_over(idle, timeout)
             if unsaid:
                 journal = Journal(self._session)
-                with journal.locked(timeout):
+                with durable.operation(), journal.locked(timeout):
                     journal.append(unsaid)
         except BaseException:
             self._free.extend(idle)
@@ -304,7 +314,7 @@ class Staging:
     def _hand_over(self, writers: list[Writer], timeout: float) -> None:
         if any(writer.segments for writer in list(writers)):
             journal = Journal(self._session)
-            with journal.locked(timeout):
+            with durable.operation(), journal.locked(timeout):
                 self._drain(journal, writers)
 
     @staticmethod
