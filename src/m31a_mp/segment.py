@@ -33,7 +33,6 @@ import stat
 import struct
 import time
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EINVAL, EISDIR, ELOOP, EOPNOTSUPP
@@ -304,15 +303,29 @@ def name_parts(name: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-def list_segments(directory: Path) -> Iterator[Path]:
-    """The segments there, each writer's oldest first."""
+def list_segments(directory: Path) -> list[Path]:
+    """The segments there, each writer's oldest first, and none without those before it.
+
+    A listing may miss a name that is made meanwhile, and yet have one that is made after it. So the
+    directory is listed twice: what is older than anything in the first listing is in the second.
+    """
+    newest = {parts[0]: name for name in _names(directory) if (parts := name_parts(name))}
+    names = (name for name in _names(directory) if not _is_newer(name, newest))
+    return [directory / name for name in names]
+
+
+def _names(directory: Path) -> list[str]:
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
-        return
-    for name in sorted(names):  # of fixed width: in the order of writers, then of record numbers
-        if name.endswith(".seg"):
-            yield directory / name
+        return []
+    # Names are of fixed width: this is the order of writers, then of record numbers.
+    return sorted(name for name in names if name.endswith(".seg"))
+
+
+def _is_newer(name: str, newest: dict[str, str]) -> bool:
+    parts = name_parts(name)
+    return parts is not None and name > newest.get(parts[0], "")
 
 
 def delete_stillborn(directory: Path) -> None:
