@@ -106,7 +106,6 @@ def _torn_tails(sessions: Path, acknowledge: Acknowledge) -> None:
     (session.directory / ".journal.ndjson.tmp").touch()
     stillborn = session.segments / ".0123456789abcdef.00000000000000000001.seg.tmp"
     stillborn.touch()
-    os.utime(stillborn, (0, 0))
     collector.stop()
 
 

@@ -31,11 +31,10 @@ import os
 import re
 import stat
 import struct
-import time
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import EINVAL, EISDIR, ELOOP, EOPNOTSUPP
+from errno import EINVAL, EISDIR, ELOOP, ENOENT, EOPNOTSUPP
 from pathlib import Path
 from typing import Final, Self
 
@@ -43,9 +42,6 @@ from filelock import lock_descriptor
 
 from m31a_mp import durable, process
 from m31a_mp.process import ProcessIdentity
-
-# Making one takes microseconds. Whoever is stopped in the middle for longer than this makes it again.
-_STILLBORN_SECONDS = 60.0
 
 MAGIC = b"m31a_seg"
 VERSION = 1
@@ -98,6 +94,7 @@ class Segment:
         """Make a segment of `size` bytes for records from number `first` on.
 
         Raises:
+            FileNotFoundError: Another process took the unfinished one for stillborn, and deleted it.
             OSError: There is no room for it, or another reason not to have it.
         """
         path = directory / f"{writer}.{first:020d}.seg"
@@ -107,7 +104,8 @@ class Segment:
         try:
             # The lock is the proof of life that needs no pid: the kernel drops it when the last process
             # that maps the file is gone. (A forked child unmaps it.)
-            lock_descriptor(fd, blocking=False)
+            if not lock_descriptor(fd, blocking=False):
+                raise FileNotFoundError(ENOENT, "taken for stillborn", str(temporary))
             with durable.step("allocate segment"):
                 _allocate(fd, size)
                 os.pwrite(fd, _header(writer, first, size), 0)
@@ -332,6 +330,10 @@ def delete_stillborn(directory: Path) -> None:
     """Delete what a crash left of segments that were being made; nothing was ever recorded in them."""
     for path in directory.glob(".*.seg.tmp"):
         with suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _STILLBORN_SECONDS:
-                with durable.step("delete stillborn segment"):
-                    path.unlink()
+            fd = durable.open_private(path, os.O_RDONLY)
+            try:
+                if lock_descriptor(fd, blocking=False):
+                    with durable.step("delete stillborn segment"):
+                        path.unlink()
+            finally:
+                os.close(fd)

@@ -179,6 +179,8 @@ class Writer:
         size = max(size, DATA_OFFSET + need)
         try:
             return Segment.create(self._session.segments, self.id, first, size)
+        except FileNotFoundError:
+            return Segment.create(self._session.segments, self.id, first, size)  # once more, and locked
         except OSError as error:
             if error.errno != ENOSPC or size // _GROWTH < DATA_OFFSET + need:
                 raise
@@ -299,6 +301,7 @@ class Staging:
         try:
             self._hand_over(idle, timeout)
             if unsaid:
+                self._session.make()
                 journal = Journal(self._session)
                 with durable.operation(), journal.locked(timeout):
                     journal.append(unsaid)

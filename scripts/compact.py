@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Bring a session's metrics.json up to date when its owner died, with every record that was left behind.
+
+The exit status is 0 when all is well, 1 when something could not be read and was set aside, 2 when nothing
+could be done, for instance because the owner lives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from m31a_mp import Compaction, MetricsError, compact
+
+
+def report(directory: str, compaction: Compaction) -> None:
+    print(f"{directory}: records recovered: {compaction.records}")
+    for item in compaction.rejected:
+        print(f"set aside: {item.file}, byte {item.offset}: {item.reason}")
+    if compaction.rejected:
+        print(f"what was set aside is in {os.path.join(directory, 'journal.rejected.ndjson')}")
+
+
+def complain(error: Exception) -> None:
+    print(f"compact: {error}", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("session", metavar="SESSION_DIR", help="the directory of the session")
+    directory = os.path.abspath(parser.parse_args().session)
+    try:
+        compaction = compact(*os.path.split(directory))
+    except (MetricsError, OSError, ValueError) as error:
+        complain(error)
+        return 2
+    report(directory, compaction)
+    for reason in compaction.unreadable:
+        complain(reason)
+    if compaction.unreadable:
+        return 2
+    return 1 if compaction.rejected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
