@@ -174,7 +174,9 @@ def look(session: Session, started: int, *, from_zero: bool = False) -> Fold:
             return fold
     # While the lock is held nothing is drained or sealed, and what is published meanwhile says so.
     with Journal(session).locked():
-        return _look(session, started, from_zero) or look(session, started, from_zero=from_zero)
+        while True:
+            if fold := _look(session, started, from_zero):
+                return fold
 
 
 def _publication(session: Session) -> tuple[int, int, int] | None:

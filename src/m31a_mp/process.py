@@ -59,7 +59,8 @@ def describe(pid: int) -> str:
 
     try:
         process = psutil.Process(pid)
-        return f"pid {pid} ({process.name()}, {process.status()})"
+        name = " ".join(process.name().split())  # a process may call itself anything
+        return f"pid {pid} ({name}, {process.status()})"
     except psutil.Error:
         return f"pid {pid}"
 

@@ -1,0 +1,54 @@
+"""What several test files share."""
+
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from m31a_mp import process, writer
+from m31a_mp.session import Session
+
+settings.register_profile("m31a_mp", deadline=None, print_blob=True)
+settings.load_profile("m31a_mp")
+
+
+# Whether an fsync is called is told from the calls; what it costs need not be paid a thousand times.
+_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session")
+def all_sessions() -> Iterator[Path]:
+    """A directory, in memory where that can be had, for sessions of any name."""
+    with tempfile.TemporaryDirectory(prefix="m31a_mp.", dir=_MEMORY if _MEMORY.is_dir() else None) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def sessions(all_sessions: Path) -> Path:
+    """A directory of sessions that does not exist yet."""
+    return all_sessions / uuid.uuid4().hex
+
+
+@pytest.fixture
+def session(sessions: Path) -> Session:
+    """The session "s", whose directories are made."""
+    made = Session.named("s", sessions)
+    made.make()
+    return made
+
+
+@pytest.fixture
+def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """After a call, what records is no longer staged together with what recorded before it."""
+    return lambda: monkeypatch.setattr(writer, "_stagings", {})
+
+
+@pytest.fixture
+def dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments are made in the name of a process that is gone; its pid was given to another."""
+    gone = replace(process.current(), started=1)
+    monkeypatch.setattr(process, "current", lambda: gone)

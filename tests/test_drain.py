@@ -1,0 +1,181 @@
+"""Segments to journal: in order, whole, and nothing deleted that is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from m31a_mp import Collector, attach, compact, drain, load, verify, writer
+from m31a_mp.journal import Journal
+from m31a_mp.lock import FileLock
+from m31a_mp.segment import SegmentFile, list_segments
+from m31a_mp.session import Session
+from strategies import Record
+
+
+@pytest.fixture(autouse=True)
+def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "FIRST_SEGMENT_BYTES", 640)
+    monkeypatch.setattr(writer, "MAX_SEGMENT_BYTES", 1024)
+
+
+def record(session: Session, times: int) -> None:
+    recorder = attach("s", session.sessions_dir)
+    for i in range(times):
+        recorder.record_phase_duration("plan", i, True)
+        recorder.record_phase_transition("plan")
+
+
+def record_backlog(session: Session, times: int) -> None:
+    """Leave several segments of one writer."""
+    lock = FileLock(session.journal_lock)
+    assert lock.acquire()
+    record(session, times)
+    lock.release()
+    assert len(list(list_segments(session.segments))) > 3
+
+
+def transitions(session: Session) -> int:
+    return attach("s", session.sessions_dir).snapshot().phases[0].transition_count
+
+
+def test_full_segment_is_handed_over_and_its_file_goes(session: Session) -> None:
+    record(session, 50)
+    assert transitions(session) == 50
+    assert len(list(list_segments(session.segments))) == 1
+    assert session.journal.stat().st_size > 1024
+
+
+def test_backlog_is_drained_by_the_next_spill_that_gets_the_lock(session: Session) -> None:
+    record_backlog(session, 30)
+    record(session, 10)
+    assert len(list(list_segments(session.segments))) == 1
+    assert transitions(session) == 40
+    assert compact(session.sessions_dir, "s").metrics.phases[0].transition_count == 40
+
+
+def test_backlog_up_to_its_limit_and_then_drops_by_reason(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "BACKLOG_BYTES", 8 * 1024)
+    with Collector("s", session.sessions_dir) as collector:
+        lock = FileLock(session.journal_lock)
+        assert lock.acquire()
+        record(session, 200)
+        lock.release()
+        collector.flush()
+        metrics = collector.snapshot()
+    dropped = metrics.dropped["backlog"]
+    kept = metrics.phases[0].transition_count
+    assert 0 < kept < 200
+    assert 0 < dropped < 400
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
+    assert 200 <= kept + dropped <= 400 - kept + dropped
+
+
+def test_drain_in_many_chunks_keeps_all(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "_CHUNK_FILES", 2)
+    record_backlog(session, 30)
+    assert compact(session.sessions_dir, "s").metrics.phases[0].transition_count == 30
+    assert verify(session.sessions_dir, "s") == []
+
+
+def test_journal_that_takes_nothing_leaves_all_segments(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_backlog(session, 30)
+    before = sorted(list_segments(session.segments))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full)
+        with pytest.raises(OSError, match="no space"):
+            compact(session.sessions_dir, "s")
+    assert sorted(list_segments(session.segments)) == before
+    assert transitions(session) == 30
+    assert compact(session.sessions_dir, "s").metrics.phases[0].transition_count == 30
+
+
+def test_segment_that_cannot_be_read_now_is_taken_the_next_time_before_its_later_ones(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_backlog(session, 30)
+    second = sorted(list_segments(session.segments))[1]
+    real = SegmentFile.open.__func__  # type: ignore[attr-defined]
+
+    def broken(cls: type[SegmentFile], path: Path) -> SegmentFile:
+        if path == second:
+            raise OSError(5, "Input/output error")
+        return real(cls, path)  # type: ignore[no-any-return]
+
+    with Collector("other", session.sessions_dir), monkeypatch.context() as patch:
+        patch.setattr(SegmentFile, "open", classmethod(broken))
+        compaction = compact(session.sessions_dir, "s")
+        assert len(compaction.unreadable) == 1
+        assert compaction.metrics.phases[0].transition_count < 30
+    compaction = compact(session.sessions_dir, "s")
+    assert compaction.unreadable == []
+    assert compaction.metrics.phases[0].transition_count == 30
+    assert compaction.metrics.phases[0].duration_ms == 29
+
+
+@pytest.mark.parametrize("where", ["spill", "flush", "stop"])
+def test_own_segment_that_cannot_be_read_is_not_deleted(
+    session: Session, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    record(session, 2)
+    recorder = attach("s", session.sessions_dir)
+
+    def broken(*_: object) -> SegmentFile:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentFile, "open", broken)
+        if where == "spill":
+            record(session, 20)
+        elif where == "flush":
+            with pytest.raises(OSError, match="Too many"):
+                recorder.flush()
+        else:
+            recorder.stop()
+    wanted = 22 if where == "spill" else 2
+    assert transitions(session) == wanted
+    assert compact(session.sessions_dir, "s").metrics.phases[0].transition_count == wanted
+
+
+def test_segment_that_goes_while_it_is_drained_is_no_error(session: Session) -> None:
+    record(session, 2)
+    paths = list(list_segments(session.segments))
+    attach("s", session.sessions_dir).stop()
+    log = Journal(session)
+    with log.locked():
+        drained = drain.drain(log, paths)
+    assert drained.everything_moved
+    assert compact(session.sessions_dir, "s").metrics.phases[0].transition_count == 2
+
+
+def test_record_of_a_size_that_an_unused_segment_does_not_take_is_kept(session: Session) -> None:
+    # As after an interrupt between the new segment and the record that it was made for.
+    stage = writer.staging(session)
+    stage._free.append(stage._new_writer())
+    stage._free[0]._make_room(10)
+    record_name = "x" * 2000
+    attach("s", session.sessions_dir).record_heal_trigger(record_name)
+    compact(session.sessions_dir, "s")
+    metrics = load(session.sessions_dir, "s")
+    assert metrics
+    assert metrics.phases[0].phase == record_name
+
+
+def test_foreign_lines_and_batches_live_together(session: Session) -> None:
+    with Collector("s", session.sessions_dir) as collector:
+        for i in range(20):
+            collector.record_phase_transition("plan")
+            with session.journal.open("ab") as stream:
+                stream.write(Record("phase_transition", ("plan",)).line(i))
+            if i % 3 == 0:
+                collector.flush()
+            assert transitions(session) == 2 * (i + 1)

@@ -1,0 +1,157 @@
+"""The metrics and their JSON, which a Go program reads and writes, too."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m31a_mp import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, WorkflowPhase
+from strategies import INT64_MAX, any_counts, names
+
+WHOLE = SessionMetrics(
+    "s",
+    datetime(2026, 1, 2, 3, 4, 5, 678901, UTC),
+    datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
+    [ToolMetric("bash", 3, 2, 1, 201, 67.0)],
+    [LLMMetric("plan", 1, 2, 4, 0.5, 1)],
+    [PhaseMetric("plan", 7, 1, 2, 3, True)],
+    {"no_space": 2},
+    5,
+)
+
+# As a Go program with the struct tags of the table writes it: nanoseconds without trailing zeros, floats
+# without a point where they are whole, nil slices as null.
+GO = b"""{"session_id":"s",
+"started_at":"2026-01-02T03:04:05.678901234Z","updated_at":"2026-01-02T04:04:06+01:00",
+"tools":[{"name":"bash","call_count":3,"success_count":2,"fail_count":1,
+"total_duration_ms":201,"avg_duration_ms":67}],
+"llms":null,
+"phases":[{"phase":"plan","duration_ms":7,"transition_count":1,
+"heal_trigger_count":2,"bisect_trigger_count":3,"success":true}],"new_key":[1]}"""
+
+
+def test_phases_are_those_of_the_workflow() -> None:
+    assert list(WorkflowPhase) == [
+        "idle", "initialize", "discuss", "plan", "execute", "verify", "runtime", "ship",
+    ]  # fmt: skip
+    assert all(str(phase) == phase.value for phase in WorkflowPhase)
+
+
+def test_metrics_come_back_from_their_json() -> None:
+    assert SessionMetrics.from_json(orjson.loads(orjson.dumps(WHOLE.to_json()))) == WHOLE
+
+
+offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+metrics = st.builds(
+    SessionMetrics,
+    names,
+    st.datetimes(datetime(1970, 1, 1), datetime(9990, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    st.datetimes(datetime(1970, 1, 1), datetime(9990, 1, 1), timezones=offsets),  # noqa: DTZ001
+    st.lists(
+        st.builds(ToolMetric, names, any_counts, any_counts, any_counts, any_counts, st.floats(0, 1e300))
+    ),
+    st.lists(
+        st.builds(LLMMetric, names, any_counts, any_counts, any_counts, st.floats(0, 1e300), any_counts)
+    ),
+    st.lists(
+        st.builds(PhaseMetric, names, any_counts, any_counts, any_counts, any_counts, st.booleans()),
+        max_size=3,
+    ),
+    st.dictionaries(names, any_counts, max_size=3),
+    any_counts,
+)
+
+
+@given(metrics)
+def test_any_metrics_come_back_from_their_json(metrics: SessionMetrics) -> None:
+    assert SessionMetrics.from_json(orjson.loads(orjson.dumps(metrics.to_json()))) == metrics
+
+
+def test_times_are_rfc_3339_in_utc() -> None:
+    there = timezone(timedelta(hours=-7, minutes=-30))
+    document = SessionMetrics("s", datetime(2026, 1, 1, 20, tzinfo=there)).to_json()
+    assert document["started_at"] == "2026-01-02T03:30:00Z"
+
+
+def test_file_of_a_go_program_is_read() -> None:
+    metrics = SessionMetrics.from_json(orjson.loads(GO))
+    assert metrics.started_at == datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+    assert metrics.updated_at == datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
+    assert metrics.tools == WHOLE.tools
+    assert type(metrics.tools[0].avg_duration_ms) is float
+    assert metrics.llms == []
+    assert metrics.phases == WHOLE.phases
+    assert (metrics.dropped, metrics.rejected) == ({}, 0)
+
+
+def test_zero_time_of_go_is_read() -> None:
+    document = {**WHOLE.to_json(), "started_at": "0001-01-01T00:00:00Z"}
+    assert SessionMetrics.from_json(document).started_at == datetime(1, 1, 1, tzinfo=UTC)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+NO_INTEGERS: list[object] = ["1", True, 1.0, INT64_MAX + 1, -(2**63) - 1, 1e30, []]
+NO_NUMBERS: list[object] = ["1", True, float("nan"), float("inf"), []]
+NO_TIMES: list[object] = [None, 1, "", "yesterday", "2026-01-02T03:04:05", "2026-13-01T00:00:00Z"]
+NO_TIMES += ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"]
+
+NO_BOOLS: list[object] = [0, 1, "true", []]
+
+WRONG: list[tuple[str, list[object]]] = [
+    ("session_id", [None, 1, [], b"s", nested(990)]),
+    ("started_at", [*NO_TIMES, nested(990)]),
+    ("updated_at", NO_TIMES),
+    ("tools", [{}, "", 1, [1], [None], [[]], [{"name": None}], [{"name": 1}], [nested(980)]]),
+    ("tools", [[{"name": "bash", "call_count": value}] for value in NO_INTEGERS]),
+    ("tools", [[{"name": "bash", "avg_duration_ms": value}] for value in NO_NUMBERS]),
+    ("llms", [[{"phase": "plan", "cost": value}] for value in NO_NUMBERS]),
+    ("phases", [[{"phase": "plan", "success": value}] for value in NO_BOOLS]),
+    ("dropped", [[], "x", {"x": -0.5}, {"x": 1, "y": "2"}, nested(990)]),
+    ("rejected", [*NO_INTEGERS, nested(990)]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG for value in values])
+def test_json_of_another_form_is_a_value_error_that_says_where(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=key) as error:
+        SessionMetrics.from_json({**WHOLE.to_json(), key: value})
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("document", [None, [], "x", 1, True])
+def test_json_that_is_no_object_is_a_value_error(document: object) -> None:
+    with pytest.raises(ValueError, match="object"):
+        SessionMetrics.from_json(document)
+
+
+@pytest.mark.parametrize(
+    ("tool", "where"),
+    [
+        (ToolMetric("bash", 1.5), "tools[0].call_count"),  # type: ignore[arg-type]
+        (ToolMetric("bash", 2**63), "tools[0].call_count"),
+        (ToolMetric(None), "tools[0].name"),  # type: ignore[arg-type]
+        (ToolMetric("bash", avg_duration_ms=float("nan")), "tools[0].avg_duration_ms"),
+        (ToolMetric("bash", avg_duration_ms=10**400), "tools[0].avg_duration_ms"),
+        (ToolMetric("\ud800"), "tools[0].name"),
+    ],
+)
+def test_metrics_with_a_wrong_field_are_a_value_error_that_says_where(tool: ToolMetric, where: str) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        SessionMetrics("s", tools=[tool]).to_json()
+    assert where in str(error.value)
+
+
+def test_time_without_an_offset_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="started_at"):
+        SessionMetrics("s", datetime(2026, 1, 1)).to_json()  # noqa: DTZ001

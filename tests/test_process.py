@@ -1,0 +1,89 @@
+"""Who a process is: a pid alone is not enough, and doubt means alive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import psutil
+import pytest
+
+from m31a_mp import process
+
+
+def test_this_process_is_seen_alive() -> None:
+    me = process.current()
+    assert me.pid == os.getpid()
+    assert process.seen_alive(me)
+
+
+def test_pid_that_belongs_to_another_process_now_is_not_seen_alive() -> None:
+    me = process.current()
+    assert not process.seen_alive(replace(me, started=me.started - 1))
+
+
+def test_process_of_another_boot_or_namespace_is_not_seen() -> None:
+    assert not process.seen_alive(replace(process.current(), boot_id="0" * 36))
+    assert not process.seen_alive(replace(process.current(), namespace=1))
+
+
+def test_process_is_seen_until_it_ends_and_not_as_a_zombie() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    identity = process._identity(child.pid)
+    process._identity.cache_clear()
+    assert process.seen_alive(identity)
+    assert child.stdin
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has collected it
+    assert not process.seen_alive(identity)
+    child.wait()
+    assert not process.seen_alive(identity)
+
+
+def test_doubt_means_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> str:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil.Process, "status", denied)
+    assert process.seen_alive(process.current())
+
+
+def test_forked_child_is_another_process() -> None:
+    parent = process.current()
+    pid = os.fork()
+    if not pid:
+        child = process.current()
+        os._exit(0 if child.pid == os.getpid() != parent.pid and process.seen_alive(child) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert process.current() == parent
+
+
+@pytest.mark.parametrize("name", ["a b", "a) S 1 (b", ")"])
+def test_start_is_told_of_a_process_with_any_name(name: str) -> None:
+    started = process._started(os.getpid())
+    with open("/proc/self/comm", "r+") as stream:
+        old = stream.read()
+        stream.seek(0)
+        stream.write(name)
+    try:
+        assert process._started(os.getpid()) == started
+    finally:
+        with open("/proc/self/comm", "w") as stream:
+            stream.write(old)
+
+
+def test_process_is_described_by_pid_and_name_and_a_gone_one_by_its_pid() -> None:
+    assert f"pid {os.getpid()}" in process.describe(os.getpid())
+    assert psutil.Process().name() in process.describe(os.getpid())
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert process.describe(child.pid) == f"pid {child.pid}"
+
+
+def test_start_time_is_a_time_before_now() -> None:
+    started = datetime.fromisoformat(process.start_time(os.getpid()))
+    assert started.utcoffset() == timedelta(0)
+    assert started <= datetime.now(UTC)

@@ -1,0 +1,345 @@
+"""Segments: what is committed is there for everyone, whatever became of its writer or of its header."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from m31a_mp import SessionMetrics, attach, compact, durable, load, process, verify
+from m31a_mp.segment import (
+    DATA_OFFSET,
+    DamagedSegmentError,
+    Segment,
+    SegmentFile,
+    delete_stillborn,
+    list_segments,
+    name_parts,
+)
+from m31a_mp.session import Session
+from strategies import Record
+
+WRITER = "00000000000000aa"
+LINES = [Record("tool_call", (f"tool-{i} é", True, 1 << i)).line(i) for i in range(1, 5)]
+DROP_COUNTS = set(range(200, 224))
+CALLS = {f"tool-{i} é": 1 << i for i in range(1, 5)}
+
+
+def staged(session: Session, lines: list[bytes], *, first: int = 1, commit: int | None = None) -> Path:
+    """A segment with these lines that nobody maps any more."""
+    segment = Segment.create(session.segments, WRITER, first, 4096)
+    data = b"".join(lines)
+    segment.memory[DATA_OFFSET : DATA_OFFSET + len(data)] = data
+    committed = len(data) if commit is None else commit
+    segment.words[24] = DATA_OFFSET + committed  # byte 192 of the header
+    segment.close()
+    return segment.path
+
+
+def calls(metrics: SessionMetrics | None) -> dict[str, int]:
+    assert metrics
+    assert all(tool.call_count == 1 for tool in metrics.tools), "counted twice"
+    return {tool.name: tool.total_duration_ms for tool in metrics.tools}
+
+
+class TestWriting:
+    def test_segment_is_never_seen_half_made(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+
+        def reached(point: str) -> None:
+            seen.append((point, list(list_segments(session.segments))))
+
+        monkeypatch.setattr(durable, "reached", reached)
+        path = staged(session, [])
+        assert [p for p, found in seen if found] == ["after rename segment"]
+        assert path.stat().st_size == 4096
+
+    def test_space_of_a_segment_is_allocated_and_not_a_hole(self, session: Session) -> None:
+        segment = Segment.create(session.segments, WRITER, 1, 64 * 1024)
+        assert segment.path.stat().st_blocks * 512 >= 64 * 1024
+        segment.close()
+
+    def test_segment_without_room_for_it_leaves_nothing_behind(
+        self, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: int) -> None:
+            raise OSError(28, "no space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="no space"):
+            Segment.create(session.segments, WRITER, 1, 4096)
+        assert list(session.segments.iterdir()) == []
+
+    def test_record_that_needs_more_than_a_first_segment_is_kept(self, sessions: Path) -> None:
+        recorder = attach("s", sessions)
+        recorder.record_tool_call("\0" * 4096, True, 1)  # 24 KiB as JSON
+        recorder.record_tool_call("small", True, 2)
+        assert calls(recorder.snapshot()) == {"\0" * 4096: 1, "small": 2}
+
+
+class TestReading:
+    @pytest.mark.usefixtures("dead")
+    def test_bytes_that_were_stored_and_not_committed_count_when_the_writer_is_dead(
+        self, session: Session
+    ) -> None:
+        torn = LINES[3][:-10]
+        staged(session, [*LINES[:3], torn], commit=len(LINES[0]))
+        assert compact(session.sessions_dir, "s").records == 3
+        assert verify(session.sessions_dir, "s") == []
+        assert list(session.segments.iterdir()) == []
+
+    def test_committed_record_whose_bytes_have_not_arrived_is_left_for_later(self, session: Session) -> None:
+        staged(session, LINES[:2], commit=sum(map(len, LINES[:3])))
+        assert len(attach("s", session.sessions_dir).snapshot().tools) == 2
+        assert verify(session.sessions_dir, "s") == []
+
+    def test_hole_in_the_records_hides_what_is_behind_it_and_no_more(self, session: Session) -> None:
+        hole = bytearray(b"".join(LINES))
+        at = len(LINES[0]) + 10
+        hole[at : at + 4] = bytes(4)
+        staged(session, [bytes(hole)])
+        assert calls(attach("s", session.sessions_dir).snapshot()) == dict([next(iter(CALLS.items()))])
+
+    def test_segment_of_a_live_process_is_drained_and_stays(self, session: Session) -> None:
+        path = staged(session, LINES)  # of this very process
+        compact(session.sessions_dir, "s")
+        assert calls(load(session.sessions_dir, "s")) == CALLS
+        assert path.exists()
+        assert compact(session.sessions_dir, "s").records == 0
+        assert calls(load(session.sessions_dir, "s")) == CALLS
+
+    @pytest.mark.usefixtures("dead")
+    def test_segment_that_is_mapped_stays_though_its_process_cannot_be_seen(self, session: Session) -> None:
+        segment = Segment.create(session.segments, WRITER, 1, 4096)
+        compact(session.sessions_dir, "s")
+        assert segment.path.exists()
+        segment.close()
+        compact(session.sessions_dir, "s")
+        assert not segment.path.exists()
+
+    def test_segment_of_another_boot_goes_when_it_is_drained(
+        self, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        me = process.current()
+        other = process.ProcessIdentity(me.pid, me.started, "0" * 36, me.namespace)
+        monkeypatch.setattr(process, "current", lambda: other)
+        path = staged(session, LINES)
+        compact(session.sessions_dir, "s")
+        assert calls(load(session.sessions_dir, "s")) == CALLS
+        assert not path.exists()
+
+    @pytest.mark.usefixtures("dead")
+    def test_older_segment_of_a_writer_enters_the_journal_first(self, session: Session) -> None:
+        staged(session, LINES[2:], first=3)
+        staged(session, LINES[:2], first=1)
+        compact(session.sessions_dir, "s")
+        assert calls(load(session.sessions_dir, "s")) == CALLS
+
+
+@pytest.mark.usefixtures("dead")
+class TestDamage:
+    """The rest of the session counts, and the damage is reported or heals."""
+
+    def check(self, session: Session, path: Path, case: object) -> dict[str, int]:
+        session.journal.write_bytes(Record("tool_call", ("foreign", True, 1000)).line(1))
+        findings = verify(session.sessions_dir, session.id)
+        compaction = compact(session.sessions_dir, session.id)
+        counted = calls(compaction.metrics)
+        assert counted.pop("foreign") == 1000, case
+        assert not compaction.metrics.dropped, case
+        assert not compaction.unreadable, case
+        assert len(findings) == len(compaction.rejected) == compaction.metrics.rejected, case
+        assert len(verify(session.sessions_dir, session.id)) == len(findings), case
+        assert not path.exists(), case
+        if findings:
+            assert path.with_name(f"{path.name}.rejected").exists(), case
+        # Ten more come through.
+        recorder = attach(session.id, session.sessions_dir)
+        for _ in range(10):
+            recorder.record_phase_transition("more")
+        recorder.stop()
+        again = compact(session.sessions_dir, session.id).metrics
+        assert again.phases[0].transition_count == 10, case
+        assert len(again.tools) == len(counted) + 1, case
+        return counted
+
+    def test_segment_cut_at_any_byte_keeps_its_whole_records(self, sessions: Path) -> None:
+        end = DATA_OFFSET + sum(map(len, LINES)) + 5
+        for cut in range(end):
+            session = Session.named(f"cut{cut}", sessions)
+            session.make()
+            path = staged(session, LINES)
+            os.truncate(path, cut)
+            counted = self.check(session, path, cut)
+            ends = [DATA_OFFSET + sum(map(len, LINES[:i])) for i in range(1, 5)]
+            assert counted == dict(list(CALLS.items())[: sum(cut >= end for end in ends)]), cut
+
+    @pytest.mark.parametrize("flip", [0xFF, 0x01, 0x80])
+    def test_flipped_byte_of_the_header_gives_all_records_or_a_finding(
+        self, sessions: Path, flip: int
+    ) -> None:
+        for at in sorted(set(range(DATA_OFFSET)) - DROP_COUNTS):
+            session = Session.named(f"flip{at}", sessions)
+            session.make()
+            path = staged(session, LINES)
+            with path.open("r+b") as stream:
+                stream.seek(at)
+                byte = stream.read(1)[0]
+                stream.seek(at)
+                stream.write(bytes([byte ^ flip]))
+            findings = verify(sessions, session.id)
+            counted = self.check(session, path, at)
+            assert counted == ({} if findings else CALLS), at
+
+    def test_flipped_byte_of_the_drop_counts_invents_no_drops(self, sessions: Path) -> None:
+        for at in sorted(DROP_COUNTS):
+            session = Session.named(f"drop{at}", sessions)
+            session.make()
+            path = staged(session, LINES)
+            with path.open("r+b") as stream:
+                stream.seek(at)
+                stream.write(b"\x01")
+            assert self.check(session, path, at) in (CALLS, {})
+
+    @pytest.mark.parametrize("flip", [0xFF, 0x01, 0x80])
+    def test_flipped_byte_of_the_header_counts_nothing_twice(self, sessions: Path, flip: int) -> None:
+        for at in sorted(set(range(128, DATA_OFFSET)) - DROP_COUNTS):
+            session = Session.named(f"again{at}", sessions)
+            session.make()
+            path = staged(session, LINES)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(process, "seen_alive", lambda _: True)  # so that it stays when it is drained
+                compact(sessions, session.id)
+            with path.open("r+b") as stream:
+                stream.seek(at)
+                byte = stream.read(1)[0]
+                stream.seek(at)
+                stream.write(bytes([byte ^ flip]))
+            assert calls(attach(session.id, sessions).snapshot()) == CALLS, at
+            compaction = compact(sessions, session.id)
+            assert calls(compaction.metrics) == CALLS, at
+            assert compaction.metrics.dropped == {}, at
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"\0", bytes(DATA_OFFSET), bytes(8192), os.urandom(4096), b"m31a_seg", b"{" * 300, b"\n" * 300],
+        ids=["empty", "one zero", "zeros", "more zeros", "garbage", "magic", "braces", "newlines"],
+    )
+    def test_file_that_is_no_segment_is_set_aside(self, session: Session, content: bytes) -> None:
+        path = session.segments / f"{WRITER}.{1:020d}.seg"
+        path.write_bytes(content)
+        assert len(verify(session.sessions_dir, "s")) == 1
+        assert self.check(session, path, content) == {}
+
+    @pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
+    def test_segment_of_an_unknown_version_is_set_aside_and_the_reason_names_it(
+        self, session: Session, version: int
+    ) -> None:
+        path = staged(session, LINES)
+        with path.open("r+b") as stream:
+            stream.seek(8)
+            stream.write(version.to_bytes(4, "little"))
+        (finding,) = verify(session.sessions_dir, "s")
+        assert str(version) in finding.reason
+        assert path.name in finding.file
+        self.check(session, path, version)
+
+    def test_segment_of_an_unknown_version_that_is_in_use_is_left_alone(self, session: Session) -> None:
+        segment = Segment.create(session.segments, WRITER, 1, 4096)
+        segment.memory[8:12] = (2).to_bytes(4, "little")
+        compact(session.sessions_dir, "s")
+        assert segment.path.exists()
+        segment.close()
+
+    @pytest.mark.parametrize(
+        "name", ["x.seg", ".seg", f"{WRITER}.1.seg", "é\n.seg", f"{'b' * 16}.{1:020d}.seg"]
+    )
+    def test_segment_under_another_name_is_set_aside(self, session: Session, name: str) -> None:
+        path = staged(session, LINES)
+        path = path.rename(path.with_name(name))
+        assert self.check(session, path, name) == {}
+
+    def test_segment_whose_name_is_no_text_is_set_aside(self, session: Session) -> None:
+        path = session.segments / os.fsdecode(b"\xff.seg")
+        path.write_bytes(b"x")
+        self.check(session, path, "name")
+
+    @pytest.mark.parametrize("kind", ["directory", "symlink", "dangling", "fifo"])
+    def test_segment_that_is_no_file_is_set_aside(self, session: Session, kind: str, tmp_path: Path) -> None:
+        path = session.segments / f"{WRITER}.{1:020d}.seg"
+        victim = tmp_path / "victim"
+        if kind == "directory":
+            path.mkdir()
+        elif kind == "fifo":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(victim)
+        if kind == "symlink":
+            victim.write_bytes(b"precious")
+        session.journal.write_bytes(LINES[0])
+        compaction = compact(session.sessions_dir, "s")
+        assert compaction.records == 1
+        assert len(compaction.rejected) == 1
+        assert not os.path.lexists(path)
+        assert kind != "symlink" or victim.read_bytes() == b"precious"
+        assert len(verify(session.sessions_dir, "s")) == 1
+
+    @pytest.mark.parametrize("bad", [b"garbage\n", b"\n", b"\xff\xfe\n", b'{"event":"tool_call"}\n'])
+    def test_damaged_record_costs_itself(self, session: Session, bad: bytes) -> None:
+        staged(session, [*LINES[:2], bad, *LINES[2:]])
+        assert len(verify(session.sessions_dir, "s")) == 1
+        compaction = compact(session.sessions_dir, "s")
+        assert calls(compaction.metrics) == CALLS
+        assert [item.data.rstrip(b"\n") for item in compaction.rejected] == [bad.rstrip(b"\n")]
+        assert len(verify(session.sessions_dir, "s")) == 1
+
+
+def test_stillborn_segment_is_deleted_and_one_in_the_making_is_not(session: Session) -> None:
+    young, old = session.segments / ".young.seg.tmp", session.segments / ".old.seg.tmp"
+    old.touch()
+    os.utime(old, (0, 0))
+    with young.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # as its maker does
+        delete_stillborn(session.segments)
+    assert list(session.segments.iterdir()) == [young]
+
+
+@pytest.mark.parametrize("moment", range(1, 7))
+def test_cleaning_while_a_segment_is_made_costs_no_record(
+    session: Session, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    moments = itertools.count(1)
+
+    def reached(_: str) -> None:
+        if next(moments) == moment:
+            delete_stillborn(session.segments)
+
+    recorder = attach("s", session.sessions_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "reached", reached)
+        recorder.record_tool_call("bash", True, 1)
+    assert next(moments) > moment
+    recorder.stop()
+    metrics = compact(session.sessions_dir, "s").metrics
+    assert calls(metrics) == {"bash": 1}
+    assert metrics.dropped == {}
+
+
+def test_segments_are_listed_by_writer_and_oldest_first(session: Session) -> None:
+    names = [f"{writer * 16}.{first:020d}.seg" for writer in "0af" for first in (1, 2, 10, 2**63)]
+    for name in reversed(names):
+        (session.segments / name).touch()
+    (session.segments / f".{names[0]}.tmp").touch()
+    (session.segments / f"{names[0]}.rejected").touch()
+    assert [path.name for path in list_segments(session.segments)] == names
+    assert name_parts(names[3]) == ("0" * 16, 2**63)
+
+
+def test_opening_no_segment_says_why(session: Session) -> None:
+    path = session.segments / f"{WRITER}.{1:020d}.seg"
+    path.touch()
+    with pytest.raises(DamagedSegmentError, match="0 bytes"):
+        SegmentFile.open(path)

@@ -1,0 +1,164 @@
+"""A session's directory, its names, and the lease of its owner."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import orjson
+import pytest
+
+from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load, verify
+from m31a_mp.session import Lease, Session
+from strategies import Record
+
+
+def test_naming_a_session_touches_nothing(sessions: Path) -> None:
+    session = Session.named("s", sessions)
+    assert not session.exists()
+    assert session.sealed() == []
+    assert not sessions.exists()
+
+
+@pytest.mark.parametrize("wrong", [None, 1, b"s", Path("s")])
+def test_session_id_that_is_no_string_is_a_type_error(sessions: Path, wrong: str) -> None:
+    with pytest.raises(TypeError, match="session_id"):
+        Session.named(wrong, sessions)
+
+
+@pytest.mark.parametrize("wrong", [None, 1, b"/tmp"])
+def test_directory_that_is_no_path_is_a_type_error(wrong: str) -> None:
+    with pytest.raises(TypeError):
+        Session.named("s", wrong)
+
+
+def test_relative_directory_is_resolved_when_the_session_is_named(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sessions.parent)
+    session = Session.named("s", sessions.name)
+    monkeypatch.chdir("/")
+    assert session.directory == sessions / "s"
+
+
+def test_directories_that_exist_keep_their_mode(sessions: Path) -> None:
+    sessions.mkdir(mode=0o755)
+    (sessions / "s").mkdir(mode=0o750)
+    Session.named("s", sessions).make()
+    assert stat.S_IMODE(sessions.stat().st_mode) == 0o755
+    assert stat.S_IMODE((sessions / "s").stat().st_mode) == 0o750
+    assert stat.S_IMODE((sessions / "s" / "segments").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("name", ["s", "s/segments"])
+@pytest.mark.parametrize("kind", ["file", "symlink"])
+def test_directory_that_is_none_is_an_error_and_a_symlink_is_not_followed(
+    sessions: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    (sessions / name).parent.mkdir(parents=True)
+    if kind == "file":
+        (sessions / name).touch()
+    else:
+        (sessions / name).symlink_to(tmp_path)
+    with pytest.raises((MetricsError, OSError)):
+        Collector("s", sessions)
+    recorder = attach("s", sessions)
+    recorder.record_tool_call("bash", True, 1)
+    recorder.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compact_of_no_session_raises_and_makes_none(sessions: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="session"):
+        compact(sessions, "s")
+    assert not sessions.exists()
+    assert verify(sessions, "s") == []
+
+
+def test_compact_of_an_empty_directory_publishes_an_empty_file(sessions: Path) -> None:
+    (sessions / "s").mkdir(parents=True)
+    compaction = compact(sessions, "s")
+    assert (compaction.records, compaction.rejected) == (0, [])
+    assert load(sessions, "s") == compaction.metrics
+
+
+def test_sealed_journals_are_folded_in_the_order_of_their_numbers(session: Session) -> None:
+    for number in (2, 10, 1):
+        data = b'{"event":"phase_duration","phase":"plan","duration_ms":%d,"success":true}\n' % number
+        session.sealed_name(number).write_bytes(data)
+    (session.directory / "journal.1.ndjson").write_bytes(b"somebody's")
+    assert [number for number, _ in session.sealed()] == [1, 2, 10]
+    compaction = compact(session.sessions_dir, "s")
+    assert compaction.records == 3
+    assert compaction.metrics.phases[0].duration_ms == 10
+    assert session.sealed() == []
+    assert (session.directory / "journal.1.ndjson").exists()
+
+
+def test_journal_is_never_sealed_under_a_number_that_counts_as_folded(session: Session) -> None:
+    line = Record("heal_trigger", ("plan",)).line(1)
+    for _ in range(3):
+        session.journal.write_bytes(line)
+        compact(session.sessions_dir, "s")
+    session.sealed_name(7).write_bytes(line)
+    session.journal.write_bytes(line)
+    compact(session.sessions_dir, "s")
+    session.journal.write_bytes(line)
+    assert compact(session.sessions_dir, "s").metrics.phases[0].heal_trigger_count == 6
+
+
+def test_journal_is_not_sealed_over_one_that_a_crash_left_sealed(session: Session) -> None:
+    line = Record("heal_trigger", ("plan",)).line(1)
+    session.sealed_name(1).write_bytes(line)
+    session.journal.write_bytes(line)
+    assert compact(session.sessions_dir, "s").metrics.phases[0].heal_trigger_count == 2
+
+
+@pytest.mark.parametrize("number", ["9" * 18, "9" * 19, "9" * 30, "9" * 200, "\u0661" * 12])
+def test_planted_journal_of_an_absurd_number_stops_nothing(session: Session, number: str) -> None:
+    line = Record("heal_trigger", ("plan",)).line(1)
+    (session.directory / f"journal.{number}.ndjson").write_bytes(line)
+    for wanted in (1, 2, 3):
+        session.journal.write_bytes(line)
+        compaction = compact(session.sessions_dir, "s")
+        assert compaction.metrics.phases[0].heal_trigger_count in (wanted, wanted + 1)
+
+
+class TestLease:
+    def test_lease_is_exclusive_and_can_be_given_back_twice(self, session: Session) -> None:
+        lease = Lease.take(session)
+        assert lease.held
+        assert Lease.take_if_free(session) is None
+        with pytest.raises(SessionOwnedError):
+            Lease.take(session)
+        lease.release()
+        lease.release()
+        assert not lease.held
+        with Lease.take(session) as other:
+            assert other.held
+
+    def test_lease_says_who_holds_it_and_nobody_when_it_was_given_back(self, session: Session) -> None:
+        with Lease.take(session):
+            content = orjson.loads(session.owner_lock.read_bytes())
+            assert content["pid"] == os.getpid()
+            assert content["started_at"].endswith(("Z", "+00:00"))
+        assert session.owner_lock.read_bytes() == b""
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"garbage", b"[]", b'{"pid":"x"}', b'{"pid":1,"started_at":[]}', b"\0" * 100, b"[" * 9999],
+    )
+    def test_lease_with_any_content_can_be_taken_and_refused(self, session: Session, content: bytes) -> None:
+        session.owner_lock.write_bytes(content)
+        with Lease.take(session):
+            session.owner_lock.write_bytes(content)  # as a crash in the middle of the write may leave it
+            with pytest.raises(SessionOwnedError, match=str(os.getpid())) as error:
+                Lease.take(session)
+            assert error.value.pid == os.getpid()
+            assert error.value.path == str(session.owner_lock)
+
+    def test_long_line_of_a_crashed_owner_does_not_show_behind_the_new_one(self, session: Session) -> None:
+        session.owner_lock.write_bytes(b'{"pid":1,"started_at":"x"}' + b" " * 5000 + b"x")
+        with Lease.take(session):
+            assert orjson.loads(session.owner_lock.read_bytes())["pid"] == os.getpid()

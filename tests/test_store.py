@@ -1,0 +1,280 @@
+"""`metrics.json`: the old or the new one, whole; and what to do with one that is neither."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from m31a_mp import (
+    Collector,
+    DamagedMetricsError,
+    LLMMetric,
+    PhaseMetric,
+    SessionMetrics,
+    SessionOwnedError,
+    ToolMetric,
+    UnsupportedVersionError,
+    Usage,
+    attach,
+    compact,
+    durable,
+    load,
+    save,
+    verify,
+)
+from m31a_mp.session import Session
+from strategies import Record
+
+LINE = Record("tool_call", ("bash", True, 1)).line(1)
+
+
+@pytest.fixture
+def published(session: Session) -> Session:
+    """A session with a file that has an entry in each table."""
+    with Collector("s", session.sessions_dir) as collector:
+        collector.record_tool_call("bash", True, 1)
+        collector.record_llm_interaction("plan", Usage(1, 2, 3), 0.1)
+        collector.record_phase_duration("plan", 5, True)
+    return session
+
+
+def edit(session: Session, key: str, value: object) -> None:
+    document = orjson.loads(session.metrics.read_bytes())
+    document[key] = value
+    session.metrics.write_bytes(orjson.dumps(document))
+
+
+def refuses(session: Session) -> None:
+    """Every door says that the file is damaged and names it, and the journal is as it was."""
+    content = session.metrics.read_bytes()
+    session.journal.write_bytes(LINE)
+    doors: list[Any] = [
+        lambda: compact(session.sessions_dir, "s"),
+        lambda: Collector("s", session.sessions_dir),
+        lambda: attach("s", session.sessions_dir).snapshot(),
+    ]
+    for door in doors:
+        with pytest.raises(DamagedMetricsError) as error:
+            door()
+        assert str(session.metrics) in str(error.value)
+        assert error.value.path == str(session.metrics)
+    findings = verify(session.sessions_dir, "s")
+    assert [finding.file for finding in findings] == ["metrics.json"]
+    assert session.metrics.read_bytes() == content
+    assert sum(LINE in path.read_bytes() for path in session.directory.glob("journal.*ndjson")) == 1
+    # Moved away, as the message says, the journal counts on from zero.
+    session.metrics.unlink()
+    assert compact(session.sessions_dir, "s").metrics.tools[0].call_count == 1
+
+
+class TestLoad:
+    def test_session_without_a_file_is_none(self, session: Session) -> None:
+        sessions = session.sessions_dir
+        assert load(sessions, "s") is None
+        assert load(sessions, "no such session") is None
+        assert load(sessions / "no such directory", "s") is None
+
+    def test_file_cut_at_any_byte_is_damaged_and_the_error_names_it(self, published: Session) -> None:
+        whole = published.metrics.read_bytes()
+        for cut in range(len(whole) - 2):
+            published.metrics.write_bytes(whole[:cut])
+            with pytest.raises(DamagedMetricsError, match=r"metrics\.json"):
+                load(published.sessions_dir, "s")
+            with pytest.raises(DamagedMetricsError, match=r"metrics\.json"):
+                attach("s", published.sessions_dir).snapshot()
+        published.metrics.write_bytes(whole[:-1])  # without its last newline
+        assert load(published.sessions_dir, "s")
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"\0" * 500, b"null", b"[]", b"{}", b"\xff", b"1", b'"x"', b"[" * 5000, b"{}{}"],
+    )
+    def test_file_that_is_not_one_stops_everything_and_harms_nothing(
+        self, session: Session, content: bytes
+    ) -> None:
+        session.metrics.write_bytes(content)
+        with pytest.raises(DamagedMetricsError):
+            load(session.sessions_dir, "s")
+        refuses(session)
+
+    @pytest.mark.parametrize("depth", [900, 1000, 1015])
+    @pytest.mark.parametrize("key", ["session_id", "tools", "dropped", "m31a_mp", "no_such_key"])
+    def test_deeply_nested_file_is_read_or_damaged(self, published: Session, key: str, depth: int) -> None:
+        document = orjson.loads(published.metrics.read_bytes())
+        document[key] = "@"
+        nested = orjson.dumps(document).replace(b'"@"', b"[" * depth + b"]" * depth)
+        published.metrics.write_bytes(nested)
+        try:
+            assert load(published.sessions_dir, "s")
+            attach("s", published.sessions_dir).snapshot()
+        except DamagedMetricsError as error:
+            assert len(str(error)) < 1000  # noqa: PT017
+        assert key == "no_such_key" or verify(published.sessions_dir, "s")
+
+    @pytest.mark.parametrize("version", [0, 2, 10**6, "1", None, [], 1.5])
+    def test_file_of_an_unknown_version_is_an_error_that_says_so(
+        self, published: Session, version: object
+    ) -> None:
+        edit(published, "m31a_mp", {"version": version})
+        with pytest.raises(UnsupportedVersionError, match="version"):
+            load(published.sessions_dir, "s")
+        refuses(published)
+
+    @pytest.mark.parametrize(
+        "checkpoint",
+        [
+            5, "x", [1], [], "", 0, False,
+            {"version": 1, "journal": "1"}, {"version": 1, "journal": -1.5}, {"version": 1, "writers": []},
+            {"version": 1, "writers": {"a": {}}},
+            {"version": 1, "writers": {"a": {"last": "1", "dropped": {}}}},
+            {"version": 1, "writers": {"a": {"last": 1, "dropped": {"x": None}}}},
+            {"version": 1, "tools": 1}, {"version": 1, "tools": {"bash": {"first": "1"}}},
+            {"version": 1, "llms": {"plan": {"first": 1, "costs": [None]}}},
+            {"version": 1, "llms": {"plan": {"first": 1, "costs": ["nan"]}}},
+            {"version": 1, "llms": {"plan": {"first": 1, "costs": 1}}},
+            {"version": 1, "phases": {"plan": {"first": 1, "latest": "x"}}},
+        ],
+    )  # fmt: skip
+    @pytest.mark.timeout(20)
+    def test_file_whose_own_part_is_not_valid_stops_everything_that_would_go_on_from_it(
+        self, published: Session, checkpoint: object
+    ) -> None:
+        edit(published, "m31a_mp", checkpoint)
+        refuses(published)
+
+    def test_file_of_a_go_program_is_gone_on_from(self, session: Session) -> None:
+        session.metrics.write_bytes(
+            b'{"session_id":"s","started_at":"2026-01-02T03:04:05.678901234Z",'
+            b'"updated_at":"2026-01-02T03:05:00Z","tools":[{"name":"bash","call_count":3,"success_count":2,'
+            b'"fail_count":1,"total_duration_ms":201,"avg_duration_ms":67}],"llms":[{"phase":"plan",'
+            b'"prompt_tokens":1,"completion_tokens":2,"total_tokens":4,"cost":0.5,"interaction_count":1}],'
+            b'"phases":[{"phase":"plan","duration_ms":7,"transition_count":1,"heal_trigger_count":2,'
+            b'"bisect_trigger_count":3,"success":true},{"phase":"a","duration_ms":0,"transition_count":1,'
+            b'"heal_trigger_count":0,"bisect_trigger_count":0,"success":false}]}'
+        )
+        with Collector("s", session.sessions_dir) as collector:
+            collector.record_tool_call("bash", True, 3)
+            collector.record_llm_interaction("plan", Usage(1, 1, 1), 0.25)
+            collector.record_phase_transition("a")
+            metrics = collector.snapshot()
+        assert metrics == load(session.sessions_dir, "s")
+        assert metrics.started_at == datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+        assert metrics.tools == [ToolMetric("bash", 4, 3, 1, 204, 51.0)]
+        assert metrics.llms == [LLMMetric("plan", 2, 3, 5, 0.75, 2)]
+        assert metrics.phases == [PhaseMetric("plan", 7, 1, 2, 3, True), PhaseMetric("a", 0, 2)]
+
+
+class TestSave:
+    METRICS = SessionMetrics(
+        "s",
+        datetime(2026, 1, 2, tzinfo=UTC),
+        datetime(2026, 1, 3, tzinfo=UTC),
+        [ToolMetric("z", 2, 1, 1, 10, 5.0), ToolMetric("a", 1, 1, 0, 1, 1.0)],
+        [LLMMetric("plan", 1, 2, 4, 0.1, 1)],
+        [PhaseMetric("ship", 9, 1, 2, 3, True), PhaseMetric("plan", 7)],
+    )
+
+    def test_saved_metrics_are_loaded_as_they_were(self, sessions: Path) -> None:
+        save(sessions, "s", self.METRICS)
+        assert load(sessions, "s") == self.METRICS
+        assert attach("s", sessions).snapshot() == self.METRICS
+        assert verify(sessions, "s") == []
+
+    def test_saved_metrics_are_gone_on_from(self, sessions: Path) -> None:
+        save(sessions, "s", self.METRICS)
+        with Collector("s", sessions) as collector:
+            assert collector.snapshot() == self.METRICS
+            collector.record_tool_call("a", True, 2)
+            collector.record_llm_interaction("plan", Usage(0, 0, 0), 0.2)
+            metrics = collector.snapshot()
+        assert metrics.tools == [ToolMetric("z", 2, 1, 1, 10, 5.0), ToolMetric("a", 2, 2, 0, 3, 1.5)]
+        assert metrics.llms[0].cost == 0.1 + 0.2
+        assert metrics.phases == self.METRICS.phases
+        assert metrics.started_at == self.METRICS.started_at
+
+    def test_saved_duration_of_a_phase_that_had_none_stays(self, sessions: Path) -> None:
+        with Collector("s", sessions) as collector:
+            collector.record_phase_transition("plan")
+        metrics = load(sessions, "s")
+        assert metrics
+        metrics.phases[0].duration_ms = 5
+        save(sessions, "s", metrics)
+        with Collector("s", sessions) as collector:
+            assert collector.snapshot().phases == [PhaseMetric("plan", 5, 1)]
+            collector.record_phase_duration("plan", 4, True)
+            assert collector.snapshot().phases == [PhaseMetric("plan", 4, 1, success=True)]
+
+    def test_saved_cost_wins_over_what_was_counted(self, sessions: Path) -> None:
+        with Collector("s", sessions) as collector:
+            collector.record_llm_interaction("plan", Usage(1, 1, 1), 0.1)
+        metrics = load(sessions, "s")
+        assert metrics
+        metrics.llms[0].cost = 7.0
+        save(sessions, "s", metrics)
+        with Collector("s", sessions) as collector:
+            collector.record_llm_interaction("plan", Usage(1, 1, 1), 0.5)
+            assert collector.snapshot().llms[0].cost == 7.5
+
+    def test_records_that_are_not_counted_yet_come_on_top(self, sessions: Path) -> None:
+        attach("s", sessions).record_tool_call("z", True, 1)
+        save(sessions, "s", self.METRICS)
+        assert compact(sessions, "s").metrics.tools[0] == ToolMetric("z", 3, 2, 1, 11, 11 / 3)
+        save(sessions, "s", self.METRICS)  # and are not counted again
+        assert compact(sessions, "s").metrics.tools[0] == ToolMetric("z", 2, 1, 1, 10, 5.0)
+
+    def test_save_while_an_owner_lives_raises_and_changes_nothing(self, sessions: Path) -> None:
+        with Collector("s", sessions) as collector:
+            before = collector.snapshot()
+            with pytest.raises(SessionOwnedError):
+                save(sessions, "s", self.METRICS)
+            assert load(sessions, "s") == before
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            SessionMetrics("s", tools=[ToolMetric("bash", 2**63)]),
+            SessionMetrics("s", tools=[ToolMetric("\ud800")]),
+            SessionMetrics("s", llms=[LLMMetric("plan", cost=float("nan"))]),
+            SessionMetrics("s", llms=[LLMMetric("plan", cost=10**400)]),
+            SessionMetrics("s", datetime(2026, 1, 1)),  # noqa: DTZ001
+            SessionMetrics("s", dropped={"\ud800": 1}),
+        ],
+    )
+    def test_metrics_that_are_not_valid_are_a_value_error_and_the_old_file_stays(
+        self, sessions: Path, wrong: SessionMetrics
+    ) -> None:
+        save(sessions, "s", self.METRICS)
+        with pytest.raises(ValueError, match=r"."):
+            save(sessions, "s", wrong)
+        assert load(sessions, "s") == self.METRICS
+
+    @pytest.mark.parametrize("call", ["write_all", "fsync", "replace"])
+    def test_save_that_fails_leaves_the_old_file_whole_and_nothing_else(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        save(sessions, "s", self.METRICS)
+        before = sorted((sessions / "s").iterdir())
+
+        def fail(*_: object) -> None:
+            raise OSError(28, "no space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(durable if call == "write_all" else os, call, fail)
+            with pytest.raises(OSError, match="no space"):
+                save(sessions, "s", SessionMetrics("s"))
+        assert load(sessions, "s") == self.METRICS
+        assert sorted((sessions / "s").iterdir()) == before
+
+    def test_file_can_be_replaced_by_metrics_with_another_order(self, sessions: Path) -> None:
+        save(sessions, "s", self.METRICS)
+        metrics = load(sessions, "s")
+        assert metrics
+        metrics.tools.reverse()
+        metrics.started_at -= timedelta(days=1)
+        save(sessions, "s", metrics)
+        assert load(sessions, "s") == metrics == attach("s", sessions).snapshot()
