@@ -187,8 +187,10 @@ def looked_from_outside(_: Collector, sessions_dir: Path) -> SessionMetrics:
 Look = Callable[[Collector, Path], SessionMetrics]
 
 
-@pytest.mark.parametrize("look", [flushed, looked, looked_from_outside])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "look"),
+    [*((method, flushed) for method in METHODS), ("fork", looked), ("fork", looked_from_outside)],
+)
 def test_each_look_while_eight_processes_record_contains_what_they_had_acknowledged(
     method: str, look: Look, started: Workers, collector: Collector, tmp_path: Path
 ) -> None:

@@ -436,3 +436,9 @@ def test_test_fails_when_pytest_or_coverage_does(
 @pytest.mark.parametrize("name", ["scripts/demo", "scripts/test", ".ci/run"])
 def test_commands_of_the_readme_can_be_executed(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
+
+
+def test_torture_of_a_few_seconds_loses_and_doubles_nothing() -> None:
+    result = run("torture.py", "--seconds", "6", "--seed", "1", "--writers", "8")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"^records [1-9]\d*  kills [1-9]\d*  lost 0  duplicated 0$", result.stdout, re.MULTILINE)
