@@ -354,6 +354,13 @@ def test_writer_whose_program_closed_all_descriptors_keeps_its_segment_and_loses
     assert verify(tmp_path, SESSION) == []
 
 
+def test_recording_after_the_program_closed_all_descriptors_closes_no_file_that_it_opened_since(
+    collector: Collector,
+) -> None:
+    with closer(collector) as program:
+        assert ask(program, 20_000) == 0  # through several segments
+
+
 def test_owner_whose_program_closed_all_descriptors_owns_the_session_no_more_and_loses_nothing(
     tmp_path: Path,
 ) -> None:

@@ -122,11 +122,11 @@ class _Chunk:
             self._journal.append(batches)
         kept = set()
         for source in self._sources:
+            source.file.advance(source.pending.end)  # a living writer sees it, even if the file goes
             if source.deletable:
                 with durable.step("delete segment"):
                     source.file.path.unlink(missing_ok=True)
             else:
-                source.file.advance(source.pending.end)
                 kept.add(source.file.writer)
         self.close()
         return kept

@@ -175,6 +175,11 @@ class Journal:
             _deferred.setdefault(me, []).append(call)
         return me in _holding
 
+    def is_held_by_another_thread(self) -> bool:
+        """Whether a thread of this process, and not this one, holds the lock."""
+        path, me = self._session.journal_lock, get_ident()
+        return any(holder[0] == path and holder[1] != me for holder in list(_holding))
+
     def append(self, batches: Iterable[Batch]) -> None:
         """Append the batches with one write. The caller holds the lock.
 

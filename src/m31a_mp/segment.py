@@ -65,6 +65,9 @@ _ALL_ONES = (1 << 64) - 1
 _NAME = re.compile(r"([0-9a-f]{16})\.(\d{20})\.seg")
 
 
+_never_closed: list[mmap.mmap] = []
+
+
 class DamagedSegmentError(ValueError):
     """The file is no segment that this version can read; the message is the reason."""
 
@@ -139,7 +142,20 @@ class Segment:
     def close(self) -> None:
         """Unmap it; the file stays."""
         self.words.release()
-        self.memory.close()
+        try:
+            is_ours = self.memory.size() == self.size
+        except OSError:
+            is_ours = True  # its descriptor is closed, and nobody's
+        if is_ours:
+            self.memory.close()
+        else:
+            # The program closed descriptors that it does not know, and has a file of that number now:
+            # unmapping would close it.
+            _never_closed.append(self.memory)
+
+    def is_drained(self) -> bool:
+        """Whether all of it is in the journal, whoever took it there."""
+        return self.words[_DRAINED_OFFSET // _WORD.size] == self.words[COMMITTED]
 
     def delete(self) -> None:
         """Delete the file, all of which is in the journal. If that fails, the owner will do it."""

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from errno import ECANCELED, EDQUOT, EIO, ENOSPC
 from pathlib import Path
@@ -38,6 +39,8 @@ _GROWTH = 4
 BACKLOG_BYTES = 64 * 1024 * 1024
 # While there is no room, a record costs little: it is only looked for this often.
 _RETRY_SECONDS = 0.05
+# How long a record may wait for another thread of its own process that is handing records over.
+_OWN_THREADS_SECONDS = 1.0
 
 
 _warned: set[Session] = set()
@@ -65,8 +68,9 @@ _ENDLESS_ROOM: _Room = (_DISCARD, _DISCARD, sys.maxsize)
 class Writer:
     """One stream of records: an id, and the segments that hold what is not handed over yet."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, staged: Callable[[], list[Path]]) -> None:
         self.id = os.urandom(8).hex()
+        self._staged = staged
         self.segments: list[Segment] = []  # oldest first; the last one takes the records
         self._session = session
         self._journal = Journal(session)
@@ -91,6 +95,10 @@ class Writer:
         # Last, and one aligned store: before it a reader does not know of the bytes, after it the death
         # of this process cannot take them.
         words[COMMITTED] = end
+
+    def paths(self) -> list[Path]:
+        """Its segments, oldest first."""
+        return [segment.path for segment in self.segments]
 
     def unsaid_drops(self) -> Batch | None:
         """What it dropped, if it never had a segment that could tell the owner."""
@@ -124,7 +132,8 @@ class Writer:
             return False
         try:
             with durable.operation():
-                self._start_segment(need, handed_over=self._spill())
+                self._spill()
+                self._start_segment(need)
         except ForkedError:
             return False  # it counts in the parent
         except (OSError, MetricsError) as error:
@@ -135,27 +144,50 @@ class Writer:
         self._trouble = None
         return True
 
-    def _spill(self) -> bool:
-        """Move what is staged to the journal if its lock is free; returns whether all of it was moved."""
+    def _spill(self) -> None:
+        """Move what this process has staged to the journal, if its lock is free.
+
+        All of it, for this thread may be the only one of many that finds the lock free.
+        """
         if not self.segments:
-            return True
+            return
         try:
             with self._journal.locked_if_free() as locked:
-                paths = [segment.path for segment in self.segments]
-                return locked and drain(self._journal, paths).everything_moved
+                if locked:
+                    drain(self._journal, self._staged())
         except ForkedError:
             raise
         except OSError:
-            return False  # a full disk, mostly; the records are safe where they are
+            return  # a full disk, mostly; the records are safe where they are
 
-    def _start_segment(self, need: int, *, handed_over: bool) -> None:
+    def _backlog(self) -> int:
+        return sum(segment.size for segment in self.segments if not segment.is_drained())
+
+    def _wait_for_own_threads(self) -> None:
+        """Let a thread of this process finish that is draining: it needs the interpreter that we occupy.
+
+        For another process nothing here waits.
+        """
+        deadline = time.monotonic() + _OWN_THREADS_SECONDS
+        while (
+            self._backlog() >= BACKLOG_BYTES // 2
+            and self._journal.is_held_by_another_thread()
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.001)
+            self._spill()
+
+    def _start_segment(self, need: int) -> None:
         first, size = 1, FIRST_SEGMENT_BYTES
         if self.segments:
             full = self.segments[-1]
             first = full.first + full.records()
             size = min(full.size * _GROWTH, MAX_SEGMENT_BYTES)
-        if not handed_over and sum(segment.size for segment in self.segments) >= BACKLOG_BYTES:
+        self._wait_for_own_threads()
+        if self._backlog() >= BACKLOG_BYTES:
             raise BlockingIOError(f"{BACKLOG_BYTES} bytes are staged and the journal takes none of them")
+        done = [segment for segment in self.segments if segment.is_drained()]
+        kept = [segment for segment in self.segments if segment not in done]
         self._session.make()
         # From here on the old segment may be taken for one that is finished, and be deleted: whatever
         # interrupts this, nothing more is stored in it.
@@ -163,8 +195,7 @@ class Writer:
         segment = self._create(first, size, need)
         for reason, dropped in self._dropped.items():
             segment.show_dropped(reason, dropped)
-        done = self.segments if handed_over else []
-        self.segments = [*([] if handed_over else self.segments), segment]
+        self.segments = [*kept, segment]
         if self.abandoned:
             segment.close()
             raise ForkedError(ECANCELED, "left to the parent process")
@@ -273,8 +304,11 @@ class Staging:
         finally:
             self._syncing = False
 
+    def _paths(self) -> list[Path]:
+        return [path for writer in list(self._writers) for path in writer.paths()]
+
     def _new_writer(self) -> Writer:
-        writer = Writer(self._session)
+        writer = Writer(self._session, self._paths)
         self._writers.append(writer)
         return writer
 
@@ -322,7 +356,7 @@ class Staging:
 
     @staticmethod
     def _drain(journal: Journal, writers: list[Writer]) -> None:
-        left = drain(journal, [segment.path for writer in list(writers) for segment in writer.segments])
+        left = drain(journal, [path for writer in list(writers) for path in writer.paths()])
         for error in left.unreadable:
             raise error
         for path, reason in left.damaged:
