@@ -21,8 +21,6 @@ MAX_NAME_BYTES = 4096
 # How many lines are kept ready for each event; more distinct names than that and they are made anew.
 _TEMPLATES_KEPT = 4096
 
-JSON_BOOL = {True: b"true", False: b"false"}
-
 
 def check_name(field: str, value: object) -> str:
     """A name: text of 1 to 4096 bytes of UTF-8."""

@@ -234,6 +234,11 @@ def _reason(error: Exception) -> str:
     return "io_error"
 
 
+def _paths_of(writers: list[Writer]) -> list[Path]:
+    """Their segments, each writer's oldest first; the list may grow meanwhile."""
+    return [path for writer in list(writers) for path in writer.paths()]
+
+
 class Staging:
     """Everything this process stages for one session."""
 
@@ -305,7 +310,7 @@ class Staging:
             self._syncing = False
 
     def _paths(self) -> list[Path]:
-        return [path for writer in list(self._writers) for path in writer.paths()]
+        return _paths_of(self._writers)
 
     def _new_writer(self) -> Writer:
         writer = Writer(self._session, self._paths)
@@ -356,7 +361,7 @@ class Staging:
 
     @staticmethod
     def _drain(journal: Journal, writers: list[Writer]) -> None:
-        left = drain(journal, [path for writer in list(writers) for path in writer.paths()])
+        left = drain(journal, _paths_of(writers))
         for error in left.unreadable:
             raise error
         for path, reason in left.damaged:
