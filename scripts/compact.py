@@ -29,9 +29,13 @@ def complain(error: Exception) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("session", metavar="SESSION_DIR", help="the directory of the session")
-    directory = os.path.abspath(parser.parse_args().session)
+    parser.add_argument(
+        "--rebuild", action="store_true", help="set a damaged metrics.json aside, and count on from zero"
+    )
+    arguments = parser.parse_args()
+    directory = os.path.abspath(arguments.session)
     try:
-        compaction = compact(*os.path.split(directory))
+        compaction = compact(*os.path.split(directory), rebuild=arguments.rebuild)
     except (MetricsError, OSError, ValueError) as error:
         complain(error)
         return 2

@@ -120,8 +120,16 @@ def _damage(sessions: Path, acknowledge: Acknowledge) -> None:
     collector.stop()
 
 
+def _rebuilt(sessions: Path, acknowledge: Acknowledge) -> None:
+    """metrics.json is damaged when nothing was merged yet, and started anew."""
+    Session.named("s", sessions).make()
+    _record(attach("s", sessions), acknowledge, 3)
+    Session.named("s", sessions).metrics.write_bytes(b"garbage")
+    compact(sessions, "s", rebuild=True)
+
+
 CLEAN = [_whole_life, _to_the_disk, _failing_disk, _torn_tails]
-SCENARIOS = [*CLEAN, _damage]
+SCENARIOS = [*CLEAN, _damage, _rebuilt]
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +197,7 @@ def test_death_at_either_side_of_every_step_loses_and_doubles_nothing(
         run = _Run(scenario, sessions, (point, nth))
         assert run.status == -signal.SIGKILL, (point, nth)
         if Session.named("s", sessions).exists():
-            compact(sessions, "s")
+            compact(sessions, "s", rebuild=True)
         if scenario in CLEAN:
             assert verify(sessions, "s") == [], (point, nth)
         recovered = _count(sessions)

@@ -327,6 +327,16 @@ def test_compact_that_is_not_possible_says_why(session: Path, content: str | Non
     assert result.stderr.count("\n") == 1
 
 
+def test_compact_rebuilds_a_damaged_file_when_told_so(session: Path) -> None:
+    attach(session.name, session.parent).record_tool_call("tool", True, 1)
+    (session / "metrics.json").write_text("damaged")
+    result = run("compact.py", session, "--rebuild")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "records recovered: 1" in result.stdout
+    assert "set aside: metrics.json." in result.stdout
+    assert calls(session) == {"tool": (1, 0)}
+
+
 # --- demo and test ------------------------------------------------------------------------------------
 
 # Stands in for every program of a virtual environment, and writes down how it was called.

@@ -21,7 +21,7 @@ from filelock import lock_descriptor
 from m31a_mp import durable, journal, rejected, store
 from m31a_mp.drain import Drained, drain
 from m31a_mp.fold import Fold
-from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
+from m31a_mp.journal import Batch, Journal
 from m31a_mp.model import SessionMetrics
 from m31a_mp.rejected import Rejected, shown
 from m31a_mp.segment import DamagedSegmentError, SegmentFile, delete_stillborn, list_segments
@@ -49,12 +49,15 @@ class Compaction:
     unreadable: list[OSError]
 
 
-def compact(sessions_dir: str | os.PathLike[str], session_id: str) -> Compaction:
+def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: bool = False) -> Compaction:
     """Do what the owner of a session would do, when there is none: recover after a crash.
 
     Args:
         sessions_dir: The directory of the sessions.
         session_id: The session's id.
+        rebuild: If `metrics.json` is damaged, set it aside and start a new one from the records that are
+            still there. What had been merged before is not among them: it is only in the file that was
+            set aside, and `rejected` says so.
 
     Returns:
         What was found; `metrics.json` contains every record of the session now, durably.
@@ -62,7 +65,8 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str) -> Compaction
     Raises:
         FileNotFoundError: There is no such session.
         SessionOwnedError: Its owner lives; says which process it is.
-        DamagedMetricsError: `metrics.json` is not valid; nothing was touched.
+        DamagedMetricsError: `metrics.json` is not valid, and `rebuild` is false; nothing was touched.
+        UnsupportedVersionError: A later version wrote `metrics.json`, which is not damage.
         JournalLockedError: Another process held the journal's lock for 5 seconds; says which.
         OSError: The disk is full, or fails.
 
@@ -73,11 +77,11 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str) -> Compaction
         raise FileNotFoundError(ENOENT, "there is no session of that name", str(session.directory))
     session.make()
     with Lease.take(session):
-        return compact_session(session, time.time_ns())
+        return compact_session(session, time.time_ns(), rebuild=rebuild)
 
 
 def compact_session(
-    session: Session, started: int, *, is_durable: bool = False, timeout: float = LOCK_SECONDS
+    session: Session, started: int, *, is_durable: bool = False, rebuild: bool = False
 ) -> Compaction:
     """Bring `metrics.json` up to date with everything recorded. The caller holds the session's lease.
 
@@ -86,14 +90,17 @@ def compact_session(
         started: When the session started, in ns since the epoch, if `metrics.json` does not say.
         is_durable: The caller knows that `metrics.json` as it is survives a power cut, so that it need
             not be written when there is no news. One that another process wrote may not.
-        timeout: Seconds to wait for `journal.lock`.
+        rebuild: Start anew if `metrics.json` is damaged.
 
     Raises:
         DamagedMetricsError, JournalLockedError, OSError: As `compact`.
     """
-    published = store.read_totals(session)
+    damage = store.set_aside_if_damaged(session) if rebuild else None
+    published = None if damage else store.read_totals(session)
     fold = Fold(published or Totals(started))
-    drained = _drain_and_seal(session, fold.totals.journal, timeout)
+    if damage:
+        fold.reject(damage)
+    drained = _drain_and_seal(session, fold.totals.journal)
     # From here on nobody waits for this process: writers append to a new journal.
     damaged = [path for path, _ in drained.damaged if _is_free(path)]
     for path, reason in drained.damaged:
@@ -109,9 +116,9 @@ def compact_session(
     return Compaction(metrics, fold.records, fold.rejected, drained.unreadable)
 
 
-def _drain_and_seal(session: Session, folded: int, timeout: float) -> Drained:
+def _drain_and_seal(session: Session, folded: int) -> Drained:
     log = Journal(session)
-    with log.locked(timeout):
+    with log.locked():
         drained = drain(log, list_segments(session.segments))
         log.seal(max([folded, *(number for number, _ in session.sealed())]) + 1)
         durable.delete_temporaries(session.directory, "journal")

@@ -54,7 +54,16 @@ class JournalLockedError(MetricsError, TimeoutError):
 
 
 class DamagedMetricsError(MetricsError, ValueError):
-    """`metrics.json` is not what this library or a Go program of the same table writes."""
+    """`metrics.json` is not what this library or a Go program of the same table writes.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, message: str, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(message, path)
+        self.reason = reason
 
 
 class UnsupportedVersionError(DamagedMetricsError):

@@ -7,6 +7,7 @@ what they contain agree. What the Go program does not know is under the key `m31
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ import orjson
 from m31a_mp import durable
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.model import SessionMetrics
+from m31a_mp.rejected import Rejected
 from m31a_mp.session import Lease, Session
 from m31a_mp.totals import CHECKPOINT_VERSION, Totals
 
@@ -89,6 +91,31 @@ def read_totals(session: Session) -> Totals | None:
         raise _damaged(session, f"its part {_CHECKPOINT!r} is not valid: {error!r}") from None
 
 
+def set_aside_if_damaged(session: Session) -> Rejected | None:
+    """Give a damaged `metrics.json` a second name, under which its bytes stay when it is replaced.
+
+    The name is that of its last change: a run after a crash finds the same one.
+
+    Returns:
+        What to report; None if the file is whole, or not there.
+
+    Raises:
+        UnsupportedVersionError: A later version wrote it.
+        OSError: It cannot be read, or given the name.
+    """
+    try:
+        read_totals(session)
+    except UnsupportedVersionError:
+        raise
+    except DamagedMetricsError as error:
+        changed = session.metrics.lstat().st_mtime_ns
+        kept = session.metrics.with_name(f"{session.metrics.name}.{changed}.rejected")
+        with suppress(FileExistsError), durable.step("set metrics aside"):
+            os.link(session.metrics, kept, follow_symlinks=False)
+        return Rejected(kept.name, 0, f"what was merged before is only here: {error.reason}", b"")
+    return None
+
+
 def publish(session: Session, totals: Totals) -> None:
     """Replace the file. When this returns, it survives a power cut.
 
@@ -123,10 +150,11 @@ def _read(session: Session) -> dict[str, Any] | None:
         raise _damaged(session, f"its part {_CHECKPOINT!r} is not an object")
     version = checkpoint.get("version")
     if version != CHECKPOINT_VERSION:
+        reason = f"is of version {version!r}; this library reads {CHECKPOINT_VERSION}"
         raise UnsupportedVersionError(
-            f"{session.metrics} is of version {version!r}; this library reads {CHECKPOINT_VERSION}. "
-            "Use the release that wrote it, or a later one",
+            f"{session.metrics} {reason}. Use the release that wrote it, or a later one",
             session.metrics,
+            reason,
         )
     return document
 
@@ -141,6 +169,7 @@ def _metrics(session: Session, document: dict[str, Any]) -> SessionMetrics:
 def _damaged(session: Session, reason: str) -> DamagedMetricsError:
     return DamagedMetricsError(
         f"{session.metrics} cannot be used: {reason}. The journal is untouched. Restore the file from a "
-        "copy, or move it away to count on from zero",
+        "copy; or compact(..., rebuild=True) sets it aside, and counts on from zero",
         session.metrics,
+        reason,
     )
