@@ -73,6 +73,8 @@ def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
         _record(collector, acknowledge, 60)
     with _failing_once("ftruncate", ENOSPC), pytest.raises(OSError, match="injected"):
         collector.flush()
+    collector.flush()
+    _record(collector, acknowledge, 1)
     with _failing_once("fsync", EIO), pytest.raises(OSError, match="injected"):
         collector.flush()
     collector.stop()

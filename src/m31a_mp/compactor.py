@@ -108,6 +108,8 @@ def compact_session(
             fold.reject(Rejected(f"segments/{shown(path.name)}.rejected", 0, reason, b""))
     folded = _fold_sealed(session, fold)
     fold.totals.keep_writers(drained.writers)
+    if not is_durable:
+        durable.sync_way(session.directory)  # whoever made it may have been killed right after
     if folded or damaged or published is None or not is_durable:
         rejected.keep(session.rejected, fold.rejected)
         store.publish(session, fold.totals)

@@ -156,6 +156,17 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
+def sync_way(path: Path) -> None:
+    """Make durable that there is a directory at `path`: its name, and those of the directories above it
+    that may be as new, being on the same disk and readable.
+    """
+    device = path.stat().st_dev
+    for directory in path.parents:
+        if directory.stat().st_dev != device or not os.access(directory, os.R_OK):
+            break
+        sync_directory(directory)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

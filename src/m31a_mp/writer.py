@@ -303,6 +303,8 @@ class Staging:
             journal = Journal(self._session)
             with durable.operation(), journal.locked():
                 self._drain(journal, self._writers)
+                if not self._durable:
+                    durable.sync_way(self._session.directory)
                 journal.sync()
             self._durable = staged
             self._warned = False
