@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +63,39 @@ def test_invalid_record_of_a_batch_is_rejected_with_its_place_and_is_not_offered
     (item,) = result.rejected
     assert (item.file, item.offset, item.data) == ("journal", 100 + len(good), b"garbage")
     assert (result.records, result.totals.rejected) == (2, 1)
+
+
+_odd = st.sampled_from(
+    [None, True, False, 0, -1, 1.0, -1.0, -0.0, 2**63 - 1, 2**63, 2**64, 1e308, "", "plan", "0", [], {}, [1]]
+)
+
+
+@st.composite
+def _odd_lines(draw: st.DrawFn) -> bytes:
+    """A record of which something may be missing, odd or too much; or no record, nor even a line."""
+    record = orjson.loads(draw(few_records).line(draw(st.integers(0, 50))))
+    for key in draw(st.lists(st.sampled_from([*record, "more"]), max_size=2)):
+        if key == "time" or draw(st.booleans()):  # without a time, a line gets that of its folding
+            record[key] = draw(_odd)
+        else:
+            record.pop(key, None)
+    line = json.dumps(record).encode()  # which writes integers of any size
+    return draw(
+        st.sampled_from([line, line, line, line, line[:-1], line + b"," + line, b"[]", b"{}", b"", b"1"])
+    )
+
+
+@given(st.lists(_odd_lines(), max_size=12), st.integers(0, 12))
+def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: int) -> None:
+    data = b"".join(text + b"\n" for text in texts)
+    batch, single = Fold(Totals(0)), Fold(Totals(0))
+    batch.totals.writer("a").last = known
+    batch.batch("j", Batch("a", 1, data))
+    offsets = [sum(len(text) + 1 for text in texts[:i]) for i in range(len(texts))]
+    single.journal("j", [Line(o, t) for o, t in list(zip(offsets, texts, strict=True))[known:]])
+    assert batch.totals.to_metrics("s") == single.totals.to_metrics("s")
+    assert batch.totals.to_checkpoint() | {"writers": {}} == single.totals.to_checkpoint() | {"writers": {}}
+    assert (batch.records, batch.rejected) == (single.records, single.rejected)
 
 
 def test_damage_and_lines_are_told_apart() -> None:

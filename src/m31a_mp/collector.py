@@ -15,7 +15,7 @@ from typing import Self
 from m31a_mp import compactor, durable, events
 from m31a_mp.compactor import Compaction
 from m31a_mp.errors import InterruptedCallError
-from m31a_mp.events import Templates
+from m31a_mp.events import Names
 from m31a_mp.journal import Journal
 from m31a_mp.model import INT64_MAX, SessionMetrics, Usage
 from m31a_mp.session import Lease, Session
@@ -32,12 +32,8 @@ DURABILITY_VARIABLE = "M31A_MP_DURABILITY"
 PROCESS = "process"
 DISK = "disk"
 
-_TOOL_CALL = Templates("tool_call")
-_LLM_INTERACTION = Templates("llm_interaction")
-_PHASE_TRANSITION = Templates("phase_transition")
-_PHASE_DURATION = Templates("phase_duration")
-_HEAL_TRIGGER = Templates("heal_trigger")
-_BISECT_TRIGGER = Templates("bisect_trigger")
+_TOOL = Names("name")
+_PHASE = Names("phase")
 
 
 class Recorder:
@@ -108,7 +104,8 @@ class Recorder:
             events.check_bool("success", success)
         if type(duration_ms) is not int or not 0 <= duration_ms <= INT64_MAX:
             duration_ms = events.check_int("duration_ms", duration_ms)
-        self._put(_TOOL_CALL[name], b"true" if success else b"false", duration_ms)
+        outcome = "true" if success else "false"
+        self._put("tool_call", f'{_TOOL[name]},"success":{outcome},"duration_ms":{duration_ms}')
 
     def record_llm_interaction(self, phase: str, usage: Usage | None, cost: float) -> None:
         """Record an interaction with a language model.
@@ -124,16 +121,15 @@ class Recorder:
         usage = events.check_usage(usage)
         cost = events.check_cost("cost", cost)
         self._put(
-            _LLM_INTERACTION[phase],
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.total_tokens,
-            repr(cost).encode(),
+            "llm_interaction",
+            f'{_PHASE[phase]},"prompt_tokens":{usage.prompt_tokens:d}'
+            f',"completion_tokens":{usage.completion_tokens:d},"total_tokens":{usage.total_tokens:d}'
+            f',"cost":{cost!r}',
         )
 
     def record_phase_transition(self, phase: str) -> None:
         """Record that the workflow entered a phase."""
-        self._record_phase(_PHASE_TRANSITION, phase)
+        self._record_phase("phase_transition", phase)
 
     def record_phase_duration(self, phase: str, duration_ms: int, success: bool) -> None:
         """Record how long a phase took, and its outcome. The latest call wins; durations do not add up.
@@ -148,19 +144,20 @@ class Recorder:
         phase = events.check_name("phase", phase)
         duration_ms = events.check_int("duration_ms", duration_ms)
         success = events.check_bool("success", success)
-        self._put(_PHASE_DURATION[phase], duration_ms, b"true" if success else b"false")
+        outcome = "true" if success else "false"
+        self._put("phase_duration", f'{_PHASE[phase]},"duration_ms":{duration_ms},"success":{outcome}')
 
     def record_heal_trigger(self, phase: str) -> None:
         """Record that self-healing was triggered in a phase."""
-        self._record_phase(_HEAL_TRIGGER, phase)
+        self._record_phase("heal_trigger", phase)
 
     def record_bisect_trigger(self, phase: str) -> None:
         """Record that a bisection was triggered in a phase."""
-        self._record_phase(_BISECT_TRIGGER, phase)
+        self._record_phase("bisect_trigger", phase)
 
-    def _record_phase(self, templates: Templates, phase: str) -> None:
+    def _record_phase(self, event: str, phase: str) -> None:
         if self._session is not None:
-            self._put(templates[events.check_name("phase", phase)])
+            self._put(event, _PHASE[events.check_name("phase", phase)])
 
     def snapshot(self) -> SessionMetrics:
         """The metrics of the session now, with every record whose call returned before, in any process.
@@ -354,6 +351,7 @@ class Collector(Recorder):
                 lease.release()
 
     def _flush_in_turn(self, session: Session) -> list[OSError]:
+        staging(session).tell_drops()
         if self._owns():
             return self._compact(session).unreadable
         if os.getpid() == self._pid and (lease := Lease.take_if_free(session)):

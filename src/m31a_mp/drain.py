@@ -13,7 +13,7 @@ from pathlib import Path
 
 from m31a_mp import durable
 from m31a_mp.journal import Batch, Journal
-from m31a_mp.segment import DamagedSegmentError, Pending, SegmentFile, name_parts
+from m31a_mp.segment import DamagedSegmentError, SegmentFile, name_parts
 
 # One append takes this much before the next begins: thousands of writers need little memory and few
 # open files.
@@ -83,7 +83,7 @@ class _Source:
     """A segment with what is about to be appended of it."""
 
     file: SegmentFile
-    pending: Pending
+    batch: Batch
     deletable: bool
 
 
@@ -100,29 +100,27 @@ class _Chunk:
         file = SegmentFile.open(path)
         try:
             # Asked before reading: a writer that is dead now has stored all it ever will.
-            dead = file.is_dead()
-            pending = file.pending(dead=dead)
+            is_finished = path not in self._newest or file.is_dead()
+            pending = file.pending(is_finished=is_finished)
         except BaseException:
             file.close()
             raise
-        self._sources.append(_Source(file, pending, deletable=dead or path not in self._newest))
-        self._bytes += len(pending.records)
+        batch = Batch(file.writer, pending.first, pending.records, pending.dropped, pending.start)
+        self._sources.append(_Source(file, batch, deletable=is_finished))
+        self._bytes += len(batch.records)
 
     def is_full(self) -> bool:
         return self._bytes >= _CHUNK_BYTES or len(self._sources) >= _CHUNK_FILES
 
     def hand_over(self) -> set[str]:
         """Append, then note or delete. A crash in between appends twice, and the numbers tell."""
-        batches = [
-            Batch(s.file.writer, s.pending.first, s.pending.records, s.pending.dropped)
-            for s in self._sources
-            if s.pending.records or s.pending.dropped
-        ]
-        if batches:
-            self._journal.append(batches)
+        batches = [source.batch for source in self._sources]
+        self._journal.append(batch for batch in batches if batch.records or batch.dropped)
         kept = set()
         for source in self._sources:
-            source.file.advance(source.pending.end)  # a living writer sees it, even if the file goes
+            batch = source.batch
+            # A living writer sees it, even if the file goes.
+            source.file.advance(batch.offset + len(batch.records), batch.first + batch.count)
             if source.deletable:
                 with durable.step("delete segment"):
                     source.file.path.unlink(missing_ok=True)

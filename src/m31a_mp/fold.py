@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from itertools import accumulate
 
-from m31a_mp.events import fold_record
+import orjson
+
+from m31a_mp.events import fold_known, fold_record
 from m31a_mp.journal import Batch, Damage, Line, Torn
 from m31a_mp.rejected import Rejected
 from m31a_mp.totals import TooManyEntriesError, Totals
@@ -59,18 +62,32 @@ class Fold:
         except TooManyEntriesError as error:
             self.reject(Rejected(file, batch.offset, str(error), batch.records))
             return
-        lines = batch.records.split(b"\n")[:-1]
         known = max(0, mark.last + 1 - batch.first)
-        if known < len(lines):
-            self._lines(file, batch, lines, known)
-            mark.last = batch.first + len(lines) - 1
+        if known < batch.count:
+            self._records(file, batch, known)
+            mark.last = batch.first + batch.count - 1
         self.totals.saw_dropped(mark, batch.dropped)
 
-    def _lines(self, file: str, batch: Batch, lines: list[bytes], known: int) -> None:
-        offset = batch.offset + sum(len(line) + 1 for line in lines[:known])
-        for line in lines[known:]:
-            self._line(file, offset, line)
-            offset += len(line) + 1
+    def _records(self, file: str, batch: Batch, known: int) -> None:
+        """Add those behind the first `known` ones."""
+        try:
+            # As one array: that takes two thirds of the time of parsing line by line.
+            parsed = orjson.loads(b"[%b]" % batch.records[:-1].replace(b"\n", b","))
+        except orjson.JSONDecodeError:
+            parsed = []
+        if len(parsed) == batch.count:
+            others = [known + i for i in fold_known(self.totals, parsed[known:])]
+        else:
+            others = list(range(known, batch.count))
+        self.records += batch.count - known - len(others)
+        if others:
+            self._lines(file, batch, others)
+
+    def _lines(self, file: str, batch: Batch, positions: list[int]) -> None:
+        lines = batch.records.split(b"\n")
+        offsets = list(accumulate((len(line) + 1 for line in lines), initial=batch.offset))
+        for position in positions:
+            self._line(file, offsets[position], lines[position])
 
     def _line(self, file: str, offset: int, line: bytes) -> None:
         self._now += 1  # lines without a time keep their order

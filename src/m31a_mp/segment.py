@@ -15,13 +15,16 @@ never leaves the machine, nor the boot, that made it.
         56      8  its start      | who the writer is (process.py)
         64      8  pid namespace  |
         72     36  boot id       /
-       128      8  drained: records before this offset are in the journal   \ written under
-       136      8  its complement, without which a torn value would pass    / journal.lock
-       192      8  committed: records before this offset are whole          \ written by the
-       200     48  records dropped so far, by reason, each with complement  / writer alone
+       128      8  drained: records before this offset are in the journal  \ written
+       136      8  the number of the record that stands there               | under
+       144      8  a check of both, without which torn values would pass    / journal.lock
+       192     48  records dropped so far, by reason, each with its complement
        256         the records, one JSON line each, then NUL bytes
 
 The name of the file is `WRITER.FIRST.seg`.
+
+A byte that was not stored reads as NUL, which no JSON contains: so the records end at the first NUL, and
+whatever part of a store is seen, one that has not arrived as a whole is not taken for a record.
 """
 
 from __future__ import annotations
@@ -50,16 +53,15 @@ DROP_REASONS = ("no_space", "io_error", "backlog")
 
 _START = struct.Struct("=8sII")
 _IDENTITY = struct.Struct("=16sQQQQQ36s4x")
-_WORD = struct.Struct("=Q")
+_DRAINED = struct.Struct("=QQQ")
 _IDENTITY_OFFSET = _START.size
 _DRAINED_OFFSET = 128
-_COMMITTED_OFFSET = 192
-_DROPPED_OFFSET = _COMMITTED_OFFSET + _WORD.size
+_DROPPED_OFFSET = 192
 DATA_OFFSET = 256
 
 # The same offsets as indices into the header seen as 64-bit words.
-COMMITTED: Final = _COMMITTED_OFFSET // _WORD.size
-DROPPED: Final = _DROPPED_OFFSET // _WORD.size
+_DRAINED_WORD: Final = _DRAINED_OFFSET // 8
+_DROPPED_WORD: Final = _DROPPED_OFFSET // 8
 
 _ALL_ONES = (1 << 64) - 1
 _NAME = re.compile(r"([0-9a-f]{16})\.(\d{20})\.seg")
@@ -79,18 +81,20 @@ class Segment:
         path: Its file.
         first: The number of its first record.
         size: Bytes in the file.
-        memory: The mapped file.
-        words: Its header as native 64-bit words; storing one is a single aligned store.
+        store: Takes a record's line, and makes all of it or none a part of the file, so that the death
+            of this process cannot take it. Raises `ValueError` if there is no room, or after `close()`.
     """
 
-    __slots__ = ("first", "memory", "path", "size", "words")
+    __slots__ = ("_mapping", "_words", "first", "path", "size", "store")
 
-    def __init__(self, path: Path, first: int, memory: mmap.mmap) -> None:
+    def __init__(self, path: Path, first: int, mapping: mmap.mmap) -> None:
         self.path = path
         self.first = first
-        self.size = len(memory)
-        self.memory = memory
-        self.words = memoryview(memory)[:DATA_OFFSET].cast("Q")
+        self.size = len(mapping)
+        self._mapping = mapping
+        self._words = memoryview(mapping)[:DATA_OFFSET].cast("Q")  # storing one is a single aligned store
+        mapping.seek(DATA_OFFSET)
+        self.store = mapping.write
 
     @classmethod
     def create(cls, directory: Path, writer: str, first: int, size: int) -> Segment:
@@ -103,6 +107,7 @@ class Segment:
         path = directory / f"{writer}.{first:020d}.seg"
         temporary = directory / f".{path.name}.tmp"
         with durable.step("make segment"):
+            temporary.unlink(missing_ok=True)  # it was to be given up, and the disk did not let it
             fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             # The lock is the proof of life that needs no pid: the kernel drops it when the last process
@@ -111,51 +116,53 @@ class Segment:
                 raise FileNotFoundError(ENOENT, "taken for stillborn", str(temporary))
             with durable.step("allocate segment"):
                 _allocate(fd, size)
-                os.pwrite(fd, _header(writer, first, size), 0)
-            memory = mmap.mmap(fd, size)
-            # Last: under this name a reader never meets a segment without its space and its header.
-            with durable.step("rename segment"):
-                os.rename(temporary, path)
+                # All of it: pages that are in the cache by one large write cost the records a sixth of
+                # what they cost by being touched one after the other.
+                durable.write_all(fd, _header(writer, first, size).ljust(size, b"\0"))
+            mapping = mmap.mmap(fd, size)
+            try:
+                # Last: under this name a reader never meets a segment without its space and its header.
+                with durable.step("rename segment"):
+                    os.rename(temporary, path)
+            except BaseException:
+                mapping.close()
+                raise
         except BaseException:
             with suppress(OSError), durable.step("give up segment"):
                 temporary.unlink()
             raise
         finally:
             os.close(fd)  # the mapping keeps its own descriptor, and with it the lock
-        return cls(path, first, memory)
+        return cls(path, first, mapping)
 
     def show_dropped(self, reason: str, count: int) -> None:
         """Let the owner know how many records the writer dropped so far for that reason."""
-        index = DROPPED + 2 * DROP_REASONS.index(reason)
-        self.words[index] = count
-        self.words[index + 1] = count ^ _ALL_ONES
+        word = _DROPPED_WORD + 2 * DROP_REASONS.index(reason)
+        self._words[word] = count
+        self._words[word + 1] = count ^ _ALL_ONES
 
-    @property
-    def committed(self) -> int:
-        """The offset behind its last whole record."""
-        return self.words[COMMITTED]
-
-    def records(self) -> int:
-        """How many records it has taken."""
-        return self.memory[DATA_OFFSET : self.committed].count(b"\n")
-
-    def close(self) -> None:
-        """Unmap it; the file stays."""
-        self.words.release()
-        try:
-            is_ours = self.memory.size() == self.size
-        except OSError:
-            is_ours = True  # its descriptor is closed, and nobody's
-        if is_ours:
-            self.memory.close()
-        else:
-            # The program closed descriptors that it does not know, and has a file of that number now:
-            # unmapping would close it.
-            _never_closed.append(self.memory)
+    def next_number(self) -> int:
+        """The number of the record that its writer makes next."""
+        drained, number = _drained(self._words, self.size) or (DATA_OFFSET, self.first)
+        return number + self._mapping[drained : self._mapping.tell()].count(b"\n")
 
     def is_drained(self) -> bool:
         """Whether all of it is in the journal, whoever took it there."""
-        return self.words[_DRAINED_OFFSET // _WORD.size] == self.words[COMMITTED]
+        return self._words[_DRAINED_WORD] == self._mapping.tell()
+
+    def close(self) -> None:
+        """Unmap it; the file stays."""
+        self._words.release()
+        try:
+            is_ours = self._mapping.size() == self.size
+        except OSError:
+            is_ours = True  # its descriptor is closed, and nobody's
+        if is_ours:
+            self._mapping.close()
+        else:
+            # The program closed descriptors that it does not know, and has a file of that number now:
+            # unmapping would close it.
+            _never_closed.append(self._mapping)
 
     def delete(self) -> None:
         """Delete the file, all of which is in the journal. If that fails, the owner will do it."""
@@ -168,9 +175,9 @@ def _allocate(fd: int, size: int) -> None:
     try:
         os.posix_fallocate(fd, 0, size)
     except (AttributeError, OSError) as error:
+        # macOS, and file systems that cannot: there the write that follows has to do.
         if isinstance(error, OSError) and error.errno not in (EINVAL, EOPNOTSUPP):
             raise
-        durable.write_all(fd, bytes(size))  # macOS, and file systems that cannot
 
 
 def _header(writer: str, first: int, size: int) -> bytes:
@@ -181,23 +188,29 @@ def _header(writer: str, first: int, size: int) -> bytes:
     header = bytearray(DATA_OFFSET)
     _START.pack_into(header, 0, MAGIC, VERSION, zlib.crc32(identity))
     header[_IDENTITY_OFFSET : _IDENTITY_OFFSET + len(identity)] = identity
-    header[_DRAINED_OFFSET : _DRAINED_OFFSET + 16] = _drained_words(DATA_OFFSET)
-    _WORD.pack_into(header, _COMMITTED_OFFSET, DATA_OFFSET)
+    _DRAINED.pack_into(header, _DRAINED_OFFSET, *_drained_words(DATA_OFFSET, first))
     return bytes(header)
 
 
-def _drained_words(offset: int) -> bytes:
-    return _WORD.pack(offset) + _WORD.pack(offset ^ _ALL_ONES)
+def _drained_words(offset: int, number: int) -> tuple[int, int, int]:
+    swapped = number >> 32 | (number << 32 & _ALL_ONES)  # no small offset undoes a small number
+    return offset, number, offset ^ swapped ^ _ALL_ONES
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Records of a segment that are not in the journal yet; they stand from `start` to `end`."""
+    """Records of a segment that are not in the journal yet.
+
+    Attributes:
+        first: The number of the first one.
+        records: The lines.
+        start: Where they stand.
+        dropped: How many records its writer dropped so far, by reason.
+    """
 
     first: int
     records: bytes
     start: int
-    end: int
     dropped: dict[str, int]
 
 
@@ -249,44 +262,45 @@ class SegmentFile:
         """
         return lock_descriptor(self._fd, blocking=False) and not process.seen_alive(self._identity)
 
-    def pending(self, *, dead: bool) -> Pending:
+    def pending(self, *, is_finished: bool) -> Pending:
         """The whole records that the journal has not got.
 
         Args:
-            dead: The writer is proven dead. Then whatever stands there whole counts, committed or not: the
-                last record may have been stored and not committed.
+            is_finished: Its writer stores nothing more in it, being dead or at work in a newer one. Then NUL
+                bytes between records are damage: what stands behind them is not left to be forgotten.
         """
         words = memoryview(os.pread(self._fd, DATA_OFFSET, 0)).cast("Q")
-        before = os.pread(self._fd, _drained(words, self.size) - DATA_OFFSET, DATA_OFFSET)
-        if not before.endswith(b"\n"):
-            before = b""  # an offset within a record was never stored: take all again
-        start = DATA_OFFSET + len(before)
-        end = words[COMMITTED]
-        if dead or not start <= end <= self.size:
-            end = self.size
-        # A store that has not arrived yet reads as NUL, which no JSON contains.
-        records = os.pread(self._fd, end - start, start).partition(b"\0")[0]
-        records = records[: records.rfind(b"\n") + 1]
-        return Pending(self.first + before.count(b"\n"), records, start, start + len(records), _drops(words))
+        # Torn or flipped: take all again, their numbers tell which are known already.
+        start, first = _drained(words, self.size) or (DATA_OFFSET, self.first)
+        stored = os.pread(self._fd, self.size - start, start)
+        records = stored[: stored.rfind(b"\n") + 1]
+        gap = records.find(b"\0", records.rfind(b"\n", 0, -1) + 1 if is_finished else 0)
+        if gap >= 0:
+            records = records[: records.rfind(b"\n", 0, gap) + 1]
+        return Pending(first, records, start, _drops(words))
 
-    def advance(self, offset: int) -> None:
-        """Note that the records before `offset` are in the journal. The caller holds `journal.lock`."""
+    def advance(self, offset: int, number: int) -> None:
+        """Note that the records before `offset` are in the journal. The caller holds `journal.lock`.
+
+        Args:
+            offset: Where the first record stands that is not.
+            number: Its number.
+        """
         with durable.step("advance segment"):
-            os.pwrite(self._fd, _drained_words(offset), _DRAINED_OFFSET)
+            os.pwrite(self._fd, _DRAINED.pack(*_drained_words(offset, number)), _DRAINED_OFFSET)
 
 
-def _drained(words: memoryview, size: int) -> int:
-    index = _DRAINED_OFFSET // _WORD.size
-    drained, complement = words[index], words[index + 1]
-    if drained ^ complement != _ALL_ONES or not DATA_OFFSET <= drained <= size:
-        return DATA_OFFSET  # torn: take all again, their numbers tell which are known already
-    return int(drained)
+def _drained(words: memoryview, size: int) -> tuple[int, int] | None:
+    """Where the first record stands that is not in the journal, and its number; None if it cannot be told."""
+    offset, number, check = words[_DRAINED_WORD : _DRAINED_WORD + 3]
+    is_whole = check == _drained_words(offset, number)[2]
+    return (offset, number) if is_whole and DATA_OFFSET <= offset <= size else None
 
 
 def _drops(words: memoryview) -> dict[str, int]:
     drops = {}
     for i, reason in enumerate(DROP_REASONS):
-        count, complement = words[DROPPED + 2 * i], words[DROPPED + 2 * i + 1]
+        count, complement = words[_DROPPED_WORD + 2 * i : _DROPPED_WORD + 2 * i + 2]
         if count and count ^ complement == _ALL_ONES:
             drops[reason] = count
     return drops

@@ -7,9 +7,10 @@ summed without rounding, and the rest is decided by the times in the records.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from m31a_mp.model import INT64_MAX, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric
 
@@ -83,6 +84,15 @@ class PhaseTotal:
     bisects: int = 0
     latest: tuple[int, int, bool] | None = None
 
+    def saw_duration(self, time: int, duration_ms: int, success: bool) -> None:
+        """Keep it if it is the latest; of several at the same time, the greatest."""
+        duration = (time, duration_ms, success)
+        if self.latest is None or duration > self.latest:
+            self.latest = duration
+
+
+Entry = TypeVar("Entry", ToolTotal, LLMTotal, PhaseTotal)
+
 
 @dataclass(slots=True)
 class WriterMark:
@@ -118,31 +128,27 @@ class Totals:
 
     def tool(self, name: str, time: int) -> ToolTotal:
         """The tool's entry, to add a record of that time to."""
-        entry = self.tools.get(name)
-        if entry is None:
-            entry = self.tools[_admit(self.tools, name)] = ToolTotal(time)
-        self._saw(entry, time)
-        return entry
+        return self._entry(self.tools, ToolTotal, name, time)
 
     def llm(self, phase: str, time: int) -> LLMTotal:
         """The entry of the phase's language-model use, to add a record of that time to."""
-        entry = self.llms.get(phase)
-        if entry is None:
-            entry = self.llms[_admit(self.llms, phase)] = LLMTotal(time)
-        self._saw(entry, time)
-        return entry
+        return self._entry(self.llms, LLMTotal, phase, time)
 
     def phase(self, phase: str, time: int) -> PhaseTotal:
         """The phase's entry, to add a record of that time to."""
-        entry = self.phases.get(phase)
-        if entry is None:
-            entry = self.phases[_admit(self.phases, phase)] = PhaseTotal(time)
-        self._saw(entry, time)
-        return entry
+        return self._entry(self.phases, PhaseTotal, phase, time)
 
-    def _saw(self, entry: ToolTotal | LLMTotal | PhaseTotal, time: int) -> None:
+    def _entry(self, entries: dict[str, Entry], make: Callable[[int], Entry], name: str, time: int) -> Entry:
+        entry = entries.get(name)
+        if entry is None:
+            if len(entries) >= MAX_ENTRIES:
+                raise TooManyEntriesError(
+                    f"{name!r:.80} would be one of more than {MAX_ENTRIES} distinct names"
+                )
+            entry = entries[name] = make(time)
         entry.first = min(entry.first, time)
         self.updated = max(self.updated, time)
+        return entry
 
     def writer(self, writer: str) -> WriterMark:
         """How far that writer is counted; a new mark if it was not heard of."""
@@ -234,12 +240,6 @@ class Totals:
         totals.dropped = dict(metrics.dropped)
         totals.rejected = metrics.rejected
         return totals
-
-
-def _admit(entries: dict[str, Any], name: str) -> str:
-    if len(entries) >= MAX_ENTRIES:
-        raise TooManyEntriesError(f"{name!r:.80} would be one of more than {MAX_ENTRIES} distinct names")
-    return name
 
 
 def _in_order(entries: dict[str, Any]) -> list[tuple[str, Any]]:

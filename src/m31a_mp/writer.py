@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import mmap
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +24,7 @@ from m31a_mp.drain import drain
 from m31a_mp.durable import ForkedError
 from m31a_mp.errors import MetricsError
 from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
-from m31a_mp.segment import COMMITTED, DATA_OFFSET, Segment
+from m31a_mp.segment import DATA_OFFSET, Segment
 from m31a_mp.session import Session
 
 _log = logging.getLogger("m31a_mp")
@@ -42,27 +40,17 @@ _RETRY_SECONDS = 0.05
 # How long a record may wait for another thread of its own process that is handing records over.
 _OWN_THREADS_SECONDS = 1.0
 
+_FULL = (ENOSPC, EDQUOT)
 
 _warned: set[Session] = set()
 
 
-class _Discard:
-    """Stands in for the memory of a writer that has none, or that belongs to the parent process."""
-
-    def __getitem__(self, _: int) -> int:
-        return 0
-
-    def __setitem__(self, _: int | slice, value: bytes | int) -> None:
-        pass
+def _no_room(_: bytes) -> int:
+    raise ValueError
 
 
-_DISCARD = _Discard()
-
-# Where a writer stores: the mapped file, its header as words, its size. One attribute, so that a record
-# that interrupts the change to a new segment finds all of the old one or all of the new one.
-_Room = tuple["mmap.mmap | _Discard", "memoryview | _Discard", int]
-_NO_ROOM: _Room = (_DISCARD, _DISCARD, 0)
-_ENDLESS_ROOM: _Room = (_DISCARD, _DISCARD, sys.maxsize)
+def _discard(_: bytes) -> int:
+    return 0
 
 
 class Writer:
@@ -74,41 +62,38 @@ class Writer:
         self.segments: list[Segment] = []  # oldest first; the last one takes the records
         self._session = session
         self._journal = Journal(session)
-        self._room: _Room = _NO_ROOM
+        # The `store` of the last segment. One attribute, so that a record that interrupts the change to a
+        # new segment finds the old one or the new one.
+        self.store: Callable[[bytes], int] = _no_room
         self._dropped: dict[str, int] = {}
         self._trouble: str | None = None
         self._retry_at = 0.0
         self.abandoned = False
 
-    def append(self, line: bytes) -> None:
-        """Store a record. Never waits for another process, never raises for I/O."""
-        memory, words, size = self._room
-        start = words[COMMITTED]
-        end = start + len(line)
-        if end > size:
-            if not self._make_room(len(line)):
-                return
-            memory, words, size = self._room
-            start = words[COMMITTED]
-            end = start + len(line)
-        memory[start:end] = line
-        # Last, and one aligned store: before it a reader does not know of the bytes, after it the death
-        # of this process cannot take them.
-        words[COMMITTED] = end
+    def make_room_and_store(self, line: bytes) -> None:
+        """Store a record for which the segment has no room. Never raises for I/O."""
+        if self._make_room(len(line)):
+            try:
+                self.store(line)
+            except ValueError:
+                if not self.abandoned:
+                    raise
 
     def paths(self) -> list[Path]:
         """Its segments, oldest first."""
         return [segment.path for segment in self.segments]
 
-    def unsaid_drops(self) -> Batch | None:
-        """What it dropped, if it never had a segment that could tell the owner."""
-        if not self._dropped or self.segments:
-            return None
-        return Batch(self.id, 1, b"", self._dropped)
+    def untold_drops(self) -> dict[str, int]:
+        """What it dropped, by reason, while it has no segment that could tell the owner."""
+        return {} if self.segments else self._dropped
+
+    def told_drops(self) -> None:
+        """What it dropped so far is told."""
+        self._dropped = {}
 
     def close(self) -> None:
         """Let go of the segments; the next record starts a new one."""
-        self._room = _NO_ROOM
+        self.store = _no_room
         for segment in self.segments:
             segment.close()
         self.segments = []
@@ -121,7 +106,7 @@ class Writer:
         """
         self.abandoned = True
         self.close()
-        self._room = _ENDLESS_ROOM
+        self.store = _discard
 
     def _make_room(self, need: int) -> bool:
         """Have a segment with room for a record; False: there is none, and the record was dropped."""
@@ -181,7 +166,7 @@ class Writer:
         first, size = 1, FIRST_SEGMENT_BYTES
         if self.segments:
             full = self.segments[-1]
-            first = full.first + full.records()
+            first = full.next_number()
             size = min(full.size * _GROWTH, MAX_SEGMENT_BYTES)
         self._wait_for_own_threads()
         if self._backlog() >= BACKLOG_BYTES:
@@ -191,7 +176,7 @@ class Writer:
         self._session.make()
         # From here on the old segment may be taken for one that is finished, and be deleted: whatever
         # interrupts this, nothing more is stored in it.
-        self._room = _NO_ROOM
+        self.store = _no_room
         segment = self._create(first, size, need)
         for reason, dropped in self._dropped.items():
             segment.show_dropped(reason, dropped)
@@ -199,7 +184,7 @@ class Writer:
         if self.abandoned:
             segment.close()
             raise ForkedError(ECANCELED, "left to the parent process")
-        self._room = segment.memory, segment.words, segment.size
+        self.store = segment.store
         for old in done:
             old.close()
             if old.path != segment.path:  # an interrupt may have come before anything was stored in it
@@ -213,7 +198,7 @@ class Writer:
         except FileNotFoundError:
             return Segment.create(self._session.segments, self.id, first, size)  # once more, and locked
         except OSError as error:
-            if error.errno != ENOSPC or size // _GROWTH < DATA_OFFSET + need:
+            if error.errno not in _FULL or size // _GROWTH < DATA_OFFSET + need:
                 raise
         return self._create(first, size // _GROWTH, need)
 
@@ -229,7 +214,7 @@ class Writer:
 def _reason(error: Exception) -> str:
     if isinstance(error, BlockingIOError):
         return "backlog"
-    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+    if isinstance(error, OSError) and error.errno in _FULL:
         return "no_space"
     return "io_error"
 
@@ -253,12 +238,12 @@ class Staging:
         self._warned = False
         self._turn = threading.RLock()
 
-    def put(self, template: bytes, *values: int | bytes) -> None:
+    def put(self, event: str, members: str) -> None:
         """Stamp a record with the time and stage it.
 
         Args:
-            template: Its line, with a placeholder for the time and one for each of `values`.
-            values: What else varies from record to record.
+            event: What kind of record it is.
+            members: Its other keys and values, as they stand in the line, a comma before each.
         """
         now = time_ns()
         if now <= self._last_time:  # a clock that was set back must not turn the order around
@@ -269,23 +254,22 @@ class Staging:
             writer = free.pop()  # atomic, and so is append: whoever comes in between takes another one
         except IndexError:
             writer = self._new_writer()
+        line = f'{{"event":"{event}","time":{now}{members}}}\n'.encode()
         try:
-            writer.append(template % (now, *values))
-        except (ValueError, IndexError):
-            if not writer.abandoned:
-                raise
-            # A signal handler forked in the middle of it and returned: it counts in the parent.
+            writer.store(line)  # when this has returned, the death of this process cannot take it
+        except ValueError:
+            writer.make_room_and_store(line)
         finally:
             free.append(writer)
 
-    def put_durably(self, template: bytes, *values: int | bytes) -> None:
+    def put_durably(self, event: str, members: str) -> None:
         """As `put`, and return when the record is on the disk; waits for the journal's lock.
 
         Threads that wait share one fsync: the next in turn does it for all. If the disk fails, or the
         lock cannot be had within 5 seconds, the record is only staged, and the log says so. The same for
         a signal handler that interrupted this very call.
         """
-        self.put(template, *values)
+        self.put(event, members)
         ticket = next(self._tickets)
         try:
             with self._turn:
@@ -326,6 +310,7 @@ class Staging:
             JournalLockedError: The lock was held by somebody else for `timeout` seconds.
             OSError: The journal cannot take it.
         """
+        self.tell_drops(timeout)
         self._hand_over(self._writers, timeout)
 
     def close(self, timeout: float = LOCK_SECONDS) -> None:
@@ -334,18 +319,13 @@ class Staging:
         Raises:
             JournalLockedError, OSError: As `hand_over`; then the segments stay.
         """
+        self.tell_drops(timeout)
         idle = []
         with suppress(IndexError):
             while True:
                 idle.append(self._free.pop())
-        unsaid = [batch for writer in idle if (batch := writer.unsaid_drops())]
         try:
             self._hand_over(idle, timeout)
-            if unsaid:
-                self._session.make()
-                journal = Journal(self._session)
-                with durable.operation(), journal.locked(timeout):
-                    journal.append(unsaid)
         except BaseException:
             self._free.extend(idle)
             raise
@@ -354,6 +334,29 @@ class Staging:
                 segment.delete()
             self._writers.remove(writer)
             writer.close()
+
+    def tell_drops(self, timeout: float = LOCK_SECONDS) -> None:
+        """Have the journal say what writers dropped that have no segment to say it.
+
+        Raises:
+            JournalLockedError, OSError: As `hand_over`; then it is still to be told.
+        """
+        for writer in list(self._free):
+            if writer.untold_drops():
+                with suppress(ValueError):  # a call has taken it meanwhile
+                    self._free.remove(writer)
+                    try:
+                        self._tell_drops(writer, timeout)
+                    finally:
+                        self._free.append(writer)
+
+    def _tell_drops(self, writer: Writer, timeout: float) -> None:
+        self._session.make()
+        journal = Journal(self._session)
+        with durable.operation(), journal.locked(timeout):
+            # Not under the writer's own id: it is forgotten when it has no segment.
+            journal.append([Batch(os.urandom(8).hex(), 1, b"", writer.untold_drops())])
+        writer.told_drops()
 
     def _hand_over(self, writers: list[Writer], timeout: float) -> None:
         if any(writer.segments for writer in list(writers)):
