@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from errno import ENOENT
+from errno import ELOOP, ENOENT, ENXIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,31 +100,42 @@ def compact_session(
     fold = Fold(published or Totals(started))
     if damage:
         fold.reject(damage)
-    drained = _drain_and_seal(session, fold.totals.journal)
-    # From here on nobody waits for this process: writers append to a new journal.
-    damaged = [path for path, _ in drained.damaged if _is_free(path)]
-    for path, reason in drained.damaged:
-        if path in damaged:
-            fold.reject(Rejected(f"segments/{shown(path.name)}.rejected", 0, reason, b""))
-    folded = _fold_sealed(session, fold)
-    fold.totals.keep_writers(drained.writers)
-    if not is_durable:
-        durable.sync_way(session.directory)  # whoever made it may have been killed right after
-    if folded or damaged or published is None or not is_durable:
-        rejected.keep(session.rejected, fold.rejected)
-        store.publish(session, fold.totals)
-    _delete(session, fold.totals.journal, damaged)
-    metrics = fold.totals.to_metrics(session.id)
-    return Compaction(metrics, fold.records, fold.rejected, drained.unreadable)
+    while True:
+        drained, failure = _drain_and_seal(session, fold.totals.journal)
+        # From here on nobody waits for this process: writers append to a new journal.
+        damaged = [path for path, _ in drained.damaged if _is_free(path)]
+        for path, reason in drained.damaged:
+            if path in damaged:
+                fold.reject(Rejected(f"segments/{shown(path.name)}.rejected", 0, reason, b""))
+        folded = _fold_sealed(session, fold)
+        if not failure:
+            fold.totals.keep_writers(drained.writers)
+        if not is_durable:
+            durable.sync_way(session.directory)  # whoever made it may have been killed right after
+        if folded or damaged or published is None or not is_durable:
+            rejected.keep(session.rejected, fold.rejected)
+            store.publish(session, fold.totals)
+        _delete(session, fold.totals.journal, damaged)
+        if not failure:
+            metrics = fold.totals.to_metrics(session.id)
+            return Compaction(metrics, fold.records, fold.rejected, drained.unreadable)
+        if not folded:
+            raise failure
+        # The journal that is gone now may have been what filled the disk.
 
 
-def _drain_and_seal(session: Session, folded: int) -> Drained:
+def _drain_and_seal(session: Session, folded: int) -> tuple[Drained, OSError | None]:
+    """Returns what the drain left, or the reason why the journal did not take all of it."""
     log = Journal(session)
+    failure = None
     with log.locked():
-        drained = drain(log, list_segments(session.segments))
+        try:
+            drained = drain(log, list_segments(session.segments))
+        except OSError as error:
+            drained, failure = Drained(), error
         log.seal(max([folded, *(number for number, _ in session.sealed())]) + 1)
         durable.delete_temporaries(session.directory, "journal")
-    return drained
+    return drained, failure
 
 
 def _fold_sealed(session: Session, fold: Fold) -> bool:
@@ -155,8 +166,8 @@ def _is_free(path: Path) -> bool:
     """Whether no process maps that segment: one of a later version may be alive and well."""
     try:
         fd = durable.open_private(path, os.O_RDONLY)
-    except OSError:
-        return True  # a symlink or the like
+    except OSError as error:
+        return error.errno in (ELOOP, ENXIO)  # a symlink, a socket
     try:
         return lock_descriptor(fd, blocking=False)
     finally:
@@ -226,7 +237,7 @@ def _staged(session: Session) -> Iterator[tuple[str, Batch | Rejected]]:
         name = f"segments/{shown(path.name)}"
         try:
             with SegmentFile.open(path) as file:
-                pending = file.pending(dead=False)
+                pending = file.pending(is_finished=False)
                 yield name, Batch(file.writer, pending.first, pending.records, pending.dropped, pending.start)
         except FileNotFoundError:
             continue  # handed over since it was listed: its records are in the journal

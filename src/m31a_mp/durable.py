@@ -70,7 +70,11 @@ def open_private(path: Path, flags: int) -> int:
         if flags & os.O_EXCL:
             raise
         return os.open(path, flags | _PRIVATE, _FILE_MODE)
-    os.fchmod(fd, _FILE_MODE)  # a umask of 0277 would have made a file that its owner cannot write
+    try:
+        os.fchmod(fd, _FILE_MODE)  # a umask of 0277 would have made a file that its owner cannot write
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -135,25 +139,34 @@ def delete_temporaries(directory: Path, prefix: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
-    """Make the bytes and the name of a file durable that nobody changes meanwhile; if it is there.
+# Files whose bytes the kernel may have given up, by device and inode, until they are written anew.
+_given_up: set[tuple[int, int]] = set()
 
-    Where the fsync fails, the bytes are written anew: the kernel may have given up on those that it had,
-    and another fsync of the same file would call them durable.
+
+def sync(path: Path) -> None:
+    """Make the bytes and the name of a file durable that nobody appends to meanwhile; if it is there.
+
+    Where an fsync fails, or did so earlier in this process, the bytes are written anew: the kernel may have
+    given up those that it had, and another fsync of the same file would call them durable.
     """
     try:
         fd = open_private(path, os.O_RDONLY)
     except FileNotFoundError:
         return
-    try:
-        with step(f"fsync {path.name}"):
-            os.fsync(fd)
-    except OSError:
-        replace(path, read_private(path))
-    else:
-        sync_directory(path.parent)
-    finally:
-        os.close(fd)
+    with open(fd, "rb") as stream:
+        status = os.fstat(fd)
+        file = status.st_dev, status.st_ino
+        if file not in _given_up:
+            try:
+                with step(f"fsync {path.name}"):
+                    os.fsync(fd)
+            except OSError:
+                _given_up.add(file)
+        if file in _given_up:
+            replace(path, stream.read())
+            _given_up.discard(file)
+        else:
+            sync_directory(path.parent)
 
 
 def sync_way(path: Path) -> None:
