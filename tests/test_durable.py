@@ -148,12 +148,12 @@ def test_file_is_private_and_usable_whatever_the_umask(tmp_path: Path, umask: in
 def test_symlink_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/hostname")
     with pytest.raises(OSError, match="symbolic"):
-        durable.read_private(tmp_path / "link")
+        durable.read_private(tmp_path / "link", 100)
 
 
 def test_pipe_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert durable.read_private(tmp_path / "pipe") == b""
+    assert durable.read_private(tmp_path / "pipe", 100) == b""
 
 
 def test_sync_of_no_file_is_nothing(tmp_path: Path, calls: list[tuple[str, str]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from m31a_mp import Collector, Recorder, durable, load, verify
+from m31a_mp import Collector, Recorder, durable, load, verify, writer
 from workers import Counters, Forked
 
 SESSION = "session"
@@ -287,6 +287,23 @@ def test_threads_that_flush_look_and_stop_a_recorder_while_others_record_lose_no
     )
 
     assert_counted(collector, tmp_path, {f"thread {i}{LONG}": 5000 for i in range(4)})
+
+
+def test_four_threads_at_full_speed_drop_nothing_however_small_their_backlog(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One of them drains for all, and needs the interpreter for it: with the others never letting go of it
+    # they soon have staged all that they may.
+    monkeypatch.setattr(writer, "BACKLOG_BYTES", 4 * writer.MAX_SEGMENT_BYTES)
+
+    def record(name: str) -> None:
+        for i in range(25_000):
+            collector.record_tool_call(name, True, i)
+
+    names = [f"thread {i}{LONG}" for i in range(4)]
+    run_threads([partial(record, name) for name in names])
+
+    assert_counted(collector, tmp_path, dict.fromkeys(names, 25_000))
 
 
 # --- forks ---

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import ELOOP, ENOENT, ENXIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from filelock import lock_descriptor
 
@@ -25,11 +24,13 @@ from m31a_mp.journal import Batch, Journal
 from m31a_mp.model import SessionMetrics
 from m31a_mp.rejected import Rejected, shown
 from m31a_mp.segment import DamagedSegmentError, SegmentFile, delete_stillborn, list_segments
-from m31a_mp.session import Lease, Session
+from m31a_mp.session import MAX_WAITING, Lease, Session
 from m31a_mp.totals import Totals
 
 # A look that a publication overtakes is taken anew, this often; then it waits for the journal's lock.
 _LOOKS = 20
+# What it keeps of the segments in memory; more than that goes to a temporary file.
+_STAGED_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +101,25 @@ def compact_session(
     fold = Fold(published or Totals(started))
     if damage:
         fold.reject(damage)
+    if not is_durable:
+        durable.sync_way(session.directory)  # whoever made it may have been killed right after
     while True:
         drained, failure = _drain_and_seal(session, fold.totals.journal)
         # From here on nobody waits for this process: writers append to a new journal.
-        damaged = [path for path, _ in drained.damaged if _is_free(path)]
-        for path, reason in drained.damaged:
-            if path in damaged:
-                fold.reject(Rejected(f"segments/{shown(path.name)}.rejected", 0, reason, b""))
-        folded = _fold_sealed(session, fold)
+        damaged = _damaged(session, fold, drained)
+        has_news = _fold_sealed(session, fold)
         if not failure:
-            fold.totals.keep_writers(drained.writers)
-        if not is_durable:
-            durable.sync_way(session.directory)  # whoever made it may have been killed right after
-        if folded or damaged or published is None or not is_durable:
+            _forget_the_gone(session, fold.totals, drained.writers)
+        if has_news or damaged or published is None or not is_durable:
             rejected.keep(session.rejected, fold.rejected)
             store.publish(session, fold.totals)
         _delete(session, fold.totals.journal, damaged)
         if not failure:
             metrics = fold.totals.to_metrics(session.id)
             return Compaction(metrics, fold.records, fold.rejected, drained.unreadable)
-        if not folded:
+        if not has_news:
             raise failure
-        # The journal that is gone now may have been what filled the disk.
+        # Once more: the journal that is gone now may have been what filled the disk.
 
 
 def _drain_and_seal(session: Session, folded: int) -> tuple[Drained, OSError | None]:
@@ -133,16 +131,29 @@ def _drain_and_seal(session: Session, folded: int) -> tuple[Drained, OSError | N
             drained = drain(log, list_segments(session.segments))
         except OSError as error:
             drained, failure = Drained(), error
-        log.seal(max([folded, *(number for number, _ in session.sealed())]) + 1)
+        numbers = [number for number, _ in session.sealed() if number <= folded + MAX_WAITING]
+        log.seal(max([folded, *numbers]) + 1)
         durable.delete_temporaries(session.directory, "journal")
     return drained, failure
+
+
+def _damaged(session: Session, fold: Fold, drained: Drained) -> list[Path]:
+    """Reject the files that are not what their names say; they are to be put out of the way."""
+    damaged = {path: reason for path, reason in drained.damaged if _is_free(path)}
+    for number, path in session.sealed():
+        if number > fold.totals.journal + MAX_WAITING:
+            damaged[path] = "no journal was ever sealed with such a number"
+    for path, reason in damaged.items():
+        name = shown(str(path.relative_to(session.directory)))
+        fold.reject(Rejected(f"{name}.rejected", 0, reason, b""))
+    return list(damaged)
 
 
 def _fold_sealed(session: Session, fold: Fold) -> bool:
     """Fold the sealed journals that are not counted yet; returns whether there were any."""
     before = fold.totals.journal
     for number, path in session.sealed():
-        if number > before:
+        if before < number <= before + MAX_WAITING:
             with journal.open_to_read(path) as stream:
                 fold.journal(path.name, journal.read(stream))
             fold.totals.journal = number
@@ -150,15 +161,23 @@ def _fold_sealed(session: Session, fold: Fold) -> bool:
     return fold.totals.journal > before
 
 
+def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> None:
+    """Forget how far those writers are that have no segment any more."""
+    if not totals.writers.keys() <= writers:
+        # Where a power cut brings a deleted segment back, its records must still be known.
+        durable.sync_directory(session.segments)
+        totals.keep_writers(writers)
+
+
 def _delete(session: Session, folded: int, damaged: list[Path]) -> None:
-    """Delete what `metrics.json` contains now, and put damaged segments out of the way."""
+    """Delete what `metrics.json` contains now, and put what is damaged out of the way."""
+    for path in damaged:
+        with durable.step("set file aside"):
+            os.rename(path, path.with_name(f"{path.name}.rejected"))
     for number, path in session.sealed():
         if number <= folded:
             with durable.step("delete journal"):
                 path.unlink(missing_ok=True)
-    for path in damaged:
-        with durable.step("set segment aside"):
-            os.rename(path, path.with_name(f"{path.name}.rejected"))
     delete_stillborn(session.segments)
 
 
@@ -208,41 +227,61 @@ def _publication(session: Session) -> tuple[int, int, int] | None:
 
 
 def _look(session: Session, started: int, from_zero: bool) -> Fold | None:
-    """One look; None if the journal was being written where it was read."""
+    """One look; None if the files changed in a way that makes it worthless."""
+    from tempfile import SpooledTemporaryFile  # late: most processes never look  # noqa: PLC0415
+
     # In the direction in which records travel: one that moves on meanwhile is met twice, which its
     # number tells, and never missed. Open files stay readable when they are renamed or deleted.
-    staged = list(_staged(session))
     with ExitStack() as files:
+        copy = files.enter_context(SpooledTemporaryFile(_STAGED_BYTES))
+        staged = _copy_staged(session, copy)
         live = _open(session.journal, files)
-        sealed = [(n, path.name, _open(path, files)) for n, path in session.sealed()]
+        sealed = session.sealed()
         published = None if from_zero else store.read_totals(session)
         fold = Fold(published or Totals(started))
-        for number, name, stream in sealed:
-            if stream and number > fold.totals.journal:
-                fold.journal(name, journal.read(stream))
-        if live and not any(stream and _same_file(live, stream) for _, _, stream in sealed):
+        for number, path in sealed:
+            if fold.totals.journal < number <= fold.totals.journal + MAX_WAITING:
+                try:
+                    with journal.open_to_read(path) as stream:
+                        if live and _same_file(live, stream):
+                            live = None
+                        fold.journal(path.name, journal.read(stream))
+                except FileNotFoundError:
+                    return None  # published meanwhile
+        if live:
             fold.journal(session.journal.name, journal.read(live))
             if fold.torn is not None and os.pread(live.fileno(), 1, fold.torn) != b"\0":
                 return None
-    for name, item in staged:
-        if isinstance(item, Batch):
-            fold.batch(name, item)
-        else:
-            fold.reject(item)
+        _fold_staged(fold, staged, copy)
     return fold
 
 
-def _staged(session: Session) -> Iterator[tuple[str, Batch | Rejected]]:
+def _copy_staged(session: Session, copy: IO[bytes]) -> list[tuple[str, Batch | Rejected, int]]:
+    """Copy the records of all segments; returns from which they are, and how many bytes of each."""
+    staged: list[tuple[str, Batch | Rejected, int]] = []
     for path in list_segments(session.segments):
         name = f"segments/{shown(path.name)}"
         try:
             with SegmentFile.open(path) as file:
                 pending = file.pending(is_finished=False)
-                yield name, Batch(file.writer, pending.first, pending.records, pending.dropped, pending.start)
         except FileNotFoundError:
             continue  # handed over since it was listed: its records are in the journal
         except (DamagedSegmentError, OSError) as error:
-            yield name, Rejected(name, 0, str(error), b"")
+            staged.append((name, Rejected(name, 0, str(error), b""), 0))
+        else:
+            copy.write(pending.records)
+            batch = Batch(file.writer, pending.first, b"", pending.dropped, pending.start)
+            staged.append((name, batch, len(pending.records)))
+    return staged
+
+
+def _fold_staged(fold: Fold, staged: list[tuple[str, Batch | Rejected, int]], copy: IO[bytes]) -> None:
+    copy.seek(0)
+    for name, item, size in staged:
+        if isinstance(item, Batch):
+            fold.batch(name, replace(item, records=copy.read(size)))
+        else:
+            fold.reject(item)
 
 
 def _open(path: Path, files: ExitStack) -> BinaryIO | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import ECANCELED, ENOSPC
+from errno import ECANCELED, EFBIG, ENOSPC
 from pathlib import Path
 from threading import get_ident
 
@@ -78,10 +78,16 @@ def open_private(path: Path, flags: int) -> int:
     return fd
 
 
-def read_private(path: Path) -> bytes:
-    """The bytes of a file of the session; never through a symlink."""
+def read_private(path: Path, limit: int) -> bytes:
+    """The bytes of a file of the session; never through a symlink.
+
+    Raises:
+        OSError: It cannot be read, or has more than `limit` bytes (`EFBIG`).
+    """
     with open(open_private(path, os.O_RDONLY), "rb") as stream:
-        return stream.read()
+        if os.fstat(stream.fileno()).st_size > limit:
+            raise OSError(EFBIG, f"more than {limit} bytes", str(path))
+        return stream.read(limit)
 
 
 def make_directory(path: Path) -> None:

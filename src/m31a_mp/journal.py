@@ -26,7 +26,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from threading import get_ident
@@ -37,6 +37,7 @@ import orjson
 from m31a_mp import durable, process, segment
 from m31a_mp.errors import InterruptedCallError, JournalLockedError
 from m31a_mp.lock import FileLock, holders
+from m31a_mp.model import INT64_MAX
 from m31a_mp.session import Session
 
 MAX_LINE_BYTES = 64 * 1024
@@ -44,6 +45,7 @@ MAX_BATCH_BYTES = segment.MAX_BYTES
 LOCK_SECONDS = 5.0
 
 _HEADER_START = b'{"batch":'
+_MAX_WRITER_CHARACTERS = 64
 _BUFFER_BYTES = 256 * 1024
 
 
@@ -288,6 +290,7 @@ def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage | Torn]:
     read behind a `Torn` may be the rest of that append, if it has been filled meanwhile.
     """
     offset = 0
+    is_sound = True
     while line := stream.readline(MAX_LINE_BYTES):
         torn, nul, _ = line.rpartition(b"\0")
         if nul:
@@ -296,8 +299,12 @@ def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage | Torn]:
             yield Torn(offset + line.index(b"\0"))
             stream.seek(offset + len(torn) + 1)  # a line may have been appended right behind
         elif line.endswith(b"\n"):
-            item = _read_batch(stream, line, offset) if line.startswith(_HEADER_START) else None
-            yield item or Line(offset, line)
+            if line.startswith(_HEADER_START):
+                item, is_right = _read_batch(stream, line, offset, is_sound=is_sound)
+                is_sound = is_sound and is_right
+                yield item
+            else:
+                yield Line(offset, line)
         elif len(line) == MAX_LINE_BYTES:
             _skip_line(stream)
             yield Damage(offset, f"a line of more than {MAX_LINE_BYTES} bytes", line)
@@ -316,35 +323,51 @@ def _skip_line(stream: BinaryIO) -> None:
         pass
 
 
-def _read_batch(stream: BinaryIO, header: bytes, offset: int) -> Batch | Damage:
-    parsed = _parse_header(header)
-    if parsed is None:
-        return Damage(offset, "a batch header that cannot be read", header)
-    writer, first, count, size, dropped, crc = parsed
-    start = offset + len(header)
-    records = stream.read(size)
-    covered = header[: header.rindex(b',"crc32"')]
-    batch = Batch(writer, first, records, dropped, start)
-    if len(records) == size and zlib.crc32(records, zlib.crc32(covered)) == crc and batch.count == count:
-        return batch
+@dataclass(frozen=True, slots=True)
+class _Header:
+    writer: str
+    first: int
+    count: int
+    bytes: int
+    dropped: dict[str, int]
+    crc: int
 
+
+def _read_batch(stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool) -> tuple[Batch | Damage, bool]:
+    """A batch, and whether it is what its header says. `is_sound`: so far they all were."""
+    header = _parse_header(line)
+    if header is None:
+        return Damage(offset, "a batch header that cannot be read", line), True
+    # Where one header lied, others may: then no more is read for one than it has.
+    records = stream.read(header.bytes) if is_sound else _read_until_header(stream, header.bytes)
+    batch = Batch(header.writer, header.first, records, header.dropped, offset + len(line))
+    if len(records) == header.bytes and batch.count == header.count:
+        covered = line[: line.rindex(b',"crc32"')]
+        if zlib.crc32(records, zlib.crc32(covered)) == header.crc:
+            return batch, True
+    return _read_what_is_there(stream, line, header, batch), False
+
+
+def _read_what_is_there(stream: BinaryIO, line: bytes, header: _Header, batch: Batch) -> Batch | Damage:
+    """Of a batch that is not what its header says: a shorter one if it is torn, else the damage."""
+    start, records = batch.offset, batch.records
     text, nul, rest = records.partition(b"\0")
-    if nul and len(records) == size and not rest.strip(b"\0"):
-        return Batch(writer, first, text[: text.rfind(b"\n") + 1], {}, start)  # torn
+    if nul and len(records) == header.bytes and not rest.strip(b"\0"):
+        return replace(batch, records=text[: text.rfind(b"\n") + 1], dropped={})  # torn
     records = _until_next_header(records)
-    if len(records) < size:
+    if len(records) < header.bytes:
         # The file was cut short. Its lines keep their numbers, as those of a torn batch do.
-        whole = _first_lines(records, count, ended=is_whole(records.rpartition(b"\n")[2]))
+        whole = _first_lines(records, header.count, ended=is_whole(records.rpartition(b"\n")[2]))
         stream.seek(start + len(whole))
-        return Batch(writer, first, whole.removesuffix(b"\n") + b"\n" if whole else b"", {}, start)
+        return replace(batch, records=whole.removesuffix(b"\n") + b"\n" if whole else b"", dropped={})
     # Length or count may be what is wrong: the shorter of the two leaves more to others.
-    records = _first_lines(records, count, ended=True)
+    records = _first_lines(records, header.count, ended=True)
     stream.seek(start + len(records))
     if records and not records.endswith(b"\n") and stream.read(1) not in (b"{", b""):
         stream.seek(start + len(records))  # the length ends within a line
         records += stream.readline(MAX_LINE_BYTES)
     stream.seek(start + len(records))
-    return Damage(offset, "a batch whose checksum, length or count is wrong", header + records)
+    return Damage(start - len(line), "a batch whose checksum, length or count is wrong", line + records)
 
 
 def _first_lines(text: bytes, count: int, *, ended: bool) -> bytes:
@@ -355,6 +378,18 @@ def _first_lines(text: bytes, count: int, *, ended: bool) -> bytes:
     return b"".join(lines[:count])
 
 
+def _read_until_header(stream: BinaryIO, size: int) -> bytes:
+    """So many bytes; or fewer, if a header is among them: one that lies costs little more than it has."""
+    records, piece, step = b"", b"", 4 * 1024
+    while len(records) < size and (piece := stream.read(min(step, size - len(records)))):
+        seam = max(0, len(records) - len(_HEADER_START))
+        records += piece
+        if records.startswith(_HEADER_START) or records.find(b"\n" + _HEADER_START, seam) >= 0:
+            break
+        step = len(records)
+    return records
+
+
 def _until_next_header(records: bytes) -> bytes:
     if records.startswith(_HEADER_START):
         return b""
@@ -362,8 +397,8 @@ def _until_next_header(records: bytes) -> bytes:
     return records if found < 0 else records[: found + 1]
 
 
-def _parse_header(line: bytes) -> tuple[str, int, int, int, dict[str, int], int] | None:
-    """Writer, first, count, bytes, dropped and crc32; None when that is not what stands there."""
+def _parse_header(line: bytes) -> _Header | None:
+    """None when that is not what stands there."""
     try:
         header = orjson.loads(line)
         writer, dropped = header["batch"], header.get("dropped", {})
@@ -372,10 +407,12 @@ def _parse_header(line: bytes) -> tuple[str, int, int, int, dict[str, int], int]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
     numbers = [first, count, size, *dropped.values()] if isinstance(dropped, dict) else [None]
-    if not isinstance(writer, str) or not all(type(n) is int and n >= 0 for n in numbers):
+    if not isinstance(writer, str) or len(writer) > _MAX_WRITER_CHARACTERS:
+        return None
+    if not all(type(n) is int and 0 <= n <= INT64_MAX for n in numbers):
         return None
     if not dropped.keys() <= set(segment.DROP_REASONS):
         return None
     if size > MAX_BATCH_BYTES or b',"crc32"' not in line:
         return None
-    return writer, first, count, size, dropped, crc
+    return _Header(writer, first, count, size, dropped, crc)

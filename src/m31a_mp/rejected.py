@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from errno import EFBIG, ENOENT
 from pathlib import Path
 
 import orjson
@@ -48,22 +50,32 @@ def shown(name: str) -> str:
 
 def keep(path: Path, items: Iterable[Rejected]) -> None:
     """Add the items that a run before a crash has not added already. Durable when this returns."""
-    items = list(items)
-    if not items:
+    new = dict.fromkeys(item.encode() for item in items)
+    if not new:
         return
-    old = list(read(path))
-    known = set(old)
-    new = [item for item in items if item not in known]
-    data = b"".join(item.encode() for item in old + new)
-    if new and len(data) <= _MAX_FILE_BYTES:
-        durable.replace(path, data)
+    try:
+        old = durable.read_private(path, _MAX_FILE_BYTES)
+    except FileNotFoundError:
+        old = b""
+    except OSError as error:
+        if error.errno != EFBIG:
+            raise
+        return  # it is full, and more
+    old = old[: old.rfind(b"\n") + 1]  # without what somebody tore of it
+    for line in io.BytesIO(old):
+        new.pop(line, None)
+    more = b"".join(new)
+    if more and len(old) + len(more) <= _MAX_FILE_BYTES:
+        durable.replace(path, old + more)
 
 
 def read(path: Path) -> Iterator[Rejected]:
     """What was set aside. Lines that are no such are passed over; no file, no items."""
     try:
-        lines = durable.read_private(path).splitlines()
-    except FileNotFoundError:
+        lines = io.BytesIO(durable.read_private(path, _MAX_FILE_BYTES))
+    except OSError as error:
+        if error.errno not in (ENOENT, EFBIG):
+            raise
         return
     for line in lines:
         try:

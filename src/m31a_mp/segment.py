@@ -44,6 +44,7 @@ from typing import Final, Self
 from filelock import lock_descriptor
 
 from m31a_mp import durable, process
+from m31a_mp.model import INT64_MAX
 from m31a_mp.process import ProcessIdentity
 
 MAGIC = b"m31a_seg"
@@ -294,7 +295,7 @@ def _drained(words: memoryview, size: int) -> tuple[int, int] | None:
     """Where the first record stands that is not in the journal, and its number; None if it cannot be told."""
     offset, number, check = words[_DRAINED_WORD : _DRAINED_WORD + 3]
     is_whole = check == _drained_words(offset, number)[2]
-    return (offset, number) if is_whole and DATA_OFFSET <= offset <= size else None
+    return (offset, number) if is_whole and DATA_OFFSET <= offset <= size and number <= INT64_MAX else None
 
 
 def _drops(words: memoryview) -> dict[str, int]:
@@ -319,7 +320,7 @@ def _parse_identity(header: bytes, name: str) -> tuple[str, int, int, ProcessIde
         raise DamagedSegmentError("the checksum of its header is wrong")
     raw_writer, first, size, pid, started, namespace, raw_boot_id = _IDENTITY.unpack(identity)
     writer = raw_writer.decode(errors="replace")
-    if name_parts(name) != (writer, first) or size > MAX_BYTES:
+    if name_parts(name) != (writer, first) or size > MAX_BYTES or first > INT64_MAX:
         raise DamagedSegmentError("it is not the segment that its name says")
     boot_id = raw_boot_id.rstrip(b"\0").decode(errors="replace")
     return writer, first, size, ProcessIdentity(pid, started, boot_id, namespace)

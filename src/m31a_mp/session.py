@@ -22,7 +22,13 @@ MAX_ID_BYTES = 200
 # Whoever only saves or compacts owns a session for moments; an owner, for as long as it lives.
 _LEASE_SECONDS = 0.5
 
+_OWNER_BYTES = 4096
+
 _SEALED = re.compile(r"journal\.(\d{12})\.ndjson")
+# So many journals never wait at once: a number further on was planted. Counting on from that one, the
+# numbers would run out.
+MAX_WAITING = 10**11
+MAX_JOURNAL = 10**12 - 1 - MAX_WAITING
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,7 @@ def _owned_error(session: Session) -> SessionOwnedError:
 
 def _read_owner(path: Path) -> dict[str, object]:
     try:
-        content = orjson.loads(durable.read_private(path))
+        content = orjson.loads(durable.read_private(path, _OWNER_BYTES))
     except (OSError, orjson.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}

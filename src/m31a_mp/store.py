@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from errno import EFBIG
 from typing import Any
 
 import orjson
@@ -16,10 +17,12 @@ from m31a_mp import durable
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.model import SessionMetrics
 from m31a_mp.rejected import Rejected
-from m31a_mp.session import Lease, Session
+from m31a_mp.session import MAX_JOURNAL, Lease, Session
 from m31a_mp.totals import CHECKPOINT_VERSION, Totals
 
 _CHECKPOINT = "m31a_mp"
+# More than all the names, writers and numbers that a session may have (totals.py) come to.
+_MAX_BYTES = 512 * 1024 * 1024
 
 
 def load(sessions_dir: str | os.PathLike[str], session_id: str) -> SessionMetrics | None:
@@ -87,9 +90,12 @@ def read_totals(session: Session) -> Totals | None:
         return None
     metrics = _metrics(session, document)
     try:
-        return Totals.restore(metrics, document.get(_CHECKPOINT) or {})
+        totals = Totals.restore(metrics, document.get(_CHECKPOINT) or {})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(session, f"its part {_CHECKPOINT!r} is not valid: {error!r}") from None
+    if not 0 <= totals.journal <= MAX_JOURNAL:
+        raise _damaged(session, f"its last journal cannot have been number {totals.journal}")
+    return totals
 
 
 def set_aside_if_damaged(session: Session) -> Rejected | None:
@@ -135,9 +141,13 @@ def _write(session: Session, document: dict[str, Any]) -> None:
 
 def _read(session: Session) -> dict[str, Any] | None:
     try:
-        data = durable.read_private(session.metrics)
+        data = durable.read_private(session.metrics, _MAX_BYTES)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno != EFBIG:
+            raise
+        raise _damaged(session, f"it has {error.strerror}") from None
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:

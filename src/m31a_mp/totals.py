@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+import orjson
+
 from m31a_mp.model import INT64_MAX, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric
 
 CHECKPOINT_VERSION = 1
 # A hostile journal must not take the memory.
 MAX_ENTRIES = 100_000
+MAX_NAMES_BYTES = 64 * 1024 * 1024  # of all of them, as JSON
 MAX_WRITERS = 1_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -114,6 +117,7 @@ class Totals:
         journal: The number of the last sealed journal that is counted.
         dropped: Records that writers had to drop, by reason.
         rejected: Pieces of input that were set aside.
+        names_bytes: What all the names take, as JSON.
     """
 
     started: int
@@ -125,6 +129,7 @@ class Totals:
     journal: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
+    names_bytes: int = 0
 
     def tool(self, name: str, time: int) -> ToolTotal:
         """The tool's entry, to add a record of that time to."""
@@ -141,10 +146,13 @@ class Totals:
     def _entry(self, entries: dict[str, Entry], make: Callable[[int], Entry], name: str, time: int) -> Entry:
         entry = entries.get(name)
         if entry is None:
-            if len(entries) >= MAX_ENTRIES:
+            size = len(orjson.dumps(name))
+            if len(entries) >= MAX_ENTRIES or self.names_bytes + size > MAX_NAMES_BYTES:
                 raise TooManyEntriesError(
-                    f"{name!r:.80} would be one of more than {MAX_ENTRIES} distinct names"
+                    f"{name!r:.80} would be one of more than {MAX_ENTRIES} distinct names, "
+                    f"or make them longer than {MAX_NAMES_BYTES} bytes in all"
                 )
+            self.names_bytes += size
             entry = entries[name] = make(time)
         entry.first = min(entry.first, time)
         self.updated = max(self.updated, time)
@@ -239,6 +247,8 @@ class Totals:
             )
         totals.dropped = dict(metrics.dropped)
         totals.rejected = metrics.rejected
+        names = [*totals.tools, *totals.llms, *totals.phases]
+        totals.names_bytes = sum(len(orjson.dumps(name)) for name in names)
         return totals
 
 

@@ -22,7 +22,7 @@ from time import time_ns
 from m31a_mp import durable
 from m31a_mp.drain import drain
 from m31a_mp.durable import ForkedError
-from m31a_mp.errors import MetricsError
+from m31a_mp.errors import JournalLockedError, MetricsError
 from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
 from m31a_mp.segment import DATA_OFFSET, Segment
 from m31a_mp.session import Session
@@ -39,6 +39,8 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 _RETRY_SECONDS = 0.05
 # How long a record may wait for another thread of its own process that is handing records over.
 _OWN_THREADS_SECONDS = 1.0
+# How long a thread that waits for the fsync of another may miss that it is done.
+_TURN_SECONDS = 0.05
 
 _FULL = (ENOSPC, EDQUOT)
 
@@ -170,6 +172,8 @@ class Writer:
             size = min(full.size * _GROWTH, MAX_SEGMENT_BYTES)
         self._wait_for_own_threads()
         if self._backlog() >= BACKLOG_BYTES:
+            self._spill()  # whoever held the lock may have given it back this moment
+        if self._backlog() >= BACKLOG_BYTES:
             raise BlockingIOError(f"{BACKLOG_BYTES} bytes are staged and the journal takes none of them")
         done = [segment for segment in self.segments if segment.is_drained()]
         kept = [segment for segment in self.segments if segment not in done]
@@ -233,10 +237,16 @@ class Staging:
         self._free: list[Writer] = []
         self._last_time = 0
         self._tickets = itertools.count(1)
-        self._durable = 0  # every record whose ticket is not above this is on the disk
-        self._syncing = False
+        self._settled = 0  # every record whose ticket is not above this is on the disk, or waited in vain
+        self._syncing = 0  # the thread that is at it
         self._warned = False
+        self._is_way_durable = False
+        self._reset_turns()
+
+    def _reset_turns(self) -> None:
+        self._syncing = 0
         self._turn = threading.RLock()
+        self._synced = threading.Condition()
 
     def put(self, event: str, members: str) -> None:
         """Stamp a record with the time and stage it.
@@ -272,28 +282,44 @@ class Staging:
         self.put(event, members)
         ticket = next(self._tickets)
         try:
-            with self._turn:
-                if self._durable < ticket and not self._syncing:
-                    self._sync()
+            self._await_disk(ticket)
         except (OSError, MetricsError) as error:
             if not self._warned:
                 self._warned = True
                 _log.warning("records are staged, but not on the disk: %s", error)
 
+    def _await_disk(self, ticket: int) -> None:
+        while self._settled < ticket and self._syncing != threading.get_ident():
+            if self._syncing:
+                # Not in the queue for the turn: this sync may be the one, and then there is none to wait for.
+                with self._synced:
+                    self._synced.wait(_TURN_SECONDS)
+                continue
+            with self._turn:
+                if self._settled < ticket and not self._syncing:
+                    self._sync()
+            return
+
     def _sync(self) -> None:
-        self._syncing = True
+        staged = next(self._tickets)  # whoever has a lower one has staged his record
         try:
-            staged = next(self._tickets)  # whoever has a lower one has staged his record
+            self._syncing = threading.get_ident()
             journal = Journal(self._session)
             with durable.operation(), journal.locked():
                 self._drain(journal, self._writers)
-                if not self._durable:
+                if not self._is_way_durable:
                     durable.sync_way(self._session.directory)
                 journal.sync()
-            self._durable = staged
+            self._settled = staged
+            self._is_way_durable = True
             self._warned = False
+        except JournalLockedError:
+            self._settled = staged  # who waited with this thread has waited long enough
+            raise
         finally:
-            self._syncing = False
+            self._syncing = 0
+            with self._synced:
+                self._synced.notify_all()
 
     def _paths(self) -> list[Path]:
         return _paths_of(self._writers)
@@ -375,8 +401,7 @@ class Staging:
     def abandon(self) -> None:
         """In a forked child: drop what the parent stages, and start anew."""
         inherited, self._writers, self._free = self._writers, [], []
-        self._syncing = False
-        self._turn = threading.RLock()
+        self._reset_turns()
         for writer in inherited:
             writer.abandon()
 
