@@ -1,0 +1,188 @@
+"""Measurements of those who read what was recorded: compaction, snapshot, flush."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks.measuring import Clock, Crew, Sample, fork, wait_for
+from benchmarks.peers import PEERS, SESSION, MismatchError, Ours, feed
+from m31a_mp import Usage, attach, compact, load, verify
+
+
+def _mixed_call(i: int) -> tuple[str, tuple[Any, ...]]:
+    phase = f"phase-{i % 4}"
+    if i % 50 < 3:
+        return ("phase_transition", "heal_trigger", "bisect_trigger")[i % 50], (phase,)
+    if i % 10 == 3:
+        return "phase_duration", (phase, i, True)
+    if i % 7 == 4:
+        return "llm_interaction", (phase, Usage(i, 2 * i, 3 * i), i / 1024)  # sums of these need no rounding
+    return "tool_call", (f"tool-{i % 8}", i % 3 != 0, i)
+
+
+MIXED = [_mixed_call(i) for i in range(1000)]
+"""The calls that the journal is made of: 74 % tool calls, 13 % of models, 9 % durations, 4 % the others."""
+
+
+def mixed_journal(root: Path, records: int) -> Sample:
+    """Make the journal that compactions are given; four processes write it, as in life."""
+    clock = Clock()
+    for pid in [fork(_record_mixed, root, records // len(MIXED) // 4) for _ in range(4)]:
+        wait_for(pid)
+    return clock.stop(records)
+
+
+def _record_mixed(root: Path, times: int) -> None:
+    recorder = attach(SESSION, root)
+    calls = [(getattr(recorder, f"record_{name}"), arguments) for name, arguments in MIXED]
+    for _ in range(times):
+        for call, arguments in calls:
+            call(*arguments)
+    recorder.flush()
+    recorder.stop()
+
+
+def compaction(root: Path, source: str, records: int) -> Sample:
+    """`compact()` of a journal that lies ready, and the memory that it takes at most."""
+    _link_journal(Path(source), root)
+    before = _peak_memory()
+    clock = Clock()
+    found = compact(root, SESSION)
+    sample = clock.stop(records)
+    sample["memory"] = _peak_memory() - before
+    _check_mixed(root, records, found.records)
+    return sample
+
+
+def bare_loads(root: Path, source: str, records: int) -> Sample:
+    """`for line in file: orjson.loads(line)`, and nothing else, over the same bytes."""
+    _link_journal(Path(source), root)
+    loads = orjson.loads
+    clock = Clock()
+    for path in journals(root):
+        with open(path, "rb") as file:
+            for line in file:
+                loads(line)
+    return clock.stop(records)
+
+
+def _link_journal(source: Path, root: Path) -> None:
+    """A session that has that journal; hard links, for a compaction only renames and deletes it."""
+    (root / SESSION).mkdir(mode=0o700)
+    for path in journals(source):
+        os.link(path, root / SESSION / path.name)
+
+
+def journals(root: Path) -> list[Path]:
+    """The files of the session's journal."""
+    return sorted((root / SESSION).glob("journal*.ndjson"))
+
+
+def _peak_memory() -> int:
+    """The most bytes that this process ever had in memory."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def _check_mixed(root: Path, records: int, compacted: int) -> None:
+    if findings := verify(root, SESSION):
+        raise MismatchError(f"verify() found {'; '.join(map(str, findings[:3]))}")
+    metrics = load(root, SESSION)
+    if metrics is None or compacted != records:
+        raise MismatchError(f"{compacted} records of {records} were compacted")
+    tools, llms, phases = metrics.tools, metrics.llms, metrics.phases
+    counted = {
+        "tool_call": (sum(t.call_count for t in tools), sum(t.total_duration_ms for t in tools)),
+        "llm_interaction": (
+            sum(m.interaction_count for m in llms),
+            sum(m.total_tokens for m in llms),
+            sum(m.cost for m in llms),
+        ),
+        "phase_transition": sum(p.transition_count for p in phases),
+        "heal_trigger": sum(p.heal_trigger_count for p in phases),
+        "bisect_trigger": sum(p.bisect_trigger_count for p in phases),
+    }
+    if counted != (right := _expected_mixed(records // len(MIXED))):
+        raise MismatchError(f"compaction counted {counted}, recorded were {right}")
+
+
+def _expected_mixed(times: int) -> dict[str, Any]:
+    of = {kind: [given for name, given in MIXED if name == kind] for kind in dict(MIXED)}
+    return {
+        "tool_call": (times * len(of["tool_call"]), times * sum(ms for *_, ms in of["tool_call"])),
+        "llm_interaction": (
+            times * len(of["llm_interaction"]),
+            times * sum(usage.total_tokens for _, usage, _ in of["llm_interaction"]),
+            times * sum(cost for *_, cost in of["llm_interaction"]),
+        ),
+        **{kind: times * len(of[kind]) for kind in ("phase_transition", "heal_trigger", "bisect_trigger")},
+    }
+
+
+def snapshot(root: Path, peer: str, writers: int, records: int) -> Sample:
+    """Look at what living writers have just recorded, so many each. They are not asked."""
+    one = PEERS[peer](root)
+    one.start()
+    one.look()  # whatever the first one does once
+
+    def work(gate: Callable[[], object]) -> Sample:
+        feed(one.writer(), records)
+        gate()
+        gate()
+        one.settle()
+        return {}
+
+    crew = Crew(root, writers, work)
+    crew.gate()
+    clock = Clock()
+    one.look()
+    sample = clock.stop(writers * records)
+    crew.gate()
+    crew.results()
+    one.finish()
+    one.check([records] * writers)
+    return sample
+
+
+def lone_loads(root: Path, writers: int, records: int) -> Sample:
+    """`orjson.loads` of the same records, one by one, from a list of lines."""
+    one = Ours(root)
+    one.start()
+    write = one.writer()
+    for _ in range(writers):
+        feed(write, records)
+    one.settle()
+    lines = [line for path in journals(root) for line in path.read_bytes().splitlines()]
+    lines = [line for line in lines if not line.startswith(b'{"batch"')]
+    loads = orjson.loads
+    clock = Clock()
+    for line in lines:
+        loads(line)
+    sample = clock.stop(len(lines))
+    one.check([records] * writers)
+    return sample
+
+
+def dead_writers(root: Path, peer: str, processes: int) -> Sample:
+    """Take in what so many processes left that recorded three events each and died without closing."""
+    one = PEERS[peer](root)
+    one.start()
+    one.flush()  # whatever the first one does once
+    living: list[int] = []
+    for _ in range(processes):
+        if len(living) == 4:
+            wait_for(living.pop(0))
+        living.append(fork(lambda: feed(one.writer(), 3)))
+    for pid in living:
+        wait_for(pid)
+    clock = Clock()
+    one.flush()
+    sample = clock.stop(processes)
+    one.finish()
+    one.check([3] * processes)
+    return sample

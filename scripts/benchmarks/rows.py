@@ -1,0 +1,304 @@
+"""The rows of the table: who takes part, with how much work, and what is to be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+from benchmarks import programs, reading, writing
+from benchmarks.peers import PEERS
+from benchmarks.report import OURS, Report, Sample, Target, duration, number
+
+PROMETHEUS = "prometheus_client"
+SQLITE = "SQLite, WAL"
+QUEUE = "SimpleQueue"
+MANAGER = "Manager().dict()"
+NAIVE = "filelock, append, release"
+
+# One process is all that OpenTelemetry's SDK adds up.
+SHARED = [OURS, PROMETHEUS, SQLITE, QUEUE, MANAGER, NAIVE]
+
+# Slow ones do one record in so many; times are per record.
+SLOWER = {SQLITE: 20, QUEUE: 5, MANAGER: 100, NAIVE: 25}
+SLOWER_TOGETHER = {PROMETHEUS: 2, SQLITE: 150, QUEUE: 10, MANAGER: 150, NAIVE: 750}
+
+# What a worker that records and exits should do without.
+BANNED = ("psutil", "asyncio", "filelock.asyncio")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Somebody who takes part: a name in the table, and what a fresh process does for it."""
+
+    name: str
+    measure: Callable[..., Sample]
+    arguments: dict[str, Any]
+    module: str = "m31a_mp"
+    """What must be installed."""
+
+
+class Bench(Protocol):
+    """A run: it measures, and says how much work to do."""
+
+    full: bool
+
+    def amount(self, normal: int, quick: int) -> int:
+        """The one or the other."""
+
+    def take_turns(self, report: Report, contenders: list[Contender]) -> None:
+        """A warm-up and some rounds, in each of which everybody has a turn."""
+
+    def once(self, report: Report, contender: Contender, root: Path | None = None) -> Sample | None:
+        """One measurement; None if it went wrong."""
+
+    def directory(self) -> AbstractContextManager[Path]:
+        """One that goes away."""
+
+
+def _peer(name: str, measure: Callable[..., Sample], **arguments: Any) -> Contender:
+    return Contender(name, measure, {"peer": name, **arguments}, PEERS[name].module)
+
+
+def record(bench: Bench) -> Report:
+    records = bench.amount(500_000, 5_000)
+    report = Report("record", f"{records:,} tool calls of one process, until all are handed over")
+    floor, built = "floor: dumps, store", "the same, dict and time made"
+    peers = [_peer(name, writing.record, records=records // SLOWER.get(name, 1)) for name in PEERS]
+    floors = [
+        Contender(floor, writing.floor, {"records": records}),
+        Contender(built, writing.floor_and_dict, {"records": records}),
+    ]
+    bench.take_turns(report, peers + floors)
+    report.compare()
+    report.notes = ["slow ones do fewer; OpenTelemetry counts within one process only"]
+    report.targets = [
+        Target("time, of prometheus_client's", 1 / 4, report.worse_ratio(PROMETHEUS)),
+        Target("time, of filelock, append, release", 1 / 50, report.worse_ratio(NAIVE)),
+        Target("time, of the floor", 2.5, report.worse_ratio(floor)),
+    ]
+    return report
+
+
+def tail(bench: Bench) -> Report:
+    writers, seconds = 8, bench.amount(100, 5) / 10
+    report = Report("tail", f"{writers} writers at full speed, a flush a second; {OURS} for {seconds:g} s")
+    bench.take_turns(
+        report,
+        [
+            _peer(name, writing.tail, writers=writers, seconds=seconds if name == OURS else seconds / 5)
+            for name in SHARED
+        ],
+    )
+    keys = ["cpu_p50", "cpu_p99", "cpu_p999", "cpu_max", "wall_p999", "wall_max", "flush"]
+    heads = ["CPU p50", "p99", "p99.9", "max", "wall p99.9", "max", "longest flush"]
+    report.table = [["a record", "records", *heads]]
+    for name, samples in report.samples.items():
+        shown = [duration(report.median(name, key) or None) for key in keys]
+        report.table.append([name, f"{sum(sample['records'] for sample in samples):,}", *shown])
+    clock = report.median(OURS, "clock")
+    report.notes = [
+        "of all writers together, medians of the rounds (max as well); wall: with the time slices of others",
+        f"CPU: a writer's own, less what reading that clock takes, {number(clock)} ns",
+        _waits(report),
+    ]
+    report.targets = [Target("p99.9 in CPU time", 50, _micro(report.median(OURS, "cpu_p999")), " us")]
+    return report
+
+
+def _waits(report: Report) -> str:
+    """How often writers gave up the CPU of their own accord: for a lock, or for the disk."""
+    each = (
+        f"{name} {1e6 * sum(s['waits'] for s in samples) / sum(s['records'] for s in samples):,.3g}"
+        for name, samples in report.samples.items()
+    )
+    return (
+        f"writers gave up the CPU, for a lock or the disk, so often in a million records: {'; '.join(each)}"
+    )
+
+
+def _micro(seconds: float | None) -> float | None:
+    return seconds and seconds * 1e6
+
+
+def scaling(bench: Bench) -> Report:
+    counts = [1, 2, 4, 8, 16, 64][: bench.amount(6, 3)]
+    most = counts[-1]
+    records = bench.amount(960_000, 9_600)
+    report = Report("scaling", f"{records:,} tool calls, shared by so many writers; slow ones do fewer")
+    bench.take_turns(
+        report,
+        [
+            Contender(
+                _by(name, n),
+                writing.scaling,
+                {"peer": name, "writers": n, "records": each},
+                PEERS[name].module,
+            )
+            for name in SHARED
+            for n in counts
+            for each in [max(64, records // SLOWER_TOGETHER.get(name, 1))]
+        ],
+    )
+    report.table = [["records/s", *(f"{n} writer{'s' if n > 1 else ''}" for n in counts), f"{most} / 2"]]
+    for name in SHARED:
+        if report.samples.get(_by(name, 1)):
+            rates = [f"{1 / median(report.times(_by(name, n)) or [1e9]):,.0f}" for n in counts]
+            fall = report.ratio(_by(name, most), ours=_by(name, 2))
+            report.table.append([name, *rates, number(fall)])
+    report.missing = sorted({name.rpartition(",")[0] for name in report.missing})
+    slower = report.ratio(_by(OURS, 2), ours=_by(OURS, most))
+    report.targets = [Target(f"time of a record, {most} writers to 2", 1 / 0.85, slower)]
+    return report
+
+
+def _by(name: str, writers: int) -> str:
+    return f"{name}, {writers} writers"
+
+
+def compaction(bench: Bench) -> Report:
+    records = bench.amount(2_000_000, 20_000)
+    report = Report("compaction", f"compact() of a journal of {records:,} records of all kinds")
+    bare = "for line: orjson.loads"
+    with bench.directory() as source:
+        _make_journal(bench, report, source, records)
+        given = {"source": str(source), "records": records}
+        contenders = [Contender(OURS, reading.compaction, given), Contender(bare, reading.bare_loads, given)]
+        bench.take_turns(report, contenders)
+    report.compare()
+    report.targets = [
+        Target("time, of a bare loop", 1, report.worse_ratio(bare)),
+        _memory(records, report.median(OURS, "memory")),
+        _memory(10 * records, _memory_of(bench, report, 10 * records)),
+    ]
+    report.notes.append("memory: the peak of the process, less its peak when all was imported")
+    return report
+
+
+def _memory(records: int, value: float | None) -> Target:
+    return Target(f"peak memory, {records:,} records", 64, value and value / 2**20, " MiB")
+
+
+def _make_journal(bench: Bench, report: Report, source: Path, records: int) -> None:
+    bench.once(report, Contender("its journal", reading.mixed_journal, {"records": records}), source)
+    size = sum(path.stat().st_size for path in reading.journals(source))
+    report.notes.append(f"the journal of {records:,} records has {size / 1e6:,.0f} MB")
+
+
+def _memory_of(bench: Bench, report: Report, records: int) -> float | None:
+    if not bench.full:
+        report.notes.append(f"{records:,} records are left to --full: two minutes, and 2.1 GB of disk")
+        return None
+    with bench.directory() as source:
+        _make_journal(bench, report, source, records)
+        given = {"source": str(source), "records": records}
+        sample = bench.once(report, Contender(OURS, reading.compaction, given))
+    if sample is None:
+        return None
+    report.notes.append(f"{records:,} records took {duration(sample['wall'] / records)} each")
+    return float(sample["memory"])
+
+
+def snapshot(bench: Bench) -> Report:
+    given = {"writers": bench.amount(100, 10), "records": bench.amount(1000, 200)}
+    report = Report(
+        "snapshot", "snapshot() with {writers} living writers of {records:,} fresh records".format(**given)
+    )
+    loads = "orjson.loads of them"
+    bench.take_turns(
+        report,
+        [
+            _peer(OURS, reading.snapshot, **given),
+            Contender(loads, reading.lone_loads, given),
+            _peer(PROMETHEUS, reading.snapshot, **given),
+        ],
+    )
+    report.compare()
+    report.notes = [f"{PROMETHEUS} adds up when it records: it has one value per process and name to read"]
+    report.targets = [Target("time, of orjson.loads one by one", 3, report.worse_ratio(loads))]
+    return report
+
+
+def dead(bench: Bench) -> Report:
+    processes = bench.amount(5_000, 40)
+    report = Report(
+        "dead", f"flush() after {processes:,} processes recorded 3 events each and died", "process"
+    )
+    bench.take_turns(
+        report, [_peer(name, reading.dead_writers, processes=processes) for name in (OURS, PROMETHEUS)]
+    )
+    report.compare()
+    report.notes = [
+        "flush() also deletes what they left, and fsyncs; MultiProcessCollector.collect() only reads"
+    ]
+    report.targets = [
+        Target("time, of MultiProcessCollector.collect()", 1 / 10, report.worse_ratio(PROMETHEUS))
+    ]
+    return report
+
+
+def importing(bench: Bench) -> Report:
+    report = Report("import", "python -X importtime", "import")
+    modules = {
+        OURS: "m31a_mp",
+        PROMETHEUS: "prometheus_client",
+        "opentelemetry-sdk": "opentelemetry.sdk.metrics",
+    }
+    bench.take_turns(
+        report,
+        [
+            Contender(
+                name, programs.importing, {"module": module, "times": bench.amount(5, 1)}, PEERS[name].module
+            )
+            for name, module in modules.items()
+        ],
+    )
+    report.table = [["an import", "importtime", "ours / theirs", "whole program"]]
+    for name in report.samples:
+        shown = [duration(median(report.times(name))), "" if name == OURS else number(report.ratio(name))]
+        report.table.append([name, *shown, duration(report.median(name, "program"))])
+    program = bench.once(report, Contender(OURS, programs.worker_modules, {}))
+    banned = None
+    if program:
+        found = ", ".join(program["expensive"]) or "none"
+        banned = float(sum(name in program["expensive"] for name in BANNED))
+        report.notes = [
+            f"a worker of three records has imported {program['modules']} modules, of these: {found}"
+        ]
+    report.targets = [
+        Target("time, of import prometheus_client", 1 / 3, report.ratio(PROMETHEUS)),
+        Target("of psutil and asyncio, a worker imports", 0, banned),
+    ]
+    return report
+
+
+def worker(bench: Bench) -> Report:
+    times = bench.amount(10, 2)
+    report = Report("worker", "attach, one record, exit: a whole process", "process")
+    bare = "python -c pass"
+    bench.take_turns(
+        report,
+        [
+            _peer(OURS, programs.short_worker, times=times),
+            Contender(bare, programs.bare_python, {"times": times}),
+            _peer(PROMETHEUS, programs.short_worker, times=times),
+        ],
+    )
+    report.compare()
+    report.targets = [Target("time, of python -c pass", 1.5, report.worse_ratio(bare))]
+    return report
+
+
+ROWS: dict[str, Callable[[Bench], Report]] = {
+    "record": record,
+    "tail": tail,
+    "scaling": scaling,
+    "compaction": compaction,
+    "snapshot": snapshot,
+    "dead": dead,
+    "import": importing,
+    "worker": worker,
+}
