@@ -177,7 +177,10 @@ class Names(dict[str, str]):
         return member
 
 
-def fold_known(  # noqa: C901, PLR0912, PLR0915  # a call for each record would take as long as the rest
+_PHASE_COUNTS = {"phase_transition": "transitions", "heal_trigger": "heals", "bisect_trigger": "bisects"}
+
+
+def fold_known(  # noqa: C901, PLR0912  # a call for each record would take as long as the rest
     totals: Totals, records: list[Any]
 ) -> list[int]:
     """Count those records that are plainly valid and whose names have an entry: nearly all there are.
@@ -221,21 +224,16 @@ def fold_known(  # noqa: C901, PLR0912, PLR0915  # a call for each record would 
                 llm.total_tokens += total
                 llm.interactions += 1
                 llm.costs.add(cost)
+            elif event == "phase_duration":
+                success, duration_ms = record["success"], record["duration_ms"]
+                if type(success) is not bool or type(duration_ms) is not int or duration_ms >> 63:
+                    raise ValueError
+                entry = phase = phases[record["phase"]]
+                phase.saw_duration(time, duration_ms, success)
             else:
                 entry = phase = phases[record["phase"]]
-                if event == "phase_transition":
-                    phase.transitions += 1
-                elif event == "phase_duration":
-                    success, duration_ms = record["success"], record["duration_ms"]
-                    if type(success) is not bool or type(duration_ms) is not int or duration_ms >> 63:
-                        raise ValueError
-                    phase.saw_duration(time, duration_ms, success)
-                elif event == "heal_trigger":
-                    phase.heals += 1
-                elif event == "bisect_trigger":
-                    phase.bisects += 1
-                else:
-                    raise ValueError
+                count = _PHASE_COUNTS[event]
+                setattr(phase, count, getattr(phase, count) + 1)
         except (KeyError, TypeError, ValueError):
             others.append(position)
             continue

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 import orjson
 
 from m31a_mp.events import fold_known, fold_record
-from m31a_mp.journal import Batch, Damage, Line, Torn
+from m31a_mp.journal import Batch, Damage, Line, Torn, count_lines
 from m31a_mp.rejected import Rejected
 from m31a_mp.totals import TooManyEntriesError, Totals
 
 # What is set aside stays in memory until it is written. Of more than this only the place is kept.
 _MAX_REJECTED_BYTES = 16 * 1024 * 1024
 _MAX_REJECTED = 10_000
+# Lines are parsed as one array, which takes two thirds of the time of one by one; of more at a time than
+# this, the parsed records would leave the processor's cache before they are counted.
+_PIECE_BYTES = 32 * 1024
+
+
+def _pieces(records: bytes) -> Iterator[bytes]:
+    """Lines in pieces of about that size."""
+    start = 0
+    while start < len(records):
+        end = records.find(b"\n", start + _PIECE_BYTES) + 1 or len(records)
+        yield records[start:end]
+        start = end
 
 
 class Fold:
@@ -62,32 +74,33 @@ class Fold:
         except TooManyEntriesError as error:
             self.reject(Rejected(file, batch.offset, str(error), batch.records))
             return
-        known = max(0, mark.last + 1 - batch.first)
-        if known < batch.count:
-            self._records(file, batch, known)
-            mark.last = batch.first + batch.count - 1
+        number, offset = batch.first, batch.offset
+        for piece in _pieces(batch.records):
+            count = count_lines(piece)
+            known = max(0, mark.last + 1 - number)
+            if known < count:
+                self._piece(file, offset, piece, count, known)
+                mark.last = number + count - 1
+            number += count
+            offset += len(piece)
         self.totals.saw_dropped(mark, batch.dropped)
 
-    def _records(self, file: str, batch: Batch, known: int) -> None:
-        """Add those behind the first `known` ones."""
+    def _piece(self, file: str, offset: int, piece: bytes, count: int, known: int) -> None:
+        """Add the records of some lines, but for the first `known` ones."""
         try:
-            # As one array: that takes two thirds of the time of parsing line by line.
-            parsed = orjson.loads(b"[%b]" % batch.records[:-1].replace(b"\n", b","))
+            parsed = orjson.loads(b"[%b]" % piece[:-1].replace(b"\n", b","))
         except orjson.JSONDecodeError:
             parsed = []
-        if len(parsed) == batch.count:
+        if len(parsed) == count:
             others = [known + i for i in fold_known(self.totals, parsed[known:])]
         else:
-            others = list(range(known, batch.count))
-        self.records += batch.count - known - len(others)
+            others = list(range(known, count))
+        self.records += count - known - len(others)
         if others:
-            self._lines(file, batch, others)
-
-    def _lines(self, file: str, batch: Batch, positions: list[int]) -> None:
-        lines = batch.records.split(b"\n")
-        offsets = list(accumulate((len(line) + 1 for line in lines), initial=batch.offset))
-        for position in positions:
-            self._line(file, offsets[position], lines[position])
+            lines = piece.split(b"\n")
+            offsets = list(accumulate((len(line) + 1 for line in lines), initial=offset))
+            for i in others:
+                self._line(file, offsets[i], lines[i])
 
     def _line(self, file: str, offset: int, line: bytes) -> None:
         self._now += 1  # lines without a time keep their order

@@ -49,6 +49,11 @@ _MAX_WRITER_CHARACTERS = 64
 _BUFFER_BYTES = 256 * 1024
 
 
+def count_lines(text: bytes) -> int:
+    """How often a newline stands there; in half the time of `text.count()`."""
+    return len(text) - len(text.replace(b"\n", b""))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Consecutive records of one writer.
@@ -70,7 +75,7 @@ class Batch:
     @cached_property
     def count(self) -> int:
         """How many records it has."""
-        return len(self.records) - len(self.records.replace(b"\n", b""))  # in half the time of count()
+        return count_lines(self.records)
 
     def encode(self) -> bytes:
         """The batch as it stands in the journal."""
