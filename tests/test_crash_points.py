@@ -69,7 +69,7 @@ def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
     """There is no room for a large segment, none for the journal, and metrics.json cannot be synced."""
     collector = Collector("s", sessions)
     _record(collector, acknowledge, 1)
-    with _failing_once("posix_fallocate", ENOSPC):
+    with _failing_once("pwrite", ENOSPC):
         _record(collector, acknowledge, 60)
     with _failing_once("ftruncate", ENOSPC):
         collector.flush()  # what is in the journal is merged first, and makes room
@@ -83,10 +83,10 @@ def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
 def _failing_once(name: str, error: int) -> Iterator[None]:
     call, failures = getattr(os, name), iter([OSError(error, "injected")])
 
-    def fail_once(*arguments: int) -> None:
+    def fail_once(*arguments: object) -> object:
         for failure in failures:
             raise failure
-        call(*arguments)
+        return call(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, name, fail_once)

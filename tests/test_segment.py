@@ -76,10 +76,10 @@ class TestWriting:
     def test_segment_without_room_for_it_leaves_nothing_behind(
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(*_: int) -> None:
+        def full(*_: object) -> int:
             raise OSError(28, "no space left on device")
 
-        monkeypatch.setattr(os, "posix_fallocate", full)
+        monkeypatch.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="no space"):
             Segment.create(session.segments, WRITER, 1, 4096)
         assert list(session.segments.iterdir()) == []

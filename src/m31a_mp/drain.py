@@ -84,6 +84,7 @@ class _Source:
 
     file: SegmentFile
     batch: Batch
+    is_dead: bool
     deletable: bool
 
 
@@ -100,13 +101,14 @@ class _Chunk:
         file = SegmentFile.open(path)
         try:
             # Asked before reading: a writer that is dead now has stored all it ever will.
-            is_finished = path not in self._newest or file.is_dead()
+            is_dead = file.is_dead()
+            is_finished = is_dead or path not in self._newest
             pending = file.pending(is_finished=is_finished)
         except BaseException:
             file.close()
             raise
         batch = Batch(file.writer, pending.first, pending.records, pending.dropped, pending.start)
-        self._sources.append(_Source(file, batch, deletable=is_finished))
+        self._sources.append(_Source(file, batch, is_dead=is_dead, deletable=is_finished))
         self._bytes += len(batch.records)
 
     def is_full(self) -> bool:
@@ -119,8 +121,8 @@ class _Chunk:
         kept = set()
         for source in self._sources:
             batch = source.batch
-            # A living writer sees it, even if the file goes.
-            source.file.advance(batch.offset + len(batch.records), batch.first + batch.count)
+            if not source.is_dead:  # who lives sees it, even if the file goes
+                source.file.advance(batch.offset + len(batch.records), batch.first + batch.count)
             if source.deletable:
                 with durable.step("delete segment"):
                     source.file.path.unlink(missing_ok=True)

@@ -43,6 +43,8 @@ def seen_alive(identity: ProcessIdentity) -> bool:
 
     if (identity.boot_id, identity.namespace) != (_boot_id(), _namespace()):
         return False
+    if not psutil.pid_exists(identity.pid):
+        return False
     try:
         if psutil.Process(identity.pid).status() == psutil.STATUS_ZOMBIE:
             return False

@@ -37,7 +37,7 @@ import struct
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import EINVAL, EISDIR, ELOOP, ENOENT, EOPNOTSUPP
+from errno import EISDIR, ELOOP, ENOENT
 from pathlib import Path
 from typing import Final, Self
 
@@ -116,9 +116,9 @@ class Segment:
             if not lock_descriptor(fd, blocking=False):
                 raise FileNotFoundError(ENOENT, "taken for stillborn", str(temporary))
             with durable.step("allocate segment"):
-                _allocate(fd, size)
-                # All of it: pages that are in the cache by one large write cost the records a sixth of
-                # what they cost by being touched one after the other.
+                # All of it. Where there was a hole and the disk is full, a store is a SIGBUS, which kills the
+                # host program. And pages that one large write has brought in cost the records a sixth of
+                # what they would cost by being touched one after the other.
                 durable.write_all(fd, _header(writer, first, size).ljust(size, b"\0"))
             mapping = mmap.mmap(fd, size)
             try:
@@ -169,16 +169,6 @@ class Segment:
         """Delete the file, all of which is in the journal. If that fails, the owner will do it."""
         with suppress(OSError), durable.step("delete own segment"):
             self.path.unlink(missing_ok=True)
-
-
-def _allocate(fd: int, size: int) -> None:
-    # Not ftruncate: writing into a hole of a full disk is a SIGBUS, which kills the host program.
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except (AttributeError, OSError) as error:
-        # macOS, and file systems that cannot: there the write that follows has to do.
-        if isinstance(error, OSError) and error.errno not in (EINVAL, EOPNOTSUPP):
-            raise
 
 
 def _header(writer: str, first: int, size: int) -> bytes:
