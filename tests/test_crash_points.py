@@ -69,7 +69,7 @@ def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
     """There is no room for a large segment, none for the journal, and metrics.json cannot be synced."""
     collector = Collector("s", sessions)
     _record(collector, acknowledge, 1)
-    with _failing_once("pwrite", ENOSPC):
+    with _failing_once("rename", ENOSPC):
         _record(collector, acknowledge, 60)
     with _failing_once("ftruncate", ENOSPC):
         collector.flush()  # what is in the journal is merged first, and makes room
