@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from errno import ELOOP, ENOENT, ENXIO
 from pathlib import Path
@@ -23,14 +23,22 @@ from m31a_mp.fold import Fold
 from m31a_mp.journal import Batch, Journal
 from m31a_mp.model import SessionMetrics
 from m31a_mp.rejected import Rejected, shown
-from m31a_mp.segment import DamagedSegmentError, SegmentFile, delete_stillborn, list_segments
-from m31a_mp.session import MAX_WAITING, Lease, Session
+from m31a_mp.segment import (
+    DamagedSegmentError,
+    SegmentFile,
+    delete_stillborn,
+    find_segments,
+    list_segments,
+    name_parts,
+)
+from m31a_mp.session import MAX_WAITING, Lease, Session, is_file
 from m31a_mp.totals import Totals
 
 # A look that a publication overtakes is taken anew, this often; then it waits for the journal's lock.
 _LOOKS = 20
 # What it keeps of the segments in memory; more than that goes to a temporary file.
 _STAGED_BYTES = 8 * 1024 * 1024
+_MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +110,23 @@ def compact_session(
     if damage:
         fold.reject(damage)
     if not is_durable:
-        durable.sync_way(session.directory)  # whoever made it may have been killed right after
+        durable.sync_parents(session.directory)  # whoever made it may have been killed right after
     while True:
+        counted = fold.records
         drained, failure = _drain_and_seal(session, fold.totals.journal)
         # From here on nobody waits for this process: writers append to a new journal.
-        damaged = _damaged(session, fold, drained)
-        has_news = _fold_sealed(session, fold)
+        damaged = _reject_damaged(session, fold, drained)
+        has_sealed = _fold_sealed(session, fold)
         if not failure:
             _forget_the_gone(session, fold.totals, drained.writers)
-        if has_news or damaged or published is None or not is_durable:
+        if has_sealed or damaged or published is None or not is_durable:
             rejected.keep(session.rejected, fold.rejected)
             store.publish(session, fold.totals)
         _delete(session, fold.totals.journal, damaged)
         if not failure:
             metrics = fold.totals.to_metrics(session.id)
             return Compaction(metrics, fold.records, fold.rejected, drained.unreadable)
-        if not has_news:
+        if fold.records == counted:
             raise failure
         # Once more: the journal that is gone now may have been what filled the disk.
 
@@ -127,33 +136,52 @@ def _drain_and_seal(session: Session, folded: int) -> tuple[Drained, OSError | N
     log = Journal(session)
     failure = None
     with log.locked():
+        paths, writers = find_segments(session.segments)
         try:
-            drained = drain(log, list_segments(session.segments))
+            drained = drain(log, paths)
         except OSError as error:
             drained, failure = Drained(), error
-        numbers = [number for number, _ in session.sealed() if number <= folded + MAX_WAITING]
+        drained.writers |= writers - {parts[0] for path in paths if (parts := name_parts(path.name))}
+        numbers = [number for number, _ in session.sealed() if number < folded + MAX_WAITING]
         log.seal(max([folded, *numbers]) + 1)
         durable.delete_temporaries(session.directory, "journal")
     return drained, failure
 
 
-def _damaged(session: Session, fold: Fold, drained: Drained) -> list[Path]:
-    """Reject the files that are not what their names say; they are to be put out of the way."""
+def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[Path, Path]:
+    """Reject the files that are not what their names say; returns where they are to be put.
+
+    Those of an earlier run, which died before it had put them there, are rejected already.
+    """
     damaged = {path: reason for path, reason in drained.damaged if _is_free(path)}
     for number, path in session.sealed():
         if number > fold.totals.journal + MAX_WAITING:
             damaged[path] = "no journal was ever sealed with such a number"
-    for path, reason in damaged.items():
-        name = shown(str(path.relative_to(session.directory)))
-        fold.reject(Rejected(f"{name}.rejected", 0, reason, b""))
-    return list(damaged)
+        elif not is_file(path):
+            damaged[path] = "it is not a regular file"
+    places = {path: _place_for(path) for path in damaged}
+    names = {str(path.relative_to(session.directory)): path for path in damaged}
+    for name, path in names.items():
+        if shown(name) not in fold.totals.set_aside:
+            place = shown(str(places[path].relative_to(session.directory)))
+            fold.reject(Rejected(place, 0, damaged[path], b""))
+    fold.totals.set_aside = {shown(name) for name in names}
+    return places
+
+
+def _place_for(path: Path) -> Path:
+    """Where a damaged file goes: next to where it is, under a name that is free and short enough."""
+    place = path.with_name(f"{path.name}.rejected")
+    if len(os.fsencode(place.name)) > _MAX_NAME_BYTES or os.path.lexists(place):
+        return path.with_name(f"{path.lstat().st_ino}.{time.time_ns()}.rejected")
+    return place
 
 
 def _fold_sealed(session: Session, fold: Fold) -> bool:
     """Fold the sealed journals that are not counted yet; returns whether there were any."""
     before = fold.totals.journal
     for number, path in session.sealed():
-        if before < number <= before + MAX_WAITING:
+        if before < number <= before + MAX_WAITING and is_file(path):
             with journal.open_to_read(path) as stream:
                 fold.journal(path.name, journal.read(stream))
             fold.totals.journal = number
@@ -169,15 +197,15 @@ def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> Non
         totals.keep_writers(writers)
 
 
-def _delete(session: Session, folded: int, damaged: list[Path]) -> None:
+def _delete(session: Session, folded: int, damaged: dict[Path, Path]) -> None:
     """Delete what `metrics.json` contains now, and put what is damaged out of the way."""
-    for path in damaged:
-        with durable.step("set file aside"):
-            os.rename(path, path.with_name(f"{path.name}.rejected"))
     for number, path in session.sealed():
-        if number <= folded:
+        if number <= folded and path not in damaged:
             with durable.step("delete journal"):
                 path.unlink(missing_ok=True)
+    for path, place in damaged.items():
+        with suppress(OSError), durable.step("set file aside"):
+            os.rename(path, place)
     delete_stillborn(session.segments)
 
 
@@ -240,7 +268,7 @@ def _look(session: Session, started: int, from_zero: bool) -> Fold | None:
         published = None if from_zero else store.read_totals(session)
         fold = Fold(published or Totals(started))
         for number, path in sealed:
-            if fold.totals.journal < number <= fold.totals.journal + MAX_WAITING:
+            if fold.totals.journal < number <= fold.totals.journal + MAX_WAITING and is_file(path):
                 try:
                     with journal.open_to_read(path) as stream:
                         if live and _same_file(live, stream):
@@ -266,7 +294,7 @@ def _copy_staged(session: Session, copy: IO[bytes]) -> list[tuple[str, Batch | R
                 pending = file.pending(is_finished=False)
         except FileNotFoundError:
             continue  # handed over since it was listed: its records are in the journal
-        except (DamagedSegmentError, OSError) as error:
+        except DamagedSegmentError as error:
             staged.append((name, Rejected(name, 0, str(error), b""), 0))
         else:
             copy.write(pending.records)

@@ -26,7 +26,7 @@ class Drained:
     """What a drain left behind.
 
     Attributes:
-        writers: The writers that still have a segment, so that their records may come again.
+        writers: The writers that may still have a segment, so that their records may come again.
         damaged: The segments that are none, and why; they were left alone.
         unreadable: Why segments could not be read; they and their writers' later ones were left alone.
     """
@@ -34,11 +34,6 @@ class Drained:
     writers: set[str] = field(default_factory=set)
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     unreadable: list[OSError] = field(default_factory=list)
-
-    @property
-    def everything_moved(self) -> bool:
-        """Whether nothing of these segments is missing in the journal."""
-        return not self.damaged and not self.unreadable
 
 
 def drain(journal: Journal, segments: Iterable[Path]) -> Drained:
@@ -63,8 +58,11 @@ def drain(journal: Journal, segments: Iterable[Path]) -> Drained:
             try:
                 chunk.add(path)
             except FileNotFoundError:
-                continue  # its writer handed it over and deleted it since it was listed
+                left.writers.add(
+                    writer
+                )  # handed over and deleted since it was listed, and it may have a newer
             except DamagedSegmentError as error:
+                left.writers.add(writer)
                 left.damaged.append((path, str(error)))
             except OSError as error:
                 # Its later records must not overtake it: they would make it look counted already.

@@ -8,11 +8,11 @@ test can end the process.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import ECANCELED, EFBIG, ENOSPC
 from pathlib import Path
-from threading import get_ident
 
 # Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
 _FILE_MODE = 0o600
@@ -26,8 +26,32 @@ def reached(point: str) -> None:
     """Called before and after every step. Does nothing, unless a test replaces it to crash there."""
 
 
-# Of each thread, the process ids in which the operations began that it is in, innermost last.
-_operations: dict[int, list[int]] = {}
+_generation = 0  # how many forks lie between this process and the first one
+
+
+class _Thread(threading.local):
+    """Of each thread, the generations in which the operations began that it is in, innermost last."""
+
+    operations: tuple[int, ...] = ()
+
+
+_thread = _Thread()
+# Descriptors of files that are being changed: what a forked child would write, it writes nowhere.
+_changing: set[int] = set()
+
+
+def _after_fork_in_child() -> None:
+    global _generation  # noqa: PLW0603
+    _generation += 1
+    for fd in list(_changing):
+        # Not closed: a signal handler that goes on here may get the number for a file of its own.
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, fd, inheritable=False)
+        os.close(null)
+    _changing.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class ForkedError(OSError):
@@ -39,14 +63,12 @@ def operation() -> Iterator[None]:
     """Around steps that belong together. In a child that a signal handler forked in the middle of them,
     and that returns from the handler, the next step raises `ForkedError` instead of doing it once more.
     """
-    under_way = _operations.setdefault(get_ident(), [])
-    under_way.append(os.getpid())
+    around = _thread.operations
+    _thread.operations = (*around, _generation)
     try:
         yield
     finally:
-        under_way.pop()
-        if not under_way:
-            _operations.pop(get_ident(), None)
+        _thread.operations = around
 
 
 class step:  # noqa: N801  # reads as the function that it would be, at five times its speed
@@ -59,8 +81,8 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
 
     def __enter__(self) -> None:
         reached(f"before {self._name}")
-        under_way = _operations.get(get_ident())
-        if under_way and under_way[-1] != os.getpid():
+        # No call from here to the change itself: only behind one can a signal handler fork.
+        if (under_way := _thread.operations) and under_way[-1] != _generation:
             raise ForkedError(ECANCELED, f"{self._name}: left to the parent process")
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -84,6 +106,17 @@ def open_private(path: Path, flags: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+@contextmanager
+def changing(fd: int) -> Iterator[None]:
+    """While a file is being changed, and then close it."""
+    try:
+        _changing.add(fd)
+        yield
+    finally:
+        _changing.discard(fd)
+        os.close(fd)
 
 
 def read_private(path: Path, limit: int) -> bytes:
@@ -129,14 +162,12 @@ def replace(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)  # a crash left it, or somebody planted it; it is never followed
         fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        try:
+        with changing(fd):
             with step(f"write {path.name}"):
                 write_all(fd, data)
             # Without it the rename may reach the disk before the bytes: an empty file after a power cut.
             with step(f"fsync {path.name}"):
                 os.fsync(fd)
-        finally:
-            os.close(fd)
         with step(f"replace {path.name}"):
             os.replace(temporary, path)
     except BaseException:
@@ -183,7 +214,7 @@ def sync(path: Path) -> None:
             sync_directory(path.parent)
 
 
-def sync_way(path: Path) -> None:
+def sync_parents(path: Path) -> None:
     """Make durable that there is a directory at `path`: its name, and those of the directories above it
     that may be as new, being on the same disk and readable.
     """

@@ -199,7 +199,7 @@ class Journal:
         if not data:
             return
         fd = durable.open_private(self._session.journal, os.O_RDWR | os.O_CREAT)
-        try:
+        with durable.changing(fd):
             size = _repair_tail(fd)
             try:
                 with durable.step("lengthen journal"):
@@ -211,8 +211,6 @@ class Journal:
                 with suppress(OSError), durable.step("give up append"):
                     os.ftruncate(fd, size)
                 raise
-        finally:
-            os.close(fd)
 
     def sync(self) -> None:
         """Make everything durable that was ever appended. The caller holds the lock.
@@ -231,9 +229,10 @@ class Journal:
         Returns:
             Whether there was a journal.
         """
+        journal, sealed = self._session.journal, self._session.sealed_name(number)
         try:
             with durable.step("seal journal"):
-                os.rename(self._session.journal, self._session.sealed_name(number))
+                os.rename(journal, sealed)
         except FileNotFoundError:
             return False
         return True

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from errno import EFBIG, ENOENT
+from errno import EFBIG, EISDIR, ELOOP, ENOENT
 from pathlib import Path
 
 import orjson
@@ -53,14 +53,16 @@ def keep(path: Path, items: Iterable[Rejected]) -> None:
     new = dict.fromkeys(item.encode() for item in items)
     if not new:
         return
+    if path.is_dir():
+        return  # somebody wants it so; all is counted nevertheless
     try:
         old = durable.read_private(path, _MAX_FILE_BYTES)
-    except FileNotFoundError:
-        old = b""
     except OSError as error:
-        if error.errno != EFBIG:
+        if error.errno == EFBIG:
+            return  # it is full, and more
+        if error.errno not in (ENOENT, ELOOP):  # a symlink is replaced, not followed
             raise
-        return  # it is full, and more
+        old = b""
     old = old[: old.rfind(b"\n") + 1]  # without what somebody tore of it
     for line in io.BytesIO(old):
         new.pop(line, None)
@@ -74,7 +76,7 @@ def read(path: Path) -> Iterator[Rejected]:
     try:
         lines = io.BytesIO(durable.read_private(path, _MAX_FILE_BYTES))
     except OSError as error:
-        if error.errno not in (ENOENT, EFBIG):
+        if error.errno not in (ENOENT, EFBIG, ELOOP, EISDIR):
             raise
         return
     for line in lines:

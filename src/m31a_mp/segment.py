@@ -110,31 +110,35 @@ class Segment:
         with durable.step("make segment"):
             temporary.unlink(missing_ok=True)  # it was to be given up, and the disk did not let it
             fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        try:
-            # The lock is the proof of life that needs no pid: the kernel drops it when the last process
-            # that maps the file is gone. (A forked child unmaps it.)
-            if not lock_descriptor(fd, blocking=False):
-                raise FileNotFoundError(ENOENT, "taken for stillborn", str(temporary))
-            with durable.step("allocate segment"):
-                # All of it. Where there was a hole and the disk is full, a store is a SIGBUS, which kills the
-                # host program. And pages that one large write has brought in cost the records a sixth of
-                # what they would cost by being touched one after the other.
-                durable.write_all(fd, _header(writer, first, size).ljust(size, b"\0"))
-            mapping = mmap.mmap(fd, size)
+        with durable.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
             try:
-                # Last: under this name a reader never meets a segment without its space and its header.
-                with durable.step("rename segment"):
-                    os.rename(temporary, path)
+                mapping = cls._make(fd, _header(writer, first, size).ljust(size, b"\0"), temporary, path)
             except BaseException:
-                mapping.close()
+                with suppress(OSError), durable.step("give up segment"):
+                    temporary.unlink()
                 raise
-        except BaseException:
-            with suppress(OSError), durable.step("give up segment"):
-                temporary.unlink()
-            raise
-        finally:
-            os.close(fd)  # the mapping keeps its own descriptor, and with it the lock
         return cls(path, first, mapping)
+
+    @staticmethod
+    def _make(fd: int, content: bytes, temporary: Path, path: Path) -> mmap.mmap:
+        # The lock is the proof of life that needs no pid: the kernel drops it when the last process that maps
+        # the file is gone. (A forked child unmaps it.)
+        if not lock_descriptor(fd, blocking=False):
+            raise FileNotFoundError(ENOENT, "taken for stillborn", str(temporary))
+        with durable.step("allocate segment"):
+            # All of it. Where there was a hole and the disk is full, a store is a SIGBUS, which kills the
+            # host program. And pages that one large write has brought in cost the records a sixth of what
+            # they would cost by being touched one after the other.
+            durable.write_all(fd, content)
+        mapping = mmap.mmap(fd, len(content))
+        try:
+            # Last: under this name a reader never meets a segment without its space and its header.
+            with durable.step("rename segment"):
+                os.rename(temporary, path)
+        except BaseException:
+            mapping.close()
+            raise
+        return mapping
 
     def show_dropped(self, reason: str, count: int) -> None:
         """Let the owner know how many records the writer dropped so far for that reason."""
@@ -149,7 +153,8 @@ class Segment:
 
     def is_drained(self) -> bool:
         """Whether all of it is in the journal, whoever took it there."""
-        return self._words[_DRAINED_WORD] == self._mapping.tell()
+        drained, _ = _drained(self._words, self.size) or (DATA_OFFSET, self.first)
+        return drained == self._mapping.tell()
 
     def close(self) -> None:
         """Unmap it; the file stays."""
@@ -323,14 +328,20 @@ def name_parts(name: str) -> tuple[str, int] | None:
 
 
 def list_segments(directory: Path) -> list[Path]:
-    """The segments there, each writer's oldest first, and none without those before it.
+    """The segments there, each writer's oldest first, and none without those before it."""
+    return find_segments(directory)[0]
+
+
+def find_segments(directory: Path) -> tuple[list[Path], set[str]]:
+    """As `list_segments`; and all writers that had one, though it may have gone meanwhile.
 
     A listing may miss a name that is made meanwhile, and yet have one that is made after it. So the
     directory is listed twice: what is older than anything in the first listing is in the second.
     """
-    newest = {parts[0]: name for name in _names(directory) if (parts := name_parts(name))}
-    names = (name for name in _names(directory) if not _is_newer(name, newest))
-    return [directory / name for name in names]
+    first, second = _names(directory), _names(directory)
+    newest = {parts[0]: name for name in first if (parts := name_parts(name))}
+    writers = {parts[0] for name in first + second if (parts := name_parts(name))}
+    return [directory / name for name in second if not _is_newer(name, newest)], writers
 
 
 def _names(directory: Path) -> list[str]:

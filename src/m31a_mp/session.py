@@ -27,7 +27,7 @@ _OWNER_BYTES = 4096
 _SEALED = re.compile(r"journal\.(\d{12})\.ndjson")
 # So many journals never wait at once: a number further on was planted. Counting on from that one, the
 # numbers would run out.
-MAX_WAITING = 10**11
+MAX_WAITING = 10**9
 MAX_JOURNAL = 10**12 - 1 - MAX_WAITING
 
 
@@ -130,6 +130,14 @@ def _is_directory(path: Path) -> bool:
     """Whether it is one itself; a symlink that somebody planted is not."""
     try:
         return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular one itself, and there."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
 

@@ -64,7 +64,7 @@ def save(sessions_dir: str | os.PathLike[str], session_id: str, metrics: Session
         old = _read(session) or {}
         if _CHECKPOINT in old:  # how far the fold is does not change with the numbers
             document[_CHECKPOINT] = old[_CHECKPOINT]
-        durable.sync_way(session.directory)
+        durable.sync_parents(session.directory)
         _write(session, document)
 
 

@@ -118,6 +118,7 @@ class Totals:
         dropped: Records that writers had to drop, by reason.
         rejected: Pieces of input that were set aside.
         names_bytes: What all the names take, as JSON.
+        set_aside: Files that are counted as rejected, and were to be put out of the way then.
     """
 
     started: int
@@ -130,6 +131,7 @@ class Totals:
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     names_bytes: int = 0
+    set_aside: set[str] = field(default_factory=set)
 
     def tool(self, name: str, time: int) -> ToolTotal:
         """The tool's entry, to add a record of that time to."""
@@ -197,6 +199,7 @@ class Totals:
         return {
             "version": CHECKPOINT_VERSION,
             "journal": self.journal,
+            "set_aside": sorted(self.set_aside),
             "writers": {w: {"last": m.last, "dropped": m.dropped} for w, m in self.writers.items()},
             "tools": {name: {"first": t.first} for name, t in self.tools.items()},
             "llms": {p: {"first": t.first, "costs": t.costs.parts()} for p, t in self.llms.items()},
@@ -245,6 +248,7 @@ class Totals:
             totals.phases[phase.phase] = PhaseTotal(
                 first, phase.transition_count, phase.heal_trigger_count, phase.bisect_trigger_count, latest
             )
+        totals.set_aside = set(map(str, checkpoint.get("set_aside", [])))
         totals.dropped = dict(metrics.dropped)
         totals.rejected = metrics.rejected
         names = [*totals.tools, *totals.llms, *totals.phases]

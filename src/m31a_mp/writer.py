@@ -39,8 +39,8 @@ BACKLOG_BYTES = 64 * 1024 * 1024
 _RETRY_SECONDS = 0.05
 # How long a record may wait for another thread of its own process that is handing records over.
 _OWN_THREADS_SECONDS = 1.0
-# How long a thread that waits for the fsync of another may miss that it is done.
-_TURN_SECONDS = 0.05
+# How often a thread that waits for the fsync of another looks whether it is done.
+_TURN_SECONDS = 0.0005
 
 _FULL = (ENOSPC, EDQUOT)
 
@@ -119,11 +119,15 @@ class Writer:
             return False
         try:
             with durable.operation():
+                if self.abandoned:
+                    return False
                 self._spill()
                 self._start_segment(need)
-        except ForkedError:
-            return False  # it counts in the parent
-        except (OSError, MetricsError) as error:
+        except (OSError, MetricsError, ValueError) as error:
+            if self.abandoned:  # by a fork in the middle of it; it counts in the parent
+                return False
+            if not isinstance(error, OSError | MetricsError):
+                raise
             self._trouble = _reason(error)
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             self._drop(self._trouble, error)
@@ -240,13 +244,12 @@ class Staging:
         self._settled = 0  # every record whose ticket is not above this is on the disk, or waited in vain
         self._syncing = 0  # the thread that is at it
         self._warned = False
-        self._is_way_durable = False
+        self._are_parents_durable = False
         self._reset_turns()
 
     def _reset_turns(self) -> None:
         self._syncing = 0
         self._turn = threading.RLock()
-        self._synced = threading.Condition()
 
     def put(self, event: str, members: str) -> None:
         """Stamp a record with the time and stage it.
@@ -259,12 +262,12 @@ class Staging:
         if now <= self._last_time:  # a clock that was set back must not turn the order around
             now = self._last_time + 1
         self._last_time = now
+        line = f'{{"event":"{event}","time":{now}{members}}}\n'.encode()
         free = self._free
         try:
             writer = free.pop()  # atomic, and so is append: whoever comes in between takes another one
         except IndexError:
             writer = self._new_writer()
-        line = f'{{"event":"{event}","time":{now}{members}}}\n'.encode()
         try:
             writer.store(line)  # when this has returned, the death of this process cannot take it
         except ValueError:
@@ -292,8 +295,7 @@ class Staging:
         while self._settled < ticket and self._syncing != threading.get_ident():
             if self._syncing:
                 # Not in the queue for the turn: this sync may be the one, and then there is none to wait for.
-                with self._synced:
-                    self._synced.wait(_TURN_SECONDS)
+                time.sleep(_TURN_SECONDS)
                 continue
             with self._turn:
                 if self._settled < ticket and not self._syncing:
@@ -307,26 +309,27 @@ class Staging:
             journal = Journal(self._session)
             with durable.operation(), journal.locked():
                 self._drain(journal, self._writers)
-                if not self._is_way_durable:
-                    durable.sync_way(self._session.directory)
+                if not self._are_parents_durable:
+                    durable.sync_parents(self._session.directory)
                 journal.sync()
             self._settled = staged
-            self._is_way_durable = True
+            self._are_parents_durable = True
             self._warned = False
         except JournalLockedError:
             self._settled = staged  # who waited with this thread has waited long enough
             raise
         finally:
             self._syncing = 0
-            with self._synced:
-                self._synced.notify_all()
 
     def _paths(self) -> list[Path]:
         return _paths_of(self._writers)
 
     def _new_writer(self) -> Writer:
+        writers = self._writers
         writer = Writer(self._session, self._paths)
-        self._writers.append(writer)
+        writers.append(writer)
+        if writers is not self._writers:  # a signal handler has forked meanwhile: it is the parent's
+            writer.abandon()
         return writer
 
     def hand_over(self, timeout: float = LOCK_SECONDS) -> None:
@@ -346,19 +349,20 @@ class Staging:
             JournalLockedError, OSError: As `hand_over`; then the segments stay.
         """
         self.tell_drops(timeout)
-        idle = []
+        free, writers, idle = self._free, self._writers, []
         with suppress(IndexError):
             while True:
-                idle.append(self._free.pop())
+                idle.append(free.pop())
         try:
             self._hand_over(idle, timeout)
         except BaseException:
-            self._free.extend(idle)
+            free.extend(idle)
             raise
         for writer in idle:
             for segment in writer.segments:
-                segment.delete()
-            self._writers.remove(writer)
+                if segment.is_drained():  # where it is damaged, the owner says what it cost
+                    segment.delete()
+            writers.remove(writer)
             writer.close()
 
     def tell_drops(self, timeout: float = LOCK_SECONDS) -> None:
@@ -367,14 +371,15 @@ class Staging:
         Raises:
             JournalLockedError, OSError: As `hand_over`; then it is still to be told.
         """
-        for writer in list(self._free):
+        free = self._free
+        for writer in list(free):
             if writer.untold_drops():
                 with suppress(ValueError):  # a call has taken it meanwhile
-                    self._free.remove(writer)
+                    free.remove(writer)  # so that it drops nothing while it is told
                     try:
                         self._tell_drops(writer, timeout)
                     finally:
-                        self._free.append(writer)
+                        free.append(writer)
 
     def _tell_drops(self, writer: Writer, timeout: float) -> None:
         self._session.make()
