@@ -3,7 +3,6 @@
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import settings
 
 from m31a_mp import process, writer
 from m31a_mp.session import Session
+from workers import changed
 
 settings.register_profile("m31a_mp", deadline=None, print_blob=True)
 settings.load_profile("m31a_mp")
@@ -50,5 +50,5 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.fixture
 def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments are made in the name of a process that is gone; its pid was given to another."""
-    gone = replace(process.current(), started=1)
+    gone = changed(process.current(), started=1)
     monkeypatch.setattr(process, "current", lambda: gone)

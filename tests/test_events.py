@@ -6,10 +6,10 @@ import orjson
 import pytest
 from hypothesis import given
 
-from m31a_mp import Collector, events
-from m31a_mp.events import EVENTS, Names, fold_record
+from m31a_mp import Collector, checks
+from m31a_mp.events import EVENTS, fold_record
 from m31a_mp.totals import Totals
-from strategies import Record, entries, expected, names, records
+from strategies import Record, entries, expected, records
 
 
 def test_there_is_an_event_for_every_record_method() -> None:
@@ -23,28 +23,6 @@ def test_line_of_another_program_counts(record: Record) -> None:
     fold_record(totals, record.line(5), 0)
     assert entries(totals.to_metrics("s")) == expected([(5, record)])
     assert totals.updated == 5
-
-
-@given(names)
-def test_any_name_makes_a_part_of_one_line_of_json(name: str) -> None:
-    member = Names("phase")[name]
-    assert "\n" not in member
-    assert "\0" not in member
-    assert orjson.loads(f'{{"a":1{member},"b":2}}') == {"a": 1, "phase": name, "b": 2}
-
-
-def test_names_take_no_more_memory_than_for_some_thousands() -> None:
-    kept = Names("phase")
-    for i in range(10_000):
-        assert kept[str(i)] == f',"phase":"{i}"'
-    assert len(kept) < 5000
-
-
-def test_name_that_is_refused_is_not_kept() -> None:
-    kept = Names("phase")
-    with pytest.raises(ValueError, match="empty"):
-        kept[""]
-    assert kept == {}
 
 
 def test_line_without_a_time_takes_the_one_given() -> None:
@@ -71,10 +49,10 @@ def test_value_of_a_wrong_kind_is_refused_in_a_short_message(event: str, wrong: 
     good |= {"name": "bash", "phase": "plan", "cost": 0.5}
     good |= {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 1}
     for key, check in EVENTS[event].fields.items():
-        accepted = (check is events.check_bool and wrong is True) or (
-            check is events.check_cost and wrong == 1.5
+        accepted = (check is checks.check_bool and wrong is True) or (
+            check is checks.check_cost and wrong == 1.5
         )
-        accepted |= check is events.check_cost and wrong == 2**64
+        accepted |= check is checks.check_cost and wrong == 2**64
         totals = Totals(0)
         if accepted:
             fold_record(totals, orjson.dumps({**good, key: wrong if wrong != 2**64 else 2.0**64}), 0)

@@ -65,7 +65,7 @@ def test_invalid_record_of_a_batch_is_rejected_with_its_place_and_is_not_offered
     assert (result.records, result.totals.rejected) == (2, 1)
 
 
-_odd = st.sampled_from(
+_odd: st.SearchStrategy[object] = st.sampled_from(
     [None, True, False, 0, -1, 1.0, -1.0, -0.0, 2**63 - 1, 2**63, 2**64, 1e308, "", "plan", "0", [], {}, [1]]
 )
 

@@ -10,7 +10,6 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -18,7 +17,7 @@ import pytest
 
 from m31a_mp import Collector, attach, load, process, segment, verify
 from m31a_mp.process import ProcessIdentity
-from workers import Forked
+from workers import Forked, changed
 
 SESSION = "session"
 IDENTITY = struct.Struct("=QQQ36s")  # at byte 48 of a segment
@@ -58,7 +57,7 @@ def segment_of_a_dead_writer(sessions_dir: Path, records: int = 3) -> Path:
 
 def identity_of(path: Path) -> ProcessIdentity:
     with segment.SegmentFile.open(path) as file:
-        return file._identity
+        return file.identity
 
 
 def forge(path: Path, who: ProcessIdentity) -> None:
@@ -75,22 +74,22 @@ def forge(path: Path, who: ProcessIdentity) -> None:
 
 def pid_of_another_process(who: ProcessIdentity) -> ProcessIdentity:
     # This process lives, and did not start when the writer did.
-    return replace(who, pid=os.getpid(), started=process.current().started - 1)
+    return changed(who, pid=os.getpid(), started=process.current().started - 1)
 
 
 def pid_of_nobody(who: ProcessIdentity) -> ProcessIdentity:
     with Forked(lambda: None) as gone:
         gone.wait()
-    return replace(who, pid=gone.pid)
+    return changed(who, pid=gone.pid)
 
 
 def another_boot(_: ProcessIdentity) -> ProcessIdentity:
     # Even pid and start are those of a process that lives.
-    return replace(process.current(), boot_id="01234567-89ab-cdef-0123-456789abcdef")
+    return changed(process.current(), boot_id="01234567-89ab-cdef-0123-456789abcdef")
 
 
 def another_namespace(who: ProcessIdentity) -> ProcessIdentity:
-    return replace(process.current(), namespace=who.namespace + 1)
+    return changed(process.current(), namespace=who.namespace + 1)
 
 
 @pytest.mark.parametrize("made", [pid_of_another_process, pid_of_nobody, another_boot, another_namespace])
@@ -269,7 +268,7 @@ def test_owner_in_another_pid_namespace_keeps_live_segments_and_deletes_dead_one
     recorder.record_tool_call("tool", True, 1)
     (of_the_living,) = segments(tmp_path)
     dead = segment_of_a_dead_writer(tmp_path)
-    forge(dead, replace(identity_of(dead), pid=1))  # which is the owner's own there
+    forge(dead, changed(identity_of(dead), pid=1))  # which is the owner's own there
     with elsewhere(OWNER, SESSION, str(tmp_path), env={}) as owner:
         assert owner._process.stdout
         assert int(owner._process.stdout.readline()) == 1

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from m31a_mp.segment import list_segments
 from m31a_mp.session import Session
 from m31a_mp.writer import Staging
 from strategies import Record, around_line_ends, entries, expected, few_records, killed_while_appending
+from workers import changed
 
 _NOW = 1_800_000_000_000_000_000
 _ODD = 0x9E3779B97F4A7C15
@@ -47,11 +47,11 @@ class Process:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        writer._stagings[self._session.directory] = self.staging
+        writer._stagings[self._session.root] = self.staging
         try:
             yield
         finally:
-            del writer._stagings[self._session.directory]
+            del writer._stagings[self._session.root]
 
     def die(self) -> None:
         """As SIGKILL: the kernel unmaps its memory, and nothing else happens."""
@@ -72,7 +72,7 @@ class Mayhem(RuleBasedStateMachine):
         writers = itertools.count(1)  # their ids are in no order, and the same when an example is repeated
         self.patch.setattr(os, "urandom", lambda n: (next(writers) * _ODD % 2**64).to_bytes(n, "big"))
         # That of a process which is gone: whether it lives is then told by the lock alone.
-        gone = replace(process.current(), started=1)
+        gone = changed(process.current(), started=1)
         self.patch.setattr(process, "current", lambda: gone)
         self.ticks = ticks
         self.foreign = itertools.count(1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
 
 from m31a_mp import process
+from workers import changed
 
 
 def test_this_process_is_seen_alive() -> None:
@@ -22,12 +22,12 @@ def test_this_process_is_seen_alive() -> None:
 
 def test_pid_that_belongs_to_another_process_now_is_not_seen_alive() -> None:
     me = process.current()
-    assert not process.seen_alive(replace(me, started=me.started - 1))
+    assert not process.seen_alive(changed(me, started=me.started - 1))
 
 
 def test_process_of_another_boot_or_namespace_is_not_seen() -> None:
-    assert not process.seen_alive(replace(process.current(), boot_id="0" * 36))
-    assert not process.seen_alive(replace(process.current(), namespace=1))
+    assert not process.seen_alive(changed(process.current(), boot_id="0" * 36))
+    assert not process.seen_alive(changed(process.current(), namespace=1))
 
 
 def test_process_is_seen_until_it_ends_and_not_as_a_zombie() -> None:

@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load, verify
-from m31a_mp.session import Lease, Session
+from m31a_mp.lease import Lease
+from m31a_mp.session import Session
 from strategies import Record
 
 

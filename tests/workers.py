@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from m31a_mp import Collector, Recorder, SessionOwnedError, Usage, attach
+from m31a_mp.process import ProcessIdentity
 
 Call = tuple[str, tuple[Any, ...]]
 """The name of a record method without `record_`, and its arguments."""
@@ -250,6 +251,11 @@ class Forked:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def changed(who: ProcessIdentity, **fields: int | str) -> ProcessIdentity:
+    """Another process, which has only so much in common with that one."""
+    return ProcessIdentity(**{name: getattr(who, name) for name in who.__slots__} | fields)
 
 
 def tool_call(name: str, i: int) -> Call:

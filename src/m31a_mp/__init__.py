@@ -4,7 +4,8 @@ record_*()  ->  segment  ->  journal.ndjson  ->  sealed journal  ->  metrics.jso
 any process     its own      a batch, under      fold, by the        temp, fsync,
 ~1 us           mmap         journal.lock        owning process      rename, fsync dir
 
-collector   Collector and Recorder: what users hold
+recorder    Recorder: what every process records with
+collector   Collector: the owner, who records and merges
 writer      a process's staging: a free writer for every call, however calls interrupt each other
 segment     the bytes in shared memory
 drain       segments -> journal
@@ -14,21 +15,22 @@ fold        journals -> totals, each record once
 store       metrics.json
 """
 
-import logging
-
-from m31a_mp.collector import Collector, Recorder, attach
-from m31a_mp.compactor import Compaction, compact
-from m31a_mp.errors import (
-    DamagedMetricsError,
-    InterruptedCallError,
-    JournalLockedError,
-    MetricsError,
-    SessionOwnedError,
-    UnsupportedVersionError,
-)
-from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, Usage, WorkflowPhase
-from m31a_mp.store import load, save
-from m31a_mp.verify import Finding, verify
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from m31a_mp.checkup import Finding, verify
+    from m31a_mp.collector import Collector
+    from m31a_mp.compactor import Compaction, compact
+    from m31a_mp.errors import (
+        DamagedMetricsError,
+        InterruptedCallError,
+        JournalLockedError,
+        MetricsError,
+        SessionOwnedError,
+        UnsupportedVersionError,
+    )
+    from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, Usage, WorkflowPhase
+    from m31a_mp.recorder import Recorder, attach
+    from m31a_mp.store import load, save
 
 __all__ = [
     "Collector",
@@ -54,4 +56,28 @@ __all__ = [
     "verify",
 ]
 
-logging.getLogger("m31a_mp").addHandler(logging.NullHandler())
+# The modules of the public names. Each is imported when a name of it is first asked for (PEP 562): a worker
+# that attaches, records and exits needs few of them, and would spend most of its life on the others.
+_HOMES = {
+    "checkup": ("Finding", "verify"),
+    "collector": ("Collector",),
+    "compactor": ("Compaction", "compact"),
+    "model": ("LLMMetric", "PhaseMetric", "SessionMetrics", "ToolMetric", "Usage", "WorkflowPhase"),
+    "recorder": ("Recorder", "attach"),
+    "store": ("load", "save"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    home = next((home for home, names in _HOMES.items() if name in names), "errors")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -15,12 +15,12 @@ from errno import ELOOP, ENOENT, ENXIO
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from filelock import lock_descriptor
-
 from m31a_mp import durable, journal, rejected, store
 from m31a_mp.drain import Drained, drain
 from m31a_mp.fold import Fold
 from m31a_mp.journal import Batch, Journal
+from m31a_mp.lease import Lease
+from m31a_mp.lock import lock_if_free
 from m31a_mp.model import SessionMetrics
 from m31a_mp.rejected import Rejected, shown
 from m31a_mp.segment import (
@@ -31,7 +31,7 @@ from m31a_mp.segment import (
     list_segments,
     name_parts,
 )
-from m31a_mp.session import MAX_WAITING, Lease, Session, is_file
+from m31a_mp.session import MAX_WAITING, Session, is_file
 from m31a_mp.totals import Totals
 
 # A look that a publication overtakes is taken anew, this often; then it waits for the journal's lock.
@@ -216,7 +216,7 @@ def _is_free(path: Path) -> bool:
     except OSError as error:
         return error.errno in (ELOOP, ENXIO)  # a symlink, a socket
     try:
-        return lock_descriptor(fd, blocking=False)
+        return lock_if_free(fd)
     finally:
         os.close(fd)
 

@@ -12,7 +12,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import ECANCELED, EFBIG, ENOSPC
-from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
 _FILE_MODE = 0o600
@@ -90,7 +93,7 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
             reached(f"after {self._name}")
 
 
-def open_private(path: Path, flags: int) -> int:
+def open_private(path: str | Path, flags: int) -> int:
     """Open a file of the session: never through a symlink, and 0600 if this call creates it."""
     if not flags & os.O_CREAT:
         return os.open(path, flags | _PRIVATE)
@@ -131,13 +134,13 @@ def read_private(path: Path, limit: int) -> bytes:
         return stream.read(limit)
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: str | Path) -> None:
     """Make a directory with mode 0700 whatever the umask; one that exists is left as it is."""
     try:
-        path.mkdir(mode=_DIRECTORY_MODE)
+        os.mkdir(path, _DIRECTORY_MODE)
     except FileExistsError:
         return
-    path.chmod(_DIRECTORY_MODE)
+    os.chmod(path, _DIRECTORY_MODE)
 
 
 def write_all(fd: int, data: bytes, offset: int = 0) -> None:

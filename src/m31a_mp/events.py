@@ -6,78 +6,14 @@ since the epoch, the other keys are the method's arguments.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from m31a_mp.model import INT64_MAX, Usage
+from m31a_mp.checks import INT64_MAX, check_bool, check_cost, check_int, check_name
 from m31a_mp.totals import LLMTotal, PhaseTotal, ToolTotal, Totals
-
-MAX_NAME_BYTES = 4096
-
-# How many names are kept ready; with more distinct ones than that, they are made anew.
-_NAMES_KEPT = 4096
-
-
-def check_name(field: str, value: object) -> str:
-    """A name: text of 1 to 4096 bytes of UTF-8."""
-    if not isinstance(value, str):
-        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
-    if not value:
-        raise ValueError(f"{field} must not be empty")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{field} has a lone surrogate at {error.start}, which UTF-8 cannot carry") from None
-    if size > MAX_NAME_BYTES:
-        raise ValueError(f"{field} has {size} bytes of UTF-8; at most {MAX_NAME_BYTES} are allowed")
-    return str.__str__(value)  # of a str subclass, what it is and not how it shows itself
-
-
-def check_int(field: str, value: object) -> int:
-    """A count or a duration: an integer from 0 to 2**63 - 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        hint = "; round it" if isinstance(value, float) else ""
-        raise TypeError(f"{field} must be an int, not {type(value).__name__}{hint}")
-    if not 0 <= value <= INT64_MAX:
-        given = "is negative" if value < 0 else f"has {int(value).bit_length()} bits"
-        raise ValueError(f"{field} must be from 0 to 2**63 - 1; this one {given}")
-    return int(value)
-
-
-def check_cost(field: str, value: object) -> float:
-    """A cost: a finite number that is not negative."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{field} must be a float, not {type(value).__name__}")
-    try:
-        cost = float(value)
-    except OverflowError:
-        cost = math.inf
-    if not math.isfinite(cost):
-        raise ValueError(f"{field} must be finite, not {cost}")
-    if cost < 0:
-        raise ValueError(f"{field} must not be negative, it is {cost}")
-    return cost
-
-
-def check_bool(field: str, value: object) -> bool:
-    """True or False, and nothing that only counts as such."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{field} must be a bool, not {type(value).__name__}")
-    return value
-
-
-def check_usage(usage: object) -> Usage:
-    """A `Usage` whose numbers are in range."""
-    if not isinstance(usage, Usage):
-        raise TypeError(f"usage must be a Usage or None, not {type(usage).__name__}")
-    for field in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        check_int(f"usage.{field}", getattr(usage, field))
-    return usage
-
 
 Check = Callable[[str, object], Any]
 
@@ -160,21 +96,6 @@ EVENTS: dict[str, Event] = {
         Event("bisect_trigger", {"phase": check_name}, _fold_bisect_trigger),
     )
 }
-
-
-class Names(dict[str, str]):
-    """Names as they stand in a line, with their key: each is checked and encoded once, then looked up."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-
-    def __missing__(self, value: str) -> str:
-        name = check_name(self._key, value)
-        member = f',"{self._key}":{orjson.dumps(name).decode()}'
-        if len(self) >= _NAMES_KEPT:
-            self.clear()
-        self[name] = member
-        return member
 
 
 _PHASE_COUNTS = {"phase_transition": "transitions", "heal_trigger": "heals", "bisect_trigger": "bisects"}

@@ -35,9 +35,9 @@ from typing import BinaryIO
 import orjson
 
 from m31a_mp import durable, process, segment
+from m31a_mp.checks import INT64_MAX
 from m31a_mp.errors import InterruptedCallError, JournalLockedError
 from m31a_mp.lock import FileLock, holders
-from m31a_mp.model import INT64_MAX
 from m31a_mp.session import Session
 
 MAX_LINE_BYTES = 64 * 1024

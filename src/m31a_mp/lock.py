@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from pathlib import Path
-
-from filelock import lock_descriptor, unlock_descriptor
 
 from m31a_mp import durable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _POLL_SECONDS = 0.001
 
@@ -54,7 +55,7 @@ class FileLock:
         self._inode, self._pid = _inode(self._fd), os.getpid()
         # If another thread has begun to fork, the child may have this descriptor and not know of it: with
         # the lock it would keep that.
-        if _forks_begun == forks and lock_descriptor(self._fd, blocking=False):
+        if _forks_begun == forks and lock_if_free(self._fd):
             return True
         self.release()
         return False
@@ -80,6 +81,8 @@ class FileLock:
             return
         held, fd = self.held, self._fd
         if held:
+            from filelock import unlock_descriptor  # noqa: PLC0415  # late, as in `lock_if_free`
+
             with suppress(OSError):
                 unlock_descriptor(fd)
         self._fd = None  # before the number may become somebody else's file
@@ -92,11 +95,19 @@ class FileLock:
         self.release()
 
 
+def lock_if_free(fd: int) -> bool:
+    """Take an exclusive lock on an open file, if nobody has it. Closing the last copy of it gives it back."""
+    from filelock import lock_descriptor  # noqa: PLC0415  # late: a process that records little needs no lock
+
+    return lock_descriptor(fd, blocking=False)
+
+
 def holders(path: Path) -> list[int]:
     """The pids that hold a lock on `path`, as far as /proc/locks tells."""
     try:
         status = path.stat()
-        lines = Path("/proc/locks").read_text("ascii").splitlines()
+        with open("/proc/locks", encoding="ascii") as file:
+            lines = file.readlines()
     except OSError:
         return []
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

@@ -7,13 +7,9 @@ started, the boot and the pid namespace.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     """One process among all that ever ran on this machine.
 
@@ -21,10 +17,25 @@ class ProcessIdentity:
     The start as wall-clock time, which psutil gives, would not do: it moves when the clock is set.
     """
 
-    pid: int
-    started: int
-    boot_id: str
-    namespace: int
+    __slots__ = ("boot_id", "namespace", "pid", "started")
+
+    def __init__(self, pid: int, started: int, boot_id: str, namespace: int) -> None:
+        self.pid = pid
+        self.started = started
+        self.boot_id = boot_id
+        self.namespace = namespace
+
+    def _fields(self) -> tuple[object, ...]:
+        return self.pid, self.started, self.boot_id, self.namespace
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProcessIdentity) and self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __repr__(self) -> str:
+        return f"ProcessIdentity{self._fields()}"
 
 
 def current() -> ProcessIdentity:
@@ -69,6 +80,8 @@ def describe(pid: int) -> str:
 
 def start_time(pid: int) -> str:
     """When the process started, for people: RFC 3339 in UTC."""
+    from datetime import UTC, datetime  # noqa: PLC0415
+
     import psutil  # noqa: PLC0415
 
     return datetime.fromtimestamp(psutil.Process(pid).create_time(), UTC).isoformat(timespec="seconds")
@@ -76,7 +89,8 @@ def start_time(pid: int) -> str:
 
 def _started(pid: int) -> int:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
     except FileNotFoundError:
         import psutil  # noqa: PLC0415
 
@@ -89,7 +103,8 @@ def _started(pid: int) -> int:
 @cache
 def _boot_id() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
     except OSError:
         return ""  # no such file off Linux; the locks that a reboot clears then decide alone
 

@@ -29,23 +29,23 @@ whatever part of a store is seen, one that has not arrived as a whole is not tak
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
-import re
 import stat
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from errno import EISDIR, ELOOP, ENOENT
-from pathlib import Path
-from typing import Final, Self
 
-from filelock import lock_descriptor
-
-from m31a_mp import durable, process
-from m31a_mp.model import INT64_MAX
+from m31a_mp import durable, lock, process
+from m31a_mp.checks import INT64_MAX
 from m31a_mp.process import ProcessIdentity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
 
 MAGIC = b"m31a_seg"
 VERSION = 1
@@ -61,11 +61,11 @@ _DROPPED_OFFSET = 192
 DATA_OFFSET = 256
 
 # The same offsets as indices into the header seen as 64-bit words.
-_DRAINED_WORD: Final = _DRAINED_OFFSET // 8
-_DROPPED_WORD: Final = _DROPPED_OFFSET // 8
+_DRAINED_WORD = _DRAINED_OFFSET // 8
+_DROPPED_WORD = _DROPPED_OFFSET // 8
 
 _ALL_ONES = (1 << 64) - 1
-_NAME = re.compile(r"([0-9a-f]{16})\.(\d{20})\.seg")
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 _never_closed: list[mmap.mmap] = []
@@ -79,17 +79,17 @@ class Segment:
     """A segment as its writer holds it: mapped, growing.
 
     Attributes:
-        path: Its file.
+        name: Its file.
         first: The number of its first record.
         size: Bytes in the file.
         store: Takes a record's line, and makes all of it or none a part of the file, so that the death
             of this process cannot take it. Raises `ValueError` if there is no room, or after `close()`.
     """
 
-    __slots__ = ("_mapping", "_words", "first", "path", "size", "store")
+    __slots__ = ("_mapping", "_words", "first", "name", "size", "store")
 
-    def __init__(self, path: Path, first: int, mapping: mmap.mmap) -> None:
-        self.path = path
+    def __init__(self, name: str, first: int, mapping: mmap.mmap) -> None:
+        self.name = name
         self.first = first
         self.size = len(mapping)
         self._mapping = mapping
@@ -98,33 +98,42 @@ class Segment:
         self.store = mapping.write
 
     @classmethod
-    def create(cls, directory: Path, writer: str, first: int, size: int) -> Segment:
+    def create(cls, directory: str | Path, writer: str, first: int, size: int) -> Segment:
         """Make a segment of `size` bytes for records from number `first` on.
 
         Raises:
             FileNotFoundError: Another process took the unfinished one for stillborn, and deleted it.
             OSError: There is no room for it, or another reason not to have it.
         """
-        path = directory / f"{writer}.{first:020d}.seg"
-        temporary = directory / f".{path.name}.tmp"
+        name = f"{directory}/{writer}.{first:020d}.seg"
+        temporary = f"{directory}/.{writer}.{first:020d}.seg.tmp"
         with durable.step("make segment"):
-            temporary.unlink(missing_ok=True)  # it was to be given up, and the disk did not let it
+            with suppress(FileNotFoundError):  # mostly; or it was to be given up, and the disk did not let it
+                os.unlink(temporary)
             fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         with durable.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
             try:
-                mapping = cls._make(fd, _header(writer, first, size).ljust(size, b"\0"), temporary, path)
+                mapping = cls._make(fd, _header(writer, first, size).ljust(size, b"\0"), temporary, name)
             except BaseException:
                 with suppress(OSError), durable.step("give up segment"):
-                    temporary.unlink()
+                    os.unlink(temporary)
                 raise
-        return cls(path, first, mapping)
+        return cls(name, first, mapping)
+
+    @property
+    def path(self) -> Path:
+        from pathlib import Path  # noqa: PLC0415  # late: a process that only records needs none
+
+        return Path(self.name)
 
     @staticmethod
-    def _make(fd: int, content: bytes, temporary: Path, path: Path) -> mmap.mmap:
+    def _make(fd: int, content: bytes, temporary: str, name: str) -> mmap.mmap:
         # The lock is the proof of life that needs no pid: the kernel drops it when the last process that maps
         # the file is gone. (A forked child unmaps it.)
-        if not lock_descriptor(fd, blocking=False):
-            raise FileNotFoundError(ENOENT, "taken for stillborn", str(temporary))
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileNotFoundError(ENOENT, "taken for stillborn", temporary) from None
         with durable.step("allocate segment"):
             # All of it. Where there was a hole and the disk is full, a store is a SIGBUS, which kills the
             # host program. And pages that one large write has brought in cost the records a sixth of what
@@ -134,7 +143,7 @@ class Segment:
         try:
             # Last: under this name a reader never meets a segment without its space and its header.
             with durable.step("rename segment"):
-                os.rename(temporary, path)
+                os.rename(temporary, name)
         except BaseException:
             mapping.close()
             raise
@@ -173,7 +182,7 @@ class Segment:
     def delete(self) -> None:
         """Delete the file, all of which is in the journal. If that fails, the owner will do it."""
         with suppress(OSError), durable.step("delete own segment"):
-            self.path.unlink(missing_ok=True)
+            os.unlink(self.name)
 
 
 def _header(writer: str, first: int, size: int) -> bytes:
@@ -193,7 +202,6 @@ def _drained_words(offset: int, number: int) -> tuple[int, int, int]:
     return offset, number, offset ^ swapped ^ _ALL_ONES
 
 
-@dataclass(frozen=True, slots=True)
 class Pending:
     """Records of a segment that are not in the journal yet.
 
@@ -204,20 +212,31 @@ class Pending:
         dropped: How many records its writer dropped so far, by reason.
     """
 
-    first: int
-    records: bytes
-    start: int
-    dropped: dict[str, int]
+    __slots__ = ("dropped", "first", "records", "start")
+
+    def __init__(self, first: int, records: bytes, start: int, dropped: dict[str, int]) -> None:
+        self.first = first
+        self.records = records
+        self.start = start
+        self.dropped = dropped
 
 
 class SegmentFile:
-    """A segment as everybody else sees it. Read with system calls: a file cut short is no SIGBUS."""
+    """A segment as everybody else sees it. Read with system calls: a file cut short is no SIGBUS.
+
+    Attributes:
+        path: Its file.
+        writer: The id of its writer.
+        first: The number of its first record.
+        size: Bytes in the file, as its header has them.
+        identity: The process of its writer.
+    """
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
         header = os.pread(fd, DATA_OFFSET, 0)
-        self.writer, self.first, self.size, self._identity = _parse_identity(header, path.name)
+        self.writer, self.first, self.size, self.identity = _parse_identity(header, path.name)
 
     @classmethod
     def open(cls, path: Path) -> SegmentFile:
@@ -256,7 +275,7 @@ class SegmentFile:
         The lock alone would not do, for a program may close descriptors that it does not know; nor the
         process alone, which cannot be seen from another pid namespace.
         """
-        return lock_descriptor(self._fd, blocking=False) and not process.seen_alive(self._identity)
+        return lock.lock_if_free(self._fd) and not process.seen_alive(self.identity)
 
     def pending(self, *, is_finished: bool) -> Pending:
         """The whole records that the journal has not got.
@@ -323,8 +342,10 @@ def _parse_identity(header: bytes, name: str) -> tuple[str, int, int, ProcessIde
 
 def name_parts(name: str) -> tuple[str, int] | None:
     """The writer and the first record number in a segment's file name; None if it is not one's."""
-    match = _NAME.fullmatch(name)
-    return (match[1], int(match[2])) if match else None
+    writer, first = name[:16], name[17:37]
+    if name != f"{writer}.{first}.seg" or not _HEXADECIMAL.issuperset(writer):
+        return None
+    return (writer, int(first)) if len(first) == 20 and first.isascii() and first.isdigit() else None  # noqa: PLR2004
 
 
 def list_segments(directory: Path) -> list[Path]:
@@ -364,7 +385,7 @@ def delete_stillborn(directory: Path) -> None:
         with suppress(OSError):
             fd = durable.open_private(path, os.O_RDONLY)
             try:
-                if lock_descriptor(fd, blocking=False):
+                if lock.lock_if_free(fd):
                     with durable.step("delete stillborn segment"):
                         path.unlink()
             finally:

@@ -1,42 +1,37 @@
-"""A session on disk: its directory, the names in it, and the lease of its owner."""
+"""A session on disk: its directory, and the names in it."""
 
 from __future__ import annotations
 
 import os
-import re
 import stat
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Self
 
-import orjson
+from m31a_mp import durable
+from m31a_mp.errors import MetricsError
 
-from m31a_mp import durable, process
-from m31a_mp.errors import MetricsError, SessionOwnedError
-from m31a_mp.lock import FileLock, holders
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_ID_BYTES = 200
 
-# Whoever only saves or compacts owns a session for moments; an owner, for as long as it lives.
-_LEASE_SECONDS = 0.5
-
-_OWNER_BYTES = 4096
-
-_SEALED = re.compile(r"journal\.(\d{12})\.ndjson")
 # So many journals never wait at once: a number further on was planted. Counting on from that one, the
 # numbers would run out.
 MAX_WAITING = 10**9
 MAX_JOURNAL = 10**12 - 1 - MAX_WAITING
 
 
-@dataclass(frozen=True)
 class Session:
-    """One session: where it is. Making the object touches nothing."""
+    """One session: where it is. Making the object touches nothing.
 
-    id: str
-    sessions_dir: Path
+    Attributes:
+        id: Its id.
+        root: Its directory, absolute.
+    """
+
+    def __init__(self, session_id: str, root: str) -> None:
+        self.id = session_id
+        self.root = root
 
     @classmethod
     def named(cls, session_id: str, sessions_dir: str | os.PathLike[str]) -> Session:
@@ -46,11 +41,30 @@ class Session:
             TypeError: The id is no string, or the directory no path.
             ValueError: The id is not one path component of at most 200 bytes of UTF-8.
         """
-        return cls(check_session_id(session_id), Path(os.path.abspath(_path(sessions_dir))))
+        session_id = check_session_id(session_id)
+        return cls(session_id, os.path.join(os.path.abspath(_path(sessions_dir)), session_id))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Session) and self.root == other.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Session, (self.id, self.root)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.root}>"
 
     @cached_property
     def directory(self) -> Path:
-        return self.sessions_dir / self.id
+        from pathlib import Path  # noqa: PLC0415  # late: a process that only records needs none
+
+        return Path(self.root)
+
+    @property
+    def sessions_dir(self) -> Path:
+        return self.directory.parent
 
     @cached_property
     def metrics(self) -> Path:
@@ -86,12 +100,12 @@ class Session:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return []
-        matches = filter(None, map(_SEALED.fullmatch, names))
-        return sorted((int(match[1]), self.directory / match[0]) for match in matches)
+        numbers = (int(name[8:20]) for name in names if _is_sealed_name(name))
+        return sorted((number, self.sealed_name(number)) for number in numbers)
 
     def exists(self) -> bool:
         """Whether the directory is there."""
-        return _is_directory(self.directory)
+        return _is_directory(self.root)
 
     def make(self) -> None:
         """Make the directories, 0700 each; those that exist are left as they are.
@@ -101,8 +115,8 @@ class Session:
             OSError: They could not be made.
         """
         if not self.exists():
-            self.sessions_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for directory in (self.directory, self.segments):
+            os.makedirs(os.path.dirname(self.root), 0o700, exist_ok=True)
+        for directory in (self.root, f"{self.root}/segments"):
             durable.make_directory(directory)
             if not _is_directory(directory):
                 raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)
@@ -126,10 +140,15 @@ def check_session_id(session_id: str) -> str:
     return str.__str__(session_id)
 
 
-def _is_directory(path: Path) -> bool:
+def _is_sealed_name(name: str) -> bool:
+    number = name[8:20]
+    return name == f"journal.{number}.ndjson" and len(number) == 12 and number.isascii() and number.isdigit()  # noqa: PLR2004
+
+
+def _is_directory(path: str) -> bool:
     """Whether it is one itself; a symlink that somebody planted is not."""
     try:
-        return stat.S_ISDIR(path.lstat().st_mode)
+        return stat.S_ISDIR(os.lstat(path).st_mode)
     except FileNotFoundError:
         return False
 
@@ -147,88 +166,3 @@ def _path(value: str | os.PathLike[str]) -> str:
     if not isinstance(path, str):
         raise TypeError(f"sessions_dir must be a str or a path of one, not {type(value).__name__}")
     return path
-
-
-class Lease:
-    """The exclusive right to compact a session, held through `owner.lock`.
-
-    The kernel gives it back when the process dies, however it dies. What is written in the file only tells
-    people who it is: an owner that crashed leaves its line there, one that stopped leaves the file empty.
-    """
-
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
-        line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
-        # One short write, then the cut: whoever reads without the lock finds one line or the other.
-        with durable.step("take lease"):
-            os.pwrite(lock.fd, line, 0)
-            os.ftruncate(lock.fd, len(line))
-
-    @classmethod
-    def take(cls, session: Session) -> Lease:
-        """Become the owner of a session whose directory exists.
-
-        Raises:
-            SessionOwnedError: Another owner lives, perhaps in this process.
-        """
-        lease = cls.take_if_free(session, _LEASE_SECONDS)
-        if lease is None:
-            raise _owned_error(session)
-        return lease
-
-    @classmethod
-    def take_if_free(cls, session: Session, timeout: float = 0.0) -> Lease | None:
-        """Become the owner unless there is one, for all of `timeout` seconds."""
-        lock = FileLock(session.owner_lock)
-        if not lock.acquire(timeout):
-            return None
-        try:
-            return cls(lock)
-        except BaseException:
-            lock.release()
-            raise
-
-    @property
-    def held(self) -> bool:
-        """Whether this process holds it (a forked child does not)."""
-        return self._lock.held
-
-    def release(self) -> None:
-        """Give it back; once more is harmless."""
-        if self.held:
-            with durable.step("give back lease"):
-                with suppress(OSError):
-                    os.ftruncate(self._lock.fd, 0)
-                self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def _owned_error(session: Session) -> SessionOwnedError:
-    owner = _read_owner(session.owner_lock)
-    pids = holders(session.owner_lock)
-    pid = pids[0] if pids else owner.get("pid")
-    if not isinstance(pid, int):
-        pid = None
-    started_at = owner.get("started_at") if pid == owner.get("pid") else None
-    who = process.describe(pid) if pid else "another process"
-    since = f", started {started_at}" if started_at else ""
-    return SessionOwnedError(
-        f"session {session.id!r} is owned by {who}{since}; record into it with attach(), "
-        "or stop its owner first",
-        session.owner_lock,
-        pid,
-        started_at if isinstance(started_at, str) else None,
-    )
-
-
-def _read_owner(path: Path) -> dict[str, object]:
-    try:
-        content = orjson.loads(durable.read_private(path, _OWNER_BYTES))
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}

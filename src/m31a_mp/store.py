@@ -15,9 +15,10 @@ import orjson
 
 from m31a_mp import durable
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.lease import Lease
 from m31a_mp.model import SessionMetrics
 from m31a_mp.rejected import Rejected
-from m31a_mp.session import MAX_JOURNAL, Lease, Session
+from m31a_mp.session import MAX_JOURNAL, Session
 from m31a_mp.totals import CHECKPOINT_VERSION, Totals
 
 _CHECKPOINT = "m31a_mp"

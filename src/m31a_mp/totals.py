@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from m31a_mp.model import INT64_MAX, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric
+from m31a_mp.checks import INT64_MAX
+from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric
 
 CHECKPOINT_VERSION = 1
 # A hostile journal must not take the memory.

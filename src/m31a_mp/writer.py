@@ -9,25 +9,28 @@ next. A forked child drops those it inherited and starts with its own.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from errno import ECANCELED, EDQUOT, EIO, ENOSPC
-from pathlib import Path
 from time import time_ns
 
 from m31a_mp import durable
-from m31a_mp.drain import drain
 from m31a_mp.durable import ForkedError
 from m31a_mp.errors import JournalLockedError, MetricsError
-from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
 from m31a_mp.segment import DATA_OFFSET, Segment
 from m31a_mp.session import Session
 
-_log = logging.getLogger("m31a_mp")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from m31a_mp.journal import Journal
+
+# Many a worker records three events and is gone. What only a full segment, a flush or trouble needs is
+# imported when it comes to that.
 
 # A process that records three events takes 16 KiB; a busy one soon works with 1 MiB at a time.
 FIRST_SEGMENT_BYTES = 16 * 1024
@@ -63,7 +66,6 @@ class Writer:
         self._staged = staged
         self.segments: list[Segment] = []  # oldest first; the last one takes the records
         self._session = session
-        self._journal = Journal(session)
         # The `store` of the last segment. One attribute, so that a record that interrupts the change to a
         # new segment finds the old one or the new one.
         self.store: Callable[[bytes], int] = _no_room
@@ -142,10 +144,14 @@ class Writer:
         """
         if not self.segments:
             return
+        from m31a_mp.drain import drain
+        from m31a_mp.journal import Journal
+
+        journal = Journal(self._session)
         try:
-            with self._journal.locked_if_free() as locked:
+            with journal.locked_if_free() as locked:
                 if locked:
-                    drain(self._journal, self._staged())
+                    drain(journal, self._staged())
         except ForkedError:
             raise
         except OSError:
@@ -159,10 +165,15 @@ class Writer:
 
         For another process nothing here waits.
         """
+        if self._backlog() < BACKLOG_BYTES // 2:
+            return
+        from m31a_mp.journal import Journal
+
+        journal = Journal(self._session)
         deadline = time.monotonic() + _OWN_THREADS_SECONDS
         while (
             self._backlog() >= BACKLOG_BYTES // 2
-            and self._journal.is_held_by_another_thread()
+            and journal.is_held_by_another_thread()
             and time.monotonic() < deadline
         ):
             time.sleep(0.001)
@@ -195,16 +206,17 @@ class Writer:
         self.store = segment.store
         for old in done:
             old.close()
-            if old.path != segment.path:  # an interrupt may have come before anything was stored in it
+            if old.name != segment.name:  # an interrupt may have come before anything was stored in it
                 old.delete()
 
     def _create(self, first: int, size: int, need: int) -> Segment:
         """A segment of that size; on a full disk, whatever there is still room for."""
+        directory = f"{self._session.root}/segments"
         size = max(size, DATA_OFFSET + need)
         try:
-            return Segment.create(self._session.segments, self.id, first, size)
+            return Segment.create(directory, self.id, first, size)
         except FileNotFoundError:
-            return Segment.create(self._session.segments, self.id, first, size)  # once more, and locked
+            return Segment.create(directory, self.id, first, size)  # once more, and locked
         except OSError as error:
             if error.errno not in _FULL or size // _GROWTH < DATA_OFFSET + need:
                 raise
@@ -216,7 +228,14 @@ class Writer:
             self.segments[-1].show_dropped(reason, self._dropped[reason])
         if self._session not in _warned:
             _warned.add(self._session)  # before: a handler of the log may record, too
-            _log.warning("records are being dropped in %s: %s", self._session.directory, error)
+            warn("records are being dropped in %s: %s", self._session.root, error)
+
+
+def warn(message: str, *values: object) -> None:
+    """Have the log say that something went wrong which no caller is told of."""
+    from m31a_mp.log import logger
+
+    logger.warning(message, *values)
 
 
 def _reason(error: Exception) -> str:
@@ -289,7 +308,7 @@ class Staging:
         except (OSError, MetricsError) as error:
             if not self._warned:
                 self._warned = True
-                _log.warning("records are staged, but not on the disk: %s", error)
+                warn("records are staged, but not on the disk: %s", error)
 
     def _await_disk(self, ticket: int) -> None:
         while self._settled < ticket and self._syncing != threading.get_ident():
@@ -303,6 +322,8 @@ class Staging:
             return
 
     def _sync(self) -> None:
+        from m31a_mp.journal import Journal
+
         staged = next(self._tickets)  # whoever has a lower one has staged his record
         try:
             self._syncing = threading.get_ident()
@@ -332,29 +353,29 @@ class Staging:
             writer.abandon()
         return writer
 
-    def hand_over(self, timeout: float = LOCK_SECONDS) -> None:
+    def hand_over(self) -> None:
         """Move what this process has staged to the journal.
 
         Raises:
-            JournalLockedError: The lock was held by somebody else for `timeout` seconds.
+            JournalLockedError: The lock was held by somebody else for 5 seconds.
             OSError: The journal cannot take it.
         """
-        self.tell_drops(timeout)
-        self._hand_over(self._writers, timeout)
+        self.tell_drops()
+        self._hand_over(self._writers)
 
-    def close(self, timeout: float = LOCK_SECONDS) -> None:
+    def close(self) -> None:
         """Hand over, and delete the segments of this process that no call is using.
 
         Raises:
             JournalLockedError, OSError: As `hand_over`; then the segments stay.
         """
-        self.tell_drops(timeout)
+        self.tell_drops()
         free, writers, idle = self._free, self._writers, []
         with suppress(IndexError):
             while True:
                 idle.append(free.pop())
         try:
-            self._hand_over(idle, timeout)
+            self._hand_over(idle)
         except BaseException:
             free.extend(idle)
             raise
@@ -365,7 +386,7 @@ class Staging:
             writers.remove(writer)
             writer.close()
 
-    def tell_drops(self, timeout: float = LOCK_SECONDS) -> None:
+    def tell_drops(self) -> None:
         """Have the journal say what writers dropped that have no segment to say it.
 
         Raises:
@@ -377,26 +398,32 @@ class Staging:
                 with suppress(ValueError):  # a call has taken it meanwhile
                     free.remove(writer)  # so that it drops nothing while it is told
                     try:
-                        self._tell_drops(writer, timeout)
+                        self._tell_drops(writer)
                     finally:
                         free.append(writer)
 
-    def _tell_drops(self, writer: Writer, timeout: float) -> None:
+    def _tell_drops(self, writer: Writer) -> None:
+        from m31a_mp.journal import Batch, Journal
+
         self._session.make()
         journal = Journal(self._session)
-        with durable.operation(), journal.locked(timeout):
+        with durable.operation(), journal.locked():
             # Not under the writer's own id: it is forgotten when it has no segment.
             journal.append([Batch(os.urandom(8).hex(), 1, b"", writer.untold_drops())])
         writer.told_drops()
 
-    def _hand_over(self, writers: list[Writer], timeout: float) -> None:
+    def _hand_over(self, writers: list[Writer]) -> None:
         if any(writer.segments for writer in list(writers)):
+            from m31a_mp.journal import Journal
+
             journal = Journal(self._session)
-            with durable.operation(), journal.locked(timeout):
+            with durable.operation(), journal.locked():
                 self._drain(journal, writers)
 
     @staticmethod
     def _drain(journal: Journal, writers: list[Writer]) -> None:
+        from m31a_mp.drain import drain
+
         left = drain(journal, _paths_of(writers))
         for error in left.unreadable:
             raise error
@@ -411,13 +438,13 @@ class Staging:
             writer.abandon()
 
 
-_stagings: dict[Path, Staging] = {}
+_stagings: dict[str, Staging] = {}
 
 
 def staging(session: Session) -> Staging:
     """The staging of this process for that session: however many recorders it has, one."""
-    found = _stagings.get(session.directory)
-    return found or _stagings.setdefault(session.directory, Staging(session))
+    found = _stagings.get(session.root)
+    return found or _stagings.setdefault(session.root, Staging(session))
 
 
 def _after_fork_in_child() -> None:

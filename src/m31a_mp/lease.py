@@ -1,0 +1,104 @@
+"""The lease of a session's owner."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import orjson
+
+from m31a_mp import durable, process
+from m31a_mp.errors import SessionOwnedError
+from m31a_mp.lock import FileLock, holders
+from m31a_mp.session import Session
+
+# Whoever only saves or compacts owns a session for moments; an owner, for as long as it lives.
+_LEASE_SECONDS = 0.5
+_OWNER_BYTES = 4096
+
+
+class Lease:
+    """The exclusive right to compact a session, held through `owner.lock`.
+
+    The kernel gives it back when the process dies, however it dies. What is written in the file only tells
+    people who it is: an owner that crashed leaves its line there, one that stopped leaves the file empty.
+    """
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+        line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
+        # One short write, then the cut: whoever reads without the lock finds one line or the other.
+        with durable.step("take lease"):
+            os.pwrite(lock.fd, line, 0)
+            os.ftruncate(lock.fd, len(line))
+
+    @classmethod
+    def take(cls, session: Session) -> Lease:
+        """Become the owner of a session whose directory exists.
+
+        Raises:
+            SessionOwnedError: Another owner lives, perhaps in this process.
+        """
+        lease = cls.take_if_free(session, _LEASE_SECONDS)
+        if lease is None:
+            raise _owned_error(session)
+        return lease
+
+    @classmethod
+    def take_if_free(cls, session: Session, timeout: float = 0.0) -> Lease | None:
+        """Become the owner unless there is one, for all of `timeout` seconds."""
+        lock = FileLock(session.owner_lock)
+        if not lock.acquire(timeout):
+            return None
+        try:
+            return cls(lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds it (a forked child does not)."""
+        return self._lock.held
+
+    def release(self) -> None:
+        """Give it back; once more is harmless."""
+        if self.held:
+            with durable.step("give back lease"):
+                with suppress(OSError):
+                    os.ftruncate(self._lock.fd, 0)
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _owned_error(session: Session) -> SessionOwnedError:
+    owner = _read_owner(session.owner_lock)
+    pids = holders(session.owner_lock)
+    pid = pids[0] if pids else owner.get("pid")
+    if not isinstance(pid, int):
+        pid = None
+    started_at = owner.get("started_at") if pid == owner.get("pid") else None
+    who = process.describe(pid) if pid else "another process"
+    since = f", started {started_at}" if started_at else ""
+    return SessionOwnedError(
+        f"session {session.id!r} is owned by {who}{since}; record into it with attach(), "
+        "or stop its owner first",
+        session.owner_lock,
+        pid,
+        started_at if isinstance(started_at, str) else None,
+    )
+
+
+def _read_owner(path: Path) -> dict[str, object]:
+    try:
+        content = orjson.loads(durable.read_private(path, _OWNER_BYTES))
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,305 @@
+"""What records into a session: `Recorder`, and how a process gets one.
+
+Part of every process that records: what else it can do is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+
+from m31a_mp import checks
+from m31a_mp.checks import INT64_MAX, Names
+from m31a_mp.session import Session
+from m31a_mp.writer import staging, warn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from subprocess import CompletedProcess
+    from types import TracebackType
+    from typing import Any, ParamSpec, Self, TypeVar
+
+    from m31a_mp.model import SessionMetrics, Usage
+    from m31a_mp.timing import Stopwatch
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+SESSION_VARIABLE = "M31A_MP_SESSION"
+"""The environment variable that names the session's directory to child processes."""
+
+DURABILITY_VARIABLE = "M31A_MP_DURABILITY"
+"""The environment variable that holds the durability of the records of child processes."""
+
+PROCESS = "process"
+DISK = "disk"
+
+_TOOL = Names("name")
+_PHASE = Names("phase")
+
+
+class Recorder:
+    """Records into a session that another process owns. Made by `attach`, `from_env` or unpickling.
+
+    A `record_*` method takes about a microsecond. When it has returned, its record survives the death of
+    any process. It never waits for another process, and raises nothing but `TypeError` and `ValueError`
+    for wrong arguments, of which nothing is recorded then. Threads, signal handlers, finalizers and forked
+    children may all use the same object.
+
+    Names and phases are strings of 1 to 4096 bytes of UTF-8; counts and durations are ints from 0 to
+    2**63 - 1; a bool is not an int.
+    """
+
+    def __init__(self, session: Session | None, durability: str = PROCESS) -> None:
+        """Not for users: `session` is where to record, None records nothing."""
+        if durability not in {PROCESS, DISK}:
+            raise ValueError(f"durability must be {PROCESS!r} or {DISK!r}, not {durability!r}")
+        self._session = session
+        self._durability = durability
+        if session:
+            stage = staging(session)
+            self._put = stage.put_durably if durability == DISK else stage.put
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is recorded."""
+        return self._session is not None
+
+    @classmethod
+    def from_env(cls) -> Recorder:
+        """The recorder for the session in this process's environment, put there by `env()` of its parent.
+
+        Returns:
+            A recorder; without a session in the environment one that records nothing, so that a tool can
+            be run by itself.
+
+        Raises:
+            ValueError: What the environment names cannot be a session's directory.
+        """
+        directory = os.environ.get(SESSION_VARIABLE)
+        if not directory:
+            return Recorder(None)
+        sessions_dir, session_id = os.path.split(os.path.abspath(directory))
+        durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
+        return Recorder(Session.named(session_id, sessions_dir), durability)
+
+    def env(self) -> dict[str, str]:
+        """What to add to the environment of a child process, for its `Recorder.from_env()`."""
+        return {
+            SESSION_VARIABLE: self._session.root if self._session else "",
+            DURABILITY_VARIABLE: self._durability,
+        }
+
+    def record_tool_call(self, name: str, success: bool, duration_ms: int) -> None:
+        """Record a completed tool call.
+
+        Args:
+            name: The tool.
+            success: Whether it did what it should.
+            duration_ms: How long it took, in milliseconds.
+        """
+        if self._session is None:
+            return
+        if type(name) is not str:
+            name = checks.check_name("name", name)
+        if success is not True and success is not False:
+            checks.check_bool("success", success)
+        if type(duration_ms) is not int or not 0 <= duration_ms <= INT64_MAX:
+            duration_ms = checks.check_int("duration_ms", duration_ms)
+        outcome = "true" if success else "false"
+        self._put("tool_call", f'{_TOOL[name]},"success":{outcome},"duration_ms":{duration_ms}')
+
+    def record_llm_interaction(self, phase: str, usage: Usage | None, cost: float) -> None:
+        """Record an interaction with a language model.
+
+        Args:
+            phase: The workflow phase that it belongs to.
+            usage: Its tokens, taken as they are; None makes the call a no-op.
+            cost: What it cost: finite and not negative, in the currency of your choice.
+        """
+        if self._session is None or usage is None:
+            return
+        phase = checks.check_name("phase", phase)
+        usage = checks.check_usage(usage)
+        cost = checks.check_cost("cost", cost)
+        self._put(
+            "llm_interaction",
+            f'{_PHASE[phase]},"prompt_tokens":{usage.prompt_tokens:d}'
+            f',"completion_tokens":{usage.completion_tokens:d},"total_tokens":{usage.total_tokens:d}'
+            f',"cost":{cost!r}',
+        )
+
+    def record_phase_transition(self, phase: str) -> None:
+        """Record that the workflow entered a phase."""
+        self._record_phase("phase_transition", phase)
+
+    def record_phase_duration(self, phase: str, duration_ms: int, success: bool) -> None:
+        """Record how long a phase took, and its outcome. The latest call wins; durations do not add up.
+
+        Args:
+            phase: The phase.
+            duration_ms: How long it took, in milliseconds.
+            success: Whether it succeeded.
+        """
+        if self._session is None:
+            return
+        phase = checks.check_name("phase", phase)
+        duration_ms = checks.check_int("duration_ms", duration_ms)
+        success = checks.check_bool("success", success)
+        outcome = "true" if success else "false"
+        self._put("phase_duration", f'{_PHASE[phase]},"duration_ms":{duration_ms},"success":{outcome}')
+
+    def record_heal_trigger(self, phase: str) -> None:
+        """Record that self-healing was triggered in a phase."""
+        self._record_phase("heal_trigger", phase)
+
+    def record_bisect_trigger(self, phase: str) -> None:
+        """Record that a bisection was triggered in a phase."""
+        self._record_phase("bisect_trigger", phase)
+
+    def _record_phase(self, event: str, phase: str) -> None:
+        if self._session is not None:
+            self._put(event, _PHASE[checks.check_name("phase", phase)])
+
+    def tool_call(self, name: str) -> Stopwatch:
+        """Measure a block, and record it as a call of a tool: `with recorder.tool_call("bash"):`.
+
+        `async with` does the same. It has failed if an exception leaves the block, which goes on its way, or
+        if the block says so: `with recorder.tool_call("bash") as call: call.success = False`.
+
+        Args:
+            name: The tool.
+        """
+        from m31a_mp.timing import Stopwatch  # noqa: PLC0415
+
+        return Stopwatch(partial(self.record_tool_call, checks.check_name("name", name)))
+
+    def tool(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Measure each call of a function, and record it as one of a tool: `@recorder.tool("bash")`.
+
+        Coroutine functions too, from their first step to their last. A generator function is a `TypeError`.
+
+        Args:
+            name: The tool.
+        """
+        from m31a_mp import timing  # noqa: PLC0415
+
+        stopwatch = partial(self.tool_call, checks.check_name("name", name))
+        return lambda function: timing.measuring(stopwatch, function)
+
+    def phase(self, phase: str) -> Stopwatch:
+        """Record that the workflow enters a phase, and after the block its duration and outcome.
+
+        As `tool_call`: `with recorder.phase("plan"):`, also `async with`; an exception is a failure.
+        """
+        from m31a_mp.timing import Stopwatch  # noqa: PLC0415
+
+        phase = checks.check_name("phase", phase)
+        return Stopwatch(
+            lambda success, duration_ms: self.record_phase_duration(phase, duration_ms, success),
+            partial(self.record_phase_transition, phase),
+        )
+
+    def run(
+        self, command: Any, *, tool: str, env: Mapping[Any, Any] | None = None, **options: Any
+    ) -> CompletedProcess[Any]:
+        """Run a command as `subprocess.run` does, and record it as a call of a tool.
+
+        It has succeeded if its status is 0. The command finds the session in its environment.
+
+        Args:
+            command: The program and its arguments.
+            tool: The tool's name.
+            env: The environment of the command, where it is not that of this process.
+            options: What else `subprocess.run` takes, such as `check`, `timeout` and `capture_output`.
+
+        Returns:
+            What `subprocess.run` returns. It also raises the same; then the call is recorded as a failure.
+        """
+        from m31a_mp import timing  # noqa: PLC0415
+
+        given = os.environ if env is None else env
+        # Names may be bytes. The session's would be there twice, and which of them counts is chance.
+        environment = {os.fsdecode(name): value for name, value in given.items()} | self.env()
+        return timing.run(self.tool_call(tool), command, environment, options)
+
+    def snapshot(self) -> SessionMetrics:
+        """The metrics of the session now, with every record whose call returned before, in any process.
+
+        Reads the files and changes nothing; whatever the other processes do, it does not wait for them.
+
+        Returns:
+            A copy of its own, the caller's to change. Empty if nothing is recorded here.
+
+        Raises:
+            DamagedMetricsError: `metrics.json` is not valid.
+            OSError: A file could not be read.
+        """
+        from m31a_mp import compactor  # noqa: PLC0415
+        from m31a_mp.model import SessionMetrics  # noqa: PLC0415
+
+        if self._session is None:
+            return SessionMetrics("")
+        return compactor.look(self._session, time.time_ns()).totals.to_metrics(self._session.id)
+
+    def flush(self) -> None:
+        """Hand what this process recorded to the journal.
+
+        There is no need to: the owner finds it, and it is safe where it is.
+
+        Raises:
+            JournalLockedError: Another process held the journal's lock for 5 seconds.
+            OSError: The journal could not be written.
+        """
+        if self._session is not None:
+            staging(self._session).hand_over()
+
+    def stop(self) -> None:
+        """Hand over what this process recorded and give back its shared memory. Never raises.
+
+        Recording goes on to work, and makes new shared memory.
+        """
+        if self._session is None:
+            return
+        try:
+            staging(self._session).close()
+        except Exception as error:
+            warn("records stay staged in %s: %s", self._session.root, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Of a collector too: whoever unpickles it is a worker in the same session.
+        return Recorder, (self._session, self._durability)
+
+    def __repr__(self) -> str:
+        where = self._session.root if self._session else "disabled"
+        return f"<{type(self).__name__} {where}>"
+
+
+def attach(session_id: str, sessions_dir: str | os.PathLike[str], *, durability: str = PROCESS) -> Recorder:
+    """Record into a session that another process owns, or will own.
+
+    Args:
+        session_id: The session's id.
+        sessions_dir: The directory of the sessions, as its owner gave it.
+        durability: What a record survives when its call has returned; see `Collector`.
+
+    Returns:
+        A recorder. Nothing is touched before its first record.
+
+    Raises:
+        ValueError: The id is not one path component of at most 200 bytes.
+    """
+    return Recorder(Session.named(session_id, sessions_dir), durability)

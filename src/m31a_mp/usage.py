@@ -1,0 +1,72 @@
+"""The tokens in the answer of a language model, as the APIs of OpenAI and Anthropic spell them.
+
+Of OpenAI the input contains what was read from the cache, and the output the reasoning. Of Anthropic the
+output contains the reasoning, too, but the input is only what is neither written to the cache nor read from
+it: the three together are the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_BITS = 63
+
+
+def tokens(response: object) -> tuple[int, int, int] | None:
+    """The tokens of the prompt, of the completion, and in all; None where there is no usage.
+
+    Raises:
+        TypeError: It is no response, or its usage has a count that is no int.
+        ValueError: Its usage has none of the known forms, or a count is out of range.
+    """
+    usage = _usage(response)
+    if usage is None:
+        return None
+    total = _get(usage, "total_tokens")
+    if _get(usage, "prompt_tokens") is not None:  # chat completions; embeddings complete nothing
+        prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    elif _get(usage, "input_tokens") is None or _get(usage, "output_tokens") is None:
+        raise ValueError(
+            f"the usage, a {type(usage).__name__}, has neither prompt_tokens nor input_tokens and "
+            "output_tokens; of a stream, take the final message"
+        )
+    else:
+        prompt, completion = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+        if total is None:  # Anthropic's; OpenAI's responses have it, and their input is whole
+            prompt += _count(usage, "cache_creation_input_tokens") + _count(usage, "cache_read_input_tokens")
+    total = prompt + completion if total is None else _count(usage, "total_tokens")
+    if max(prompt, total).bit_length() > _BITS:
+        raise ValueError(f"the tokens of the usage add up to more than 2**{_BITS} - 1")
+    return prompt, completion, total
+
+
+def _usage(response: object) -> object:
+    """The usage in a response, or in an event of a stream; a usage is returned as it is."""
+    if response is None or any(_get(response, key) is not None for key in ("prompt_tokens", "input_tokens")):
+        return response
+    # Also those without usage say what they are: `object` at OpenAI, `type` at Anthropic and in streams.
+    if not isinstance(response, Mapping) and not any(
+        hasattr(response, k) for k in ("usage", "object", "type")
+    ):
+        raise TypeError(f"a {type(response).__name__} is no response of OpenAI or Anthropic")
+    usage = _get(response, "usage")
+    if usage is None and str(_get(response, "type")).startswith("response."):
+        return _get(_get(response, "response"), "usage")  # `response.completed` in a stream of OpenAI's
+    return usage
+
+
+def _get(holder: object, key: str) -> Any:
+    """From a dict or from an object of an SDK; None if it is not there, as where it is null."""
+    return holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key, None)
+
+
+def _count(usage: object, key: str) -> int:
+    count = _get(usage, key)
+    if count is None:
+        return 0
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"{key} of the usage must be an int, not {type(count).__name__}")
+    if count < 0 or count.bit_length() > _BITS:
+        raise ValueError(f"{key} of the usage must be from 0 to 2**{_BITS} - 1")
+    return int(count)
