@@ -1,0 +1,187 @@
+"""One command, run as a shell runs it, and recorded whatever becomes of its runner.
+
+    caller  ->  runner  ->  keeper  ->  command
+
+The runner is the process that the caller knows. The keeper is its forked child: it waits for the command
+and records the call, so that a `kill -9` of the runner, at whatever moment, does not take the record.
+Streams are inherited. All three are in one process group: what the terminal sends, each of them gets, and
+the command answers for all. What somebody sends to the runner alone is handed on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from errno import ENOEXEC
+
+from m31a_mp.collector import Collector
+from m31a_mp.compactor import compact
+from m31a_mp.errors import MetricsError
+from m31a_mp.recorder import Recorder
+from m31a_mp.session import Session
+
+CANNOT_EXECUTE = 126
+NOT_FOUND = 127
+SIGNAL_BASE = 128
+"""A command that signal N ended has the exit status 128+N."""
+
+_HANDED_ON = frozenset(
+    {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+)
+_STOPS = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+_AWAITED = _HANDED_ON | _STOPS | {signal.SIGCHLD}
+
+# What Python ignores; a command expects to be ended by them.
+_RESTORED = [signal.SIGPIPE, signal.SIGXFSZ]
+
+
+class Held:
+    """Signals are held back from here on: they are asked for, and interrupt nothing."""
+
+    def __init__(self) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, as some parents leave it, nothing is told
+        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+
+    @staticmethod
+    def ended_by() -> int | None:
+        """The signal that would have ended this process by now, if one came."""
+        while received := signal.sigtimedwait(_HANDED_ON, 0):
+            if signal.getsignal(received.si_signo) is not signal.SIG_IGN:
+                return received.si_signo
+        return None
+
+
+def run_recorded(  # noqa: PLR0913  # all of them by name
+    recorder: Recorder,
+    session: Session,
+    command: list[str],
+    *,
+    tool: str,
+    phase: str | None,
+    held: Held,
+    complain: Callable[[str], None],
+) -> int:
+    """Run a command and record the call; with a phase also that it was entered, its duration and outcome.
+
+    Args:
+        recorder: Where to record. If it is the session's owner and this process is killed, the keeper
+            merges the session in its place.
+        session: The recorder's session.
+        command: The command and its arguments.
+        tool: The name to record the call under.
+        phase: The phase that the command is.
+        held: The signals that this process held back so far.
+        complain: Told in words what is wrong with the command.
+
+    Returns:
+        The exit status as a shell tells it.
+
+    Raises:
+        OSError: There can be no more processes; nothing was run.
+    """
+    runner = os.getpid()
+    keeper = os.fork()
+    if not keeper:
+        status = CANNOT_EXECUTE
+        try:
+            status = _keep(recorder, command, tool, phase, runner, held, complain)
+            if isinstance(recorder, Collector) and os.getppid() != runner:
+                _merge_instead(recorder, session)
+        except BaseException as error:
+            complain(f"{command[0]}: {error!r}")
+        finally:
+            os._exit(status)
+    status = _wait(keeper)
+    if status < 0:
+        complain(f"the process that waits for {command[0]} was killed; this call is not recorded")
+    return _as_shell(status)
+
+
+def _merge_instead(recorder: Recorder, session: Session) -> None:
+    recorder.stop()  # of a forked child: gives up its own shared memory
+    with suppress(MetricsError, OSError):  # then it waits for whoever is next
+        compact(session.sessions_dir, session.id)
+
+
+def _keep(  # noqa: PLR0913, PLR0917  # as above
+    recorder: Recorder,
+    command: list[str],
+    tool: str,
+    phase: str | None,
+    runner: int,
+    held: Held,
+    complain: Callable[[str], None],
+) -> int:
+    if phase is not None:
+        recorder.record_phase_transition(phase)
+    started = time.monotonic_ns()
+    try:
+        status = _as_shell(_wait(_start(command, {**os.environ, **recorder.env()}, held), runner))
+    except OSError as error:
+        complain(f"{command[0]}: {error.strerror}")
+        status = NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
+    duration_ms = (time.monotonic_ns() - started) // 1_000_000
+    recorder.record_tool_call(tool, status == 0, duration_ms)
+    if phase is not None:
+        recorder.record_phase_duration(phase, duration_ms, status == 0)
+    return status
+
+
+def _start(command: list[str], environment: Mapping[str, str], held: Held) -> int:
+    try:
+        return os.posix_spawnp(command[0], command, environment, setsigmask=held.before, setsigdef=_RESTORED)
+    except OSError as error:
+        if error.errno != ENOEXEC:
+            raise
+    # A script that does not say what is to read it: a shell does, as for execvp(3).
+    script = ["/bin/sh", shutil.which(command[0]) or command[0], *command[1:]]
+    return os.posix_spawn(script[0], script, environment, setsigmask=held.before, setsigdef=_RESTORED)
+
+
+def _wait(pid: int, sender: int | None = None) -> int:
+    """Wait for a child, hand on the signals that come meanwhile, and stop when it is stopped.
+
+    Args:
+        pid: The child.
+        sender: Whose signals are handed on; None: everybody's. The keeper takes them from the runner only,
+            for what is sent to all processes of a name or of a group would come twice.
+
+    Returns:
+        Its exit status, or minus the number of the signal that ended it.
+    """
+    while True:
+        received = signal.sigwaitinfo(_AWAITED)
+        if received.si_signo != signal.SIGCHLD:
+            # What the terminal sends, the child gets as well. It is the kernel that speaks then, and its
+            # codes are above 0 (sigaction(2)).
+            if received.si_code <= 0 and sender in (None, received.si_pid):
+                _send(pid, received.si_signo)
+            continue
+        ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if not ended:
+            continue
+        if not os.WIFSTOPPED(status):
+            return os.waitstatus_to_exitcode(status)
+        if os.WSTOPSIG(status) in _STOPS:  # not SIGSTOP: who sends that to the child means the child
+            _stop_too(pid)
+
+
+def _stop_too(pid: int) -> None:
+    """Stop as Ctrl-Z stops a program, so that a shell takes its terminal back; then go on with the child."""
+    signal.raise_signal(signal.SIGTSTP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})  # here it stops
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+    _send(pid, signal.SIGCONT)
+
+
+def _send(pid: int, signal_number: int) -> None:
+    with suppress(OSError):  # it may run as somebody else, like sudo
+        os.kill(pid, signal_number)
+
+
+def _as_shell(status: int) -> int:
+    return SIGNAL_BASE - status if status < 0 else status

@@ -1,0 +1,40 @@
+"""The command line `m31a-mp`, one file per command. Needs the extra `cli`: click and rich."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+CANNOT_START = 125
+"""The exit status when nothing could be started: an extra is missing, or `run` could not run its command."""
+
+_NEEDED = ("click", "rich")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What stands behind the program's name; by default that of this process.
+
+    Returns:
+        The exit status; `m31a-mp --help` says what they mean.
+    """
+    missing = [name for name in _NEEDED if not _is_installed(name)]
+    if missing:
+        print(  # noqa: T201  # there is nothing else to say it with
+            f"m31a-mp: {' and '.join(missing)} must be installed first: pip install 'm31a_mp[cli]'",
+            file=sys.stderr,
+        )
+        return CANNOT_START
+    from m31a_mp.cli.program import start  # needs what may be missing  # noqa: PLC0415
+
+    return start(sys.argv[1:] if arguments is None else arguments)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        import_module(name)
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,63 @@
+"""`m31a-mp compact`: what a crash left behind, into metrics.json."""
+
+from __future__ import annotations
+
+import click
+
+from m31a_mp.cli import tables
+from m31a_mp.cli.naming import existing, json_option, session_argument, shown
+from m31a_mp.cli.program import tell
+from m31a_mp.cli.progress import reading_progress
+from m31a_mp.compactor import Compaction, compact
+from m31a_mp.session import Session
+
+_EPILOG = """\
+\b
+Examples:
+  m31a-mp compact sessions/demo
+  m31a-mp compact --rebuild sessions/demo
+
+Nothing has to be done after a crash: the session's next owner does the same.
+The exit status is 1 if something could not be read or was set aside.
+"""
+
+
+@click.command("compact", epilog=_EPILOG)
+@session_argument
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="If metrics.json is damaged, set it aside and start anew from the records not merged yet.",
+)
+@json_option
+def command(directory: str | None, rebuild: bool, as_json: bool) -> int:
+    """Merge what a crash left behind into metrics.json. Refused while the session's owner lives."""
+    session = existing(directory, "m31a-mp compact")
+    with reading_progress(session, "merging"):
+        done = compact(session.sessions_dir, session.id, rebuild=rebuild)
+    if as_json:
+        tables.print_json(_json(session, done))
+    else:
+        _report(session, done)
+    for error in done.unreadable:
+        tell(f"left for the next time: {error}")
+    return 1 if done.rejected or done.unreadable else 0
+
+
+def _json(session: Session, done: Compaction) -> dict[str, object]:
+    return {
+        "session": str(session.directory),
+        "records": done.records,
+        "rejected": [{"file": r.file, "offset": r.offset, "reason": r.reason} for r in done.rejected],
+        "unreadable": [str(error) for error in done.unreadable],
+        "totals": tables.totals(done.metrics),
+    }
+
+
+def _report(session: Session, done: Compaction) -> None:
+    noun = "record" if done.records == 1 else "records"
+    click.echo(f"{shown(str(session.directory))}: {done.records:,} {noun} recovered")
+    for item in done.rejected:
+        click.echo(f"set aside: {shown(item.file)}, byte {item.offset}: {shown(item.reason)}")
+    if done.rejected:
+        click.echo(f"what was set aside is in {shown(str(session.rejected))}")

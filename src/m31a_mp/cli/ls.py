@@ -1,0 +1,76 @@
+"""`m31a-mp ls`: the sessions in a directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import click
+
+from m31a_mp.cli import tables
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, TroubleError, json_option, shown
+from m31a_mp.cli.progress import counting_progress
+from m31a_mp.errors import MetricsError
+from m31a_mp.recorder import SESSION_VARIABLE
+from m31a_mp.session import Session
+from m31a_mp.status import Status, sessions_in, status
+
+_EPILOG = f"""\
+\b
+Examples:
+  m31a-mp ls sessions
+  m31a-mp ls sessions --json | jq '.sessions[] | select(.state == "crashed")'
+
+A session is running while its owner or a process that records into it lives.
+It has crashed if its owner died without giving it up: `m31a-mp compact`, or
+the next owner, takes in what is left. Else it is finished. Without DIRECTORY:
+the one of the session in ${SESSION_VARIABLE}, else ./{DEFAULT_SESSIONS}.
+"""
+
+_Row = Status | tuple[str, str]
+
+
+@click.command("ls", epilog=_EPILOG)
+@click.argument("directory", metavar="[DIRECTORY]", required=False)
+@json_option
+def command(directory: str | None, as_json: bool) -> int:
+    """List the sessions in a directory: state, owner, age, totals."""
+    sessions_dir = os.path.abspath(directory or _default())
+    try:
+        sessions = sessions_in(sessions_dir)
+    except OSError as error:
+        raise TroubleError(f"{sessions_dir}: {error.strerror}", "m31a-mp ls DIRECTORY") from None
+    with counting_progress("looking", len(sessions)) as count:
+        rows = [row for row in (_look(session, count) for session in sessions) if row]
+    if as_json:
+        listed = [_json(sessions_dir, row) for row in rows]
+        tables.print_json({"directory": sessions_dir, "sessions": listed})
+    elif rows:
+        tables.console().print(tables.list_view(rows))
+    else:
+        click.echo(f"no sessions in {shown(sessions_dir)}")
+    return 1 if any(isinstance(row, tuple) for row in rows) else 0
+
+
+def _default() -> str:
+    session = os.environ.get(SESSION_VARIABLE)
+    return os.path.dirname(os.path.abspath(session)) if session else DEFAULT_SESSIONS
+
+
+def _look(session: Session, count: Callable[[], None]) -> _Row | None:
+    try:
+        return status(session)
+    except FileNotFoundError:
+        return None  # removed meanwhile
+    except (MetricsError, OSError) as error:
+        return session.id, str(getattr(error, "reason", error))
+    finally:
+        count()
+
+
+def _json(sessions_dir: str, row: _Row) -> dict[str, object]:
+    if isinstance(row, Status):
+        return tables.row_json(row)
+    name, error = row
+    unknown = dict.fromkeys(("state", "owner", "started_at", "updated_at", "unmerged", "totals"))
+    return {"session": os.path.join(sessions_dir, name), **unknown, "error": error}

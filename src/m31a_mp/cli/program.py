@@ -1,0 +1,192 @@
+"""The program around the commands: which there are, how errors are told, what the exit status is."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from m31a_mp.child import SIGNAL_BASE
+from m31a_mp.cli import CANNOT_START
+from m31a_mp.cli.naming import TroubleError, shown
+from m31a_mp.errors import (
+    DamagedMetricsError,
+    JournalLockedError,
+    MetricsError,
+    SessionOwnedError,
+    UnsupportedVersionError,
+)
+
+NAME = "m31a-mp"
+NOT_DONE = 3
+
+_COMMANDS = {
+    "run": "Run a command inside a session, and record the call.",
+    "record": "Record one tool call, model use, phase, heal or bisect.",
+    "show": "Show what a session adds up to.",
+    "watch": "Show it live.",
+    "ls": "List the sessions in a directory.",
+    "compact": "Merge what a crash left behind into metrics.json.",
+    "verify": "Check everything that a session has on disk.",
+}
+
+_EPILOG = """\
+\b
+Example, in two terminals:
+  m31a-mp run --session sessions/demo -- pytest -q
+  m31a-mp watch sessions/demo
+
+\b
+Exit status:
+  0      done, and all is well
+  1      done; but something is damaged: set aside (compact), found (verify), or
+         not to be read (ls, compact)
+  2      wrong usage
+  3      not done: there is no such session, its owner lives, a file is damaged
+  125    run could not start the command; or click and rich are not installed
+  126    run: the command cannot be executed
+  127    run: there is no such command
+  128+N  signal N ended it; run: signal N ended the command
+  Any other status of run is the command's own.
+
+A session is named by its directory; without one, by the environment variable
+M31A_MP_SESSION, which a command under run finds set.
+"""
+
+
+class _Commands(click.Group):
+    """The commands, each imported when it is asked for: `run` must start fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # as click calls it
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"m31a_mp.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)  # noqa: S101  # for mypy
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(NAME, cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="m31a_mp", prog_name=NAME)
+def program() -> None:
+    """Metrics of a session, recorded by many processes at once: tool calls, model use, phases."""
+
+
+def start(arguments: list[str]) -> int:
+    """Run a command; tell whatever goes wrong on stderr, in one line and a hint.
+
+    Args:
+        arguments: What stands behind the program's name.
+
+    Returns:
+        The exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name shows its code
+    is_run = arguments[:1] == ["run"]  # its other statuses are those of the command
+    try:
+        with _warnings_told():
+            status = program.main(arguments or ["--help"], prog_name=NAME, standalone_mode=False)
+        if sys.stdout:
+            sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
+        return SIGNAL_BASE + getattr(error.__cause__, "signal_number", signal.SIGINT)
+    except (BrokenPipeError, SystemExit):  # which click and rich make of it
+        _forget_output()
+        return SIGNAL_BASE + signal.SIGPIPE
+    except click.ClickException as error:
+        _tell(error.format_message(), _usage_hint(error))
+        return CANNOT_START if is_run else getattr(error, "status", error.exit_code)
+    except Exception as error:
+        _forget_output()
+        _tell(_message(error), _hint(error))
+        return CANNOT_START if is_run else NOT_DONE
+    return int(status or 0)
+
+
+def tell(message: str) -> None:
+    """Tell something on stderr, in one line."""
+    click.echo(f"{NAME}: {shown(message)}", err=True)
+
+
+def _tell(message: str, hint: str) -> None:
+    tell(message)
+    if hint:
+        click.echo(f"hint: {shown(hint)}", err=True)
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    if isinstance(error, TroubleError):
+        return error.hint
+    ctx = getattr(error, "ctx", None)
+    return f"{ctx.command_path if ctx else NAME} --help"
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, SessionOwnedError):
+        return str(error).partition("; ")[0]  # the rest is for programmers
+    if isinstance(error, DamagedMetricsError):
+        return f"{error.path} cannot be used: {error.reason}"
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, MetricsError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, (MetricsError, ValueError)):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {os.path.basename(place.filename)}:{place.lineno}: {error}"
+
+
+def _hint(error: Exception) -> str:
+    directory = os.path.dirname(error.path) if isinstance(error, MetricsError) else ""
+    hints: dict[type[Exception], str] = {
+        SessionOwnedError: f"stop that process first; to look meanwhile: {NAME} show {directory}",
+        UnsupportedVersionError: "use the release that wrote it, or a later one",
+        DamagedMetricsError: "restore it from a copy, or set it aside and count on from zero: "
+        f"{NAME} compact --rebuild {directory}",
+        JournalLockedError: "nothing is lost; try again, or stop the process that holds it",
+        FileNotFoundError: f"{NAME} ls DIRECTORY lists the sessions there",
+        OSError: "nothing is lost; try again when that is mended",
+        MetricsError: f"{NAME} --help",
+        ValueError: f"{NAME} --help",
+    }
+    for kind, hint in hints.items():
+        if isinstance(error, kind):
+            return hint
+    return "that is a bug of this program; please report it with this line"
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """What the library warns of meanwhile is told like everything else."""
+    log, teller = logging.getLogger("m31a_mp"), _Teller(logging.WARNING)
+    log.addHandler(teller)
+    try:
+        yield
+    finally:
+        log.removeHandler(teller)
+
+
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(record.getMessage())
+
+
+def _forget_output() -> None:
+    """What is left in the buffer cannot be written; the interpreter would try once more at its end."""
+    if sys.stdout is sys.__stdout__ and sys.stdout:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

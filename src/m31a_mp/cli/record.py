@@ -1,0 +1,155 @@
+"""`m31a-mp record`: one record from any script."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from m31a_mp.checks import INT64_MAX
+from m31a_mp.cli.naming import TroubleError, named, session_option
+from m31a_mp.model import Usage
+from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_GROUP_EPILOG = """\
+\b
+Examples:
+  export M31A_MP_SESSION=$PWD/sessions/demo
+  m31a-mp record phase plan
+  m31a-mp record llm plan --prompt-tokens 900 --completion-tokens 100 --cost 0.0042
+  m31a-mp record tool make --failed --duration-ms 420
+  m31a-mp record phase plan --ok --duration-ms 8300
+
+The record counts at once for whoever looks. It is merged into metrics.json by
+the session's owner, or by `m31a-mp compact`. A session that does not exist is
+made.
+"""
+
+_COUNT = click.IntRange(0, INT64_MAX)
+_outcome_option = click.option("--ok/--failed", "success", default=None, help="The outcome.")
+
+
+def _example(text: str) -> str:
+    return f"\b\nExample:\n  m31a-mp record {text}"
+
+
+@click.group("record", epilog=_GROUP_EPILOG, no_args_is_help=False)
+@session_option
+@click.pass_context
+def command(ctx: click.Context, directory: str | None) -> None:
+    """Record one tool call, model use, phase, heal or bisect."""
+    ctx.obj = directory
+
+
+def _recording(name: str, example: str) -> Callable[[Function], click.Command]:
+    """A command of the group, with its own --session."""
+
+    def decorate(function: Function) -> click.Command:
+        return command.command(name, epilog=_example(example))(session_option(click.pass_obj(function)))
+
+    return decorate
+
+
+@_recording("tool", "tool make --failed --duration-ms 420")
+@click.argument("name")
+@_outcome_option
+@click.option("--duration-ms", type=_COUNT, required=True, help="How long it took, in milliseconds.")
+def _tool(
+    outer: str | None, directory: str | None, name: str, success: bool | None, duration_ms: int
+) -> None:
+    """Record one call of the tool NAME."""
+    if success is None:
+        raise click.UsageError("how did it end? Give --ok or --failed")
+    with _recorder(directory or outer) as recorder:
+        recorder.record_tool_call(name, success, duration_ms)
+
+
+@_recording("llm", "llm plan --prompt-tokens 900 --completion-tokens 100 --cost 0.0042")
+@click.argument("phase")
+@click.option("--prompt-tokens", type=_COUNT, required=True)
+@click.option("--completion-tokens", type=_COUNT, required=True)
+@click.option("--total-tokens", type=_COUNT, help="As the provider says; by default the sum of the two.")
+@click.option("--cost", type=float, default=0.0, show_default=True, help="In the currency of your choice.")
+def _llm(  # noqa: PLR0913, PLR0917  # one for each option
+    outer: str | None,
+    directory: str | None,
+    phase: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    total_tokens: int | None,
+    cost: float,
+) -> None:
+    """Record one interaction with a language model in PHASE."""
+    total = prompt_tokens + completion_tokens if total_tokens is None else total_tokens
+    with _recorder(directory or outer) as recorder:
+        recorder.record_llm_interaction(phase, Usage(prompt_tokens, completion_tokens, total), cost)
+
+
+@_recording("phase", "phase plan\n  m31a-mp record phase plan --ok --duration-ms 8300")
+@click.argument("phase")
+@_outcome_option
+@click.option("--duration-ms", type=_COUNT, help="How long it took, in milliseconds.")
+def _phase(
+    outer: str | None, directory: str | None, phase: str, success: bool | None, duration_ms: int | None
+) -> None:
+    """Record that PHASE was entered; with an outcome and a duration, that it ended."""
+    if (success is None) != (duration_ms is None):
+        raise click.UsageError("the end of a phase needs both: --ok or --failed, and --duration-ms")
+    with _recorder(directory or outer) as recorder:
+        if success is None or duration_ms is None:
+            recorder.record_phase_transition(phase)
+        else:
+            recorder.record_phase_duration(phase, duration_ms, success)
+
+
+@_recording("heal", "heal verify")
+@click.argument("phase")
+def _heal(outer: str | None, directory: str | None, phase: str) -> None:
+    """Record that self-healing was triggered in PHASE."""
+    with _recorder(directory or outer) as recorder:
+        recorder.record_heal_trigger(phase)
+
+
+@_recording("bisect", "bisect verify")
+@click.argument("phase")
+def _bisect(outer: str | None, directory: str | None, phase: str) -> None:
+    """Record that a bisection was triggered in PHASE."""
+    with _recorder(directory or outer) as recorder:
+        recorder.record_bisect_trigger(phase)
+
+
+class _Drops(logging.Filter):
+    """Notices, and keeps to itself, that the library dropped the record."""
+
+    reason: str | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.reason is None and record.msg.startswith("records are being dropped"):
+            self.reason = str(record.args[-1]) if isinstance(record.args, tuple) else ""
+        return self.reason is None  # whatever else it says comes of that
+
+
+@contextmanager
+def _recorder(directory: str | None) -> Iterator[Recorder]:
+    """A recorder whose record, when this ends, is in the session, or else that is an error."""
+    session = named(directory, "m31a-mp record --session")
+    drops, log = _Drops(), logging.getLogger("m31a_mp")
+    log.addFilter(drops)
+    try:
+        durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
+        with attach(session.id, session.sessions_dir, durability=durability) as recorder:
+            yield recorder
+    except ValueError as error:
+        raise TroubleError(str(error), "m31a-mp record --help", status=2) from None
+    finally:
+        log.removeFilter(drops)
+    if drops.reason is not None:
+        raise TroubleError(
+            f"not recorded: {drops.reason}", f"mend that, then look: m31a-mp ls {session.sessions_dir}"
+        )

@@ -1,0 +1,250 @@
+"""How a session is: who owns it, who records into it, what it adds up to. Looks, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from errno import ENOENT
+from pathlib import Path
+
+import orjson
+from filelock import lock_descriptor
+
+from m31a_mp import compactor, durable, process
+from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.lock import holders
+from m31a_mp.model import SessionMetrics
+from m31a_mp.segment import DamagedSegmentError, SegmentFile, list_segments
+from m31a_mp.session import Session
+from m31a_mp.totals import CHECKPOINT_VERSION
+
+_OWNER_BYTES = 4096
+_FILE_BYTES = 512 * 1024 * 1024
+
+
+class State(StrEnum):
+    """What a session is doing.
+
+    Running: its owner lives, or a process that records into it does. Crashed: nobody does, and the last
+    owner ended without giving it up. Finished: nobody does, and nobody died over it.
+    """
+
+    RUNNING = "running"
+    CRASHED = "crashed"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The living owner of a session, as far as it can be told from here.
+
+    Attributes:
+        pid: Its process id; None if it cannot be seen, being in a container of its own.
+        started_at: When its process started (RFC 3339), or None.
+    """
+
+    pid: int | None
+    started_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWriter:
+    """A writer whose process lives.
+
+    Attributes:
+        writer: Its id.
+        pid: Its process; None if it cannot be seen from here, being in a container of its own.
+        segments: How many files of shared memory it has.
+        size: How many bytes they take.
+        staged: How many records are in them that the journal has not got.
+    """
+
+    writer: str
+    pid: int | None
+    segments: int
+    size: int
+    staged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a session is.
+
+    Attributes:
+        directory: Where it is.
+        state: What it is doing.
+        owner: Who owns it, if somebody does.
+        writers: The living writers.
+        unmerged: How many records are not in `metrics.json` yet.
+        metrics: What it adds up to now, those included.
+    """
+
+    directory: Path
+    state: State
+    owner: Owner | None
+    writers: list[LiveWriter]
+    unmerged: int
+    metrics: SessionMetrics
+
+
+def status(session: Session) -> Status:
+    """Look at a session, without stopping anyone.
+
+    Raises:
+        FileNotFoundError: There is no session.
+        DamagedMetricsError: `metrics.json` is not valid.
+        JournalLockedError: Flushes overtook the look all the time, and the lock could not be had either.
+        OSError: A file could not be read.
+    """
+    if not is_session(session):
+        raise FileNotFoundError(ENOENT, "there is no session of that name", str(session.directory))
+    writers = live_writers(session)
+    owner = owner_of(session)
+    is_running = owner is not None or bool(writers)
+    fold = compactor.look(session, _first_sign(session))
+    metrics = fold.totals.to_metrics(session.id)
+    state = State.RUNNING if is_running else _state_at_rest(session)
+    return Status(session.directory, state, owner, writers, fold.records, metrics)
+
+
+def _state_at_rest(session: Session) -> State:
+    return State.CRASHED if _owner_line(session) else State.FINISHED
+
+
+def is_session(session: Session) -> bool:
+    """Whether the directory is there and has anything of a session."""
+    signs = (session.metrics, session.journal, session.journal_lock, session.owner_lock, session.segments)
+    return session.exists() and any(os.path.lexists(sign) for sign in signs)
+
+
+def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
+    """The sessions in a directory, by name.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    found = []
+    for name in sorted(os.listdir(sessions_dir)):
+        try:
+            session = Session.named(name, sessions_dir)
+        except ValueError:
+            continue  # no session can have such a name
+        if is_session(session):
+            found.append(session)
+    return found
+
+
+def owner_of(session: Session) -> Owner | None:
+    """The living owner. Nobody who wants to become it has to wait for this look."""
+    pids = holders(session.owner_lock)
+    # In this order: an owner that stops empties the line before it gives the lock back.
+    line = _owner_line(session)
+    if pids:
+        started_at = line.get("started_at") if line.get("pid") == pids[0] else None
+        return Owner(pids[0], started_at if isinstance(started_at, str) else None)
+    # One that died left its line, too. But one in another pid namespace only looks as if it had died.
+    return Owner(None, None) if line and _is_locked(session.owner_lock) else None
+
+
+def live_writers(session: Session) -> list[LiveWriter]:
+    """The writers whose process lives, or may live."""
+    writers: dict[str, LiveWriter] = {}
+    for path in list_segments(session.segments):
+        try:
+            with SegmentFile.open(path) as file:
+                if file.is_dead():
+                    continue
+                staged = file.pending(is_finished=False).records.count(b"\n")
+                identity = file.identity  # who its writer is, as it stands in the file
+                pid = identity.pid if process.seen_alive(identity) else None
+        except (DamagedSegmentError, OSError):
+            continue  # gone meanwhile; or damaged, which the metrics count
+        known = writers.get(file.writer, LiveWriter(file.writer, pid, 0, 0, 0))
+        writers[file.writer] = LiveWriter(
+            file.writer, pid, known.segments + 1, known.size + file.size, known.staged + staged
+        )
+    return list(writers.values())
+
+
+def read_file(path: str | os.PathLike[str]) -> SessionMetrics:
+    """The metrics in a file of the form of `metrics.json`, wherever it is and whoever wrote it.
+
+    Raises:
+        DamagedMetricsError: It is not of that form; says where.
+        UnsupportedVersionError: A later version of this library wrote it.
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as stream:
+        data = stream.read(_FILE_BYTES + 1)
+    try:
+        if len(data) > _FILE_BYTES:
+            raise ValueError(f"it has more than {_FILE_BYTES} bytes")
+        document = orjson.loads(data)
+        metrics = SessionMetrics.from_json(document)
+    except ValueError as error:
+        message = f"{os.fspath(path)} has no metrics: {error}"
+        raise DamagedMetricsError(message, path, str(error)) from None
+    checkpoint = document.get("m31a_mp")
+    version = checkpoint.get("version") if isinstance(checkpoint, dict) else None
+    if checkpoint is not None and version != CHECKPOINT_VERSION:
+        reason = f"is of version {version!r}; this library reads {CHECKPOINT_VERSION}"
+        raise UnsupportedVersionError(f"{os.fspath(path)} {reason}", path, reason)
+    return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How far this process is in reading the journals of a session, in bytes."""
+
+    done: int
+    total: int
+
+
+def reading(session: Session) -> Reading:
+    """How far another thread of this process is in reading the journals, as its open files tell."""
+    import psutil  # late: only who shows progress needs it  # noqa: PLC0415
+
+    paths = [path for _, path in session.sealed()] + [session.journal]
+    positions = {file.path: int(file.position) for file in psutil.Process().open_files()}
+    done = total = 0
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError:
+            continue
+        if position := positions.get(str(path), 0):
+            done = total + min(position, size)  # they are read in this order
+        total += size
+    return Reading(done, total)
+
+
+def _owner_line(session: Session) -> dict[str, object]:
+    try:
+        content = orjson.loads(durable.read_private(session.owner_lock, _OWNER_BYTES))
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = durable.open_private(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not lock_descriptor(fd, blocking=False)
+    finally:
+        os.close(fd)
+
+
+def _first_sign(session: Session) -> int:
+    """When the session was made, in ns since the epoch, for one that has no `metrics.json` to say so."""
+    times = [time.time_ns()]
+    for path in (session.journal_lock, session.owner_lock, session.segments):
+        try:
+            times.append(path.lstat().st_mtime_ns)
+        except OSError:
+            continue
+    return min(times)

@@ -1,0 +1,665 @@
+"""The commands that look, merge and record; `run` and terminals are in test_cli_run.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m31a_mp import Collector, SessionMetrics, Usage, attach, load
+from m31a_mp.cli import main, progress, show
+from m31a_mp.session import Session
+from m31a_mp.status import Reading, reading
+from workers import Forked
+
+COMMANDS = ["run", "record", "show", "watch", "ls", "compact", "verify"]
+RECORDS = ["tool", "llm", "phase", "heal", "bisect"]
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def row(self, name: str) -> list[str]:
+        """The cells of the first row that starts with that name."""
+        (line, *_) = [line for line in self.out.splitlines() if line.startswith(name + " ")]
+        return re.split(r"\s{2,}", line.strip())[1:]
+
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Run the command line in this process, in a directory of its own."""
+    monkeypatch.delenv("M31A_MP_SESSION", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Result:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def directory(sessions: Path) -> Path:
+    """Where the session "one" is, or will be."""
+    return sessions / "one"
+
+
+def fill(directory: Path) -> None:
+    """Records of every kind, merged; the session is finished."""
+    with Collector(directory.name, directory.parent) as collector:
+        for i in range(4):
+            collector.record_tool_call("grep", i != 3, 10 * i)
+        collector.record_llm_interaction("plan", Usage(900, 100, 1000), 0.25)
+        collector.record_llm_interaction("verify", Usage(90, 10, 100), 0.5)
+        collector.record_phase_transition("plan")
+        collector.record_phase_duration("plan", 8300, True)
+        collector.record_phase_transition("verify")
+        collector.record_heal_trigger("verify")
+        collector.record_bisect_trigger("verify")
+
+
+def die_owning(directory: Path) -> None:
+    collector = Collector(directory.name, directory.parent)
+    collector.record_tool_call("make", True, 5)
+    os._exit(0)
+
+
+def crash(directory: Path) -> None:
+    """A session whose owner died with one record that is not merged."""
+    with Forked(die_owning, directory) as owner:
+        owner.wait()
+
+
+def refuse(*_: object) -> None:
+    raise KeyError("x")
+
+
+def on_disk(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """All there is: every file with its bytes and its time of change, every directory with its time."""
+    return {
+        str(path): (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in [directory, *directory.rglob("*")]
+    }
+
+
+# --- show ---------------------------------------------------------------------------------------------
+
+
+def test_show_has_a_row_for_every_tool_model_use_and_phase(call: Call, directory: Path) -> None:
+    fill(directory)
+    result = call("show", directory)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith(f"{directory}: finished\nstarted ")
+    assert result.row("grep") == ["4", "3", "1", "75.0 %", "15 ms", "60 ms"]
+    assert result.row("in all") == ["2", "990", "110", "1,100", "0.7500"]
+    assert result.row("plan") == ["1", "900", "100", "1,000", "0.2500"]
+    phases = Result(0, result.out.partition("Phases")[2], "")
+    assert phases.row("plan") == ["ok", "8.3 s", "1", "0", "0"]
+    assert phases.row("verify") == ["-", "-", "1", "1", "1"]
+    assert "not in metrics.json" not in result.out
+
+
+def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) -> None:
+    fill(directory)
+    document = call("show", directory, "--json").json
+    metrics = load(directory.parent, directory.name)
+    assert metrics
+    assert document == {
+        "version": 1,
+        "session": str(directory),
+        "state": "finished",
+        "owner": None,
+        "writers": [],
+        "unmerged": 0,
+        "totals": {
+            "tool_calls": 4,
+            "tool_failures": 1,
+            "llm_interactions": 2,
+            "prompt_tokens": 990,
+            "completion_tokens": 110,
+            "total_tokens": 1100,
+            "cost": 0.75,
+            "phases": 2,
+            "dropped": 0,
+            "rejected": 0,
+        },
+        "metrics": metrics.to_json(),
+    }
+
+
+def test_show_of_a_running_session_has_its_owner_and_writers_and_what_is_not_merged(
+    call: Call, directory: Path
+) -> None:
+    with Collector(directory.name, directory.parent) as collector:
+        collector.record_tool_call("grep", True, 1)
+        document = call("show", directory, "--json").json
+        (writer,) = document.pop("writers")
+        assert document["state"] == "running"
+        assert document["owner"]["pid"] == os.getpid()
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00", document["owner"]["started_at"])
+        assert (document["unmerged"], document["totals"]["tool_calls"]) == (1, 1)
+        assert re.fullmatch("[0-9a-f]{16}", writer.pop("writer"))
+        assert writer == {"pid": os.getpid(), "segments": 1, "bytes": 16384, "staged": 1}
+        shown = call("show", directory).out
+        assert f": running, owned by pid {os.getpid()} (" in shown
+        assert re.search(rf"^pid {os.getpid()} \(.*\)\s+1\s+16 KiB\s+1$", shown, re.MULTILINE)
+        assert shown.endswith("1 record of these not in metrics.json yet; its owner merges them\n")
+
+
+def test_show_after_a_crash_counts_what_was_left_behind(call: Call, directory: Path) -> None:
+    crash(directory)
+    assert [call("show", directory, "--json").json[key] for key in ("state", "unmerged")] == ["crashed", 1]
+    result = call("show", directory)
+    assert result.row("make")[:3] == ["1", "1", "0"]
+    assert "Live writers" not in result.out
+    assert (
+        f"1 record of these not in metrics.json yet; to merge them: m31a-mp compact {directory}" in result.out
+    )
+
+
+def test_session_with_a_stopped_worker_is_running_and_finished_when_it_is_dead(
+    call: Call, directory: Path
+) -> None:
+    fill(directory)
+    reading_end, writing_end = os.pipe()
+
+    def work() -> None:
+        attach(directory.name, directory.parent).record_tool_call("grep", True, 1)
+        os.write(writing_end, b"!")
+        signal.pause()
+
+    with Forked(work) as worker:
+        os.read(reading_end, 1)
+        worker.stop()
+        document = call("show", directory, "--json").json
+        assert (document["state"], document["owner"]) == ("running", None)
+        assert [writer["pid"] for writer in document["writers"]] == [worker.pid]
+        assert re.search(rf"^pid {worker.pid} \(.*, stopped\) ", call("show", directory).out, re.MULTILINE)
+        worker.kill()
+        document = call("show", directory, "--json").json
+        assert (document["state"], document["writers"]) == ("finished", [])
+        assert (document["unmerged"], document["totals"]["tool_calls"]) == (1, 5)
+    os.close(reading_end)
+    os.close(writing_end)
+
+
+def test_show_of_a_bare_file_of_the_go_program(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere.json"
+    file.write_text(
+        '{"session_id":"go","started_at":"2024-05-01T10:00:00.123456789Z","updated_at":"2024-05-01T10:00:01Z",'
+        '"tools":[{"name":"bash","call_count":3,"success_count":2,"fail_count":1,"total_duration_ms":30,'
+        '"avg_duration_ms":10}],"llms":null,"phases":[]}'
+    )
+    result = call("show", file)
+    assert result.out.startswith(f"{file}: session go\nstarted 2024-05-01 10:00:00 UTC")
+    assert result.row("bash") == ["3", "2", "1", "66.7 %", "10 ms", "30 ms"]
+    document = call("show", "elsewhere.json", "--json").json
+    assert (document["session"], document["state"]) == (str(file), None)
+    assert document["totals"]["tool_calls"] == 3
+
+
+def test_show_of_a_metrics_json_without_its_session(call: Call, directory: Path, tmp_path: Path) -> None:
+    fill(directory)
+    (tmp_path / "metrics.json").write_bytes((directory / "metrics.json").read_bytes())
+    assert call("show", "metrics.json").row("grep")[0] == "4"
+    assert call("show", directory / "metrics.json").row("grep")[0] == "4"
+    assert call("show", tmp_path).row("grep")[0] == "4"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"m31a_mp":{"version":9}}', "\udcff"])
+def test_show_of_a_file_without_metrics_says_so(call: Call, tmp_path: Path, content: str) -> None:
+    (tmp_path / "file").write_bytes(content.encode(errors="surrogateescape"))
+    result = call("show", "file")
+    assert (result.status, result.out) == (3, "")
+    assert re.fullmatch(r"m31a-mp: .*file.*\nhint: .*\n", result.err)
+
+
+def test_show_of_a_file_of_a_later_version_says_so(call: Call, directory: Path) -> None:
+    fill(directory)
+    file = directory / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"m31a_mp": {"version": 9}}))
+    for named in (file, directory):
+        result = call("show", named)
+        assert (result.status, result.out) == (3, "")
+        assert "is of version 9; this library reads 1" in result.err
+
+
+def test_show_tells_what_was_set_aside_and_dropped(call: Call, directory: Path) -> None:
+    fill(directory)
+    (directory / "journal.ndjson").write_text("garbage\n")
+    file = directory / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dropped": {"no_space": 1200}}))
+    result = call("show", directory)
+    assert f"1 piece of damaged or invalid input set aside; see m31a-mp verify {directory}\n" in result.out
+    assert result.out.endswith("1,200 records dropped and not counted: no_space 1,200\n")
+    totals = call("show", directory, "--json").json["totals"]
+    assert (totals["rejected"], totals["dropped"]) == (1, 1200)
+
+
+def test_names_cannot_steer_the_terminal(call: Call, directory: Path) -> None:
+    recorder = attach(directory.name, directory.parent)
+    recorder.record_tool_call("\x1b[31mred\n[bold]\u202eé", True, 1)
+    out = call("show", directory).out
+    assert r"\x1b[31mred\n[bold]\u202eé" in out
+    assert "\x1b" not in out
+    recorder.stop()
+
+
+def test_show_of_an_empty_session(call: Call, directory: Path) -> None:
+    Collector(directory.name, directory.parent).stop()
+    assert call("show", directory).out.endswith("; nothing is recorded yet\n")
+
+
+# --- ls -----------------------------------------------------------------------------------------------
+
+
+def test_ls_has_a_row_for_every_session(call: Call, sessions: Path) -> None:
+    fill(sessions / "finished")
+    crash(sessions / "crashed")
+    (sessions / "no session").mkdir()
+    (sessions / "file").touch()
+    with Collector("running", sessions):
+        result = call("ls", sessions)
+        listed = call("ls", sessions, "--json").json
+    assert (result.status, result.err) == (0, "")
+    assert result.row("crashed")[:2] == ["crashed", "-"]
+    assert result.row("crashed")[4:] == ["1", "0", "0", "0.0000", "1"]
+    assert result.row("finished")[:2] == ["finished", "-"]
+    assert result.row("finished")[4:] == ["4", "1", "1,100", "0.7500", "-"]
+    assert result.row("running")[:2] == ["running", str(os.getpid())]
+    assert len(result.out.splitlines()) == 5
+    assert [Path(row["session"]).name for row in listed["sessions"]] == ["crashed", "finished", "running"]
+
+
+def test_ls_json_is_of_the_form_that_is_promised(call: Call, directory: Path) -> None:
+    fill(directory)
+    metrics = call("show", directory, "--json").json["metrics"]
+    document = call("ls", directory.parent, "--json").json
+    assert document["sessions"][0].pop("totals") == call("show", directory, "--json").json["totals"]
+    assert document == {
+        "version": 1,
+        "directory": str(directory.parent),
+        "sessions": [
+            {
+                "session": str(directory),
+                "state": "finished",
+                "owner": None,
+                "started_at": metrics["started_at"],
+                "updated_at": metrics["updated_at"],
+                "unmerged": 0,
+                "error": None,
+            }
+        ],
+    }
+
+
+def test_ls_goes_on_behind_a_damaged_session(call: Call, sessions: Path) -> None:
+    fill(sessions / "whole")
+    (sessions / "broken").mkdir()
+    (sessions / "broken" / "metrics.json").write_text("damaged")
+    result = call("ls", sessions)
+    assert result.status == 1
+    assert result.row("broken")[0] == "damaged"
+    assert result.row("whole")[0] == "finished"
+    broken, whole = call("ls", sessions, "--json").json["sessions"]
+    assert broken["error"].startswith("it is not JSON")
+    assert broken.keys() == whole.keys()
+    assert broken["totals"] is None
+
+
+def test_ls_looks_where_the_session_of_the_environment_is_or_in_sessions(
+    call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(directory)
+    assert call("ls").status == 3
+    os.symlink(directory.parent, "sessions")
+    assert call("ls").row("one")
+    os.unlink("sessions")
+    monkeypatch.setenv("M31A_MP_SESSION", str(directory))
+    assert call("ls").row("one")
+
+
+def test_ls_of_nothing(call: Call, tmp_path: Path) -> None:
+    assert call("ls", tmp_path) == Result(0, f"no sessions in {tmp_path}\n", "")
+    result = call("ls", tmp_path / "none")
+    assert (result.status, result.err.splitlines()[0]) == (
+        3,
+        f"m31a-mp: {tmp_path}/none: No such file or directory",
+    )
+
+
+# --- compact and verify -------------------------------------------------------------------------------
+
+
+def test_compact_recovers_what_a_crash_left_behind(call: Call, directory: Path) -> None:
+    crash(directory)
+    assert call("compact", directory) == Result(0, f"{directory}: 1 record recovered\n", "")
+    assert call("compact", directory) == Result(0, f"{directory}: 0 records recovered\n", "")
+    document = call("show", directory, "--json").json
+    assert (document["state"], document["unmerged"]) == ("finished", 0)
+    metrics = load(directory.parent, directory.name)
+    assert metrics
+    assert [tool.name for tool in metrics.tools] == ["make"]
+
+
+def test_compact_says_what_it_set_aside(call: Call, directory: Path) -> None:
+    fill(directory)
+    (directory / "journal.ndjson").write_text('{"event":"heal_trigger","phase":"plan"}\ngarbage\n')
+    result = call("compact", directory, "--json")
+    assert result.status == 1
+    document = result.json
+    assert document.pop("totals")["rejected"] == 1
+    (rejected,) = document.pop("rejected")
+    assert (rejected["file"], rejected["offset"]) == ("journal.000000000002.ndjson", 40)
+    assert document == {"version": 1, "session": str(directory), "records": 1, "unreadable": []}
+    (directory / "journal.ndjson").write_text("rubbish\n")
+    lines = call("compact", directory).out.splitlines()
+    assert lines[1].startswith("set aside: journal.000000000003.ndjson, byte 0: not JSON")
+    assert lines[2].endswith("journal.rejected.ndjson")
+
+
+def test_compact_refuses_while_the_owner_lives(call: Call, directory: Path) -> None:
+    with Collector(directory.name, directory.parent):
+        result = call("compact", directory)
+    assert (result.status, result.out) == (3, "")
+    assert re.fullmatch(
+        rf"m31a-mp: session 'one' is owned by pid {os.getpid()} .*\nhint: .*m31a-mp show {directory}\n",
+        result.err,
+    )
+
+
+def test_compact_of_a_damaged_file_needs_to_be_told(call: Call, directory: Path) -> None:
+    crash(directory)
+    (directory / "metrics.json").write_text("damaged")
+    result = call("compact", directory)
+    assert (result.status, result.out) == (3, "")
+    assert result.err.endswith(f": m31a-mp compact --rebuild {directory}\n")
+    assert result.err.count("\n") == 2
+    result = call("compact", "--rebuild", directory)
+    assert result.status == 1
+    assert result.out.startswith(f"{directory}: 1 record recovered\nset aside: metrics.json.")
+
+
+def test_verify_finds_nothing_in_a_crashed_session_and_damage_in_a_damaged_one(
+    call: Call, directory: Path
+) -> None:
+    crash(directory)
+    assert call("verify", directory) == Result(0, f"{directory}: all is well\n", "")
+    assert call("verify", directory, "--json").json == {
+        "version": 1,
+        "session": str(directory),
+        "findings": [],
+    }
+    (directory / "journal.ndjson").write_text("garbage\n")
+    result = call("verify", directory)
+    assert result.status == 1
+    assert result.out.startswith("journal.ndjson, byte 0: not JSON")
+    (finding,) = call("verify", directory, "--json").json["findings"]
+    assert finding.keys() == {"file", "offset", "reason"}
+    assert (finding["file"], finding["offset"]) == ("journal.ndjson", 0)
+
+
+@pytest.mark.parametrize("state", ["running", "crashed", "damaged"])
+def test_looking_changes_nothing(call: Call, directory: Path, state: str) -> None:
+    crash(directory)
+    (directory / "journal.ndjson").write_text("garbage\n")
+    owner = Collector(directory.name, directory.parent) if state == "running" else None
+    attach(directory.name, directory.parent).record_tool_call("grep", True, 1)
+    if state == "damaged":
+        (directory / "metrics.json").write_text("damaged")
+    before = on_disk(directory.parent)
+    for command in ("show", "verify", "watch"):
+        call(command, directory, *(["--count", "2", "--interval", "0.05"] if command == "watch" else []))
+    call("show", directory / "metrics.json")
+    call("ls", directory.parent)
+    assert on_disk(directory.parent) == before
+    if owner:
+        owner.stop()
+
+
+# --- record -------------------------------------------------------------------------------------------
+
+
+def test_record_of_every_kind(call: Call, directory: Path) -> None:
+    at = ("--session", directory)
+    for arguments in [
+        ("tool", "make", "--failed", "--duration-ms", "420"),
+        ("tool", "make", "--ok", "--duration-ms", "80"),
+        ("llm", "plan", "--prompt-tokens", "9", "--completion-tokens", "1", "--cost", "0.5"),
+        ("llm", "plan", "--prompt-tokens", "9", "--completion-tokens", "1", "--total-tokens", "99"),
+        ("phase", "plan"),
+        ("phase", "plan", "--ok", "--duration-ms", "8300"),
+        ("heal", "plan"),
+        ("bisect", "plan"),
+    ]:
+        assert call("record", *arguments, *at) == Result(0, "", "")
+    metrics = attach(directory.name, directory.parent).snapshot()
+    (tool,) = metrics.tools
+    assert (tool.name, tool.success_count, tool.fail_count, tool.total_duration_ms) == ("make", 1, 1, 500)
+    (llm,) = metrics.llms
+    assert (llm.phase, llm.prompt_tokens, llm.completion_tokens, llm.total_tokens) == ("plan", 18, 2, 109)
+    assert (llm.cost, llm.interaction_count) == (0.5, 2)
+    (phase,) = metrics.phases
+    assert (phase.phase, phase.duration_ms, phase.success) == ("plan", 8300, True)
+    assert (phase.transition_count, phase.heal_trigger_count, phase.bisect_trigger_count) == (1, 1, 1)
+    assert not list((directory / "segments").iterdir())  # a script that records often leaves no heap
+
+
+def test_record_finds_its_session_in_the_environment_or_before_the_kind(
+    call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("record", "--session", directory, "heal", "plan").status == 0
+    monkeypatch.setenv("M31A_MP_SESSION", str(directory.with_name("two")))
+    assert call("record", "heal", "plan").status == 0
+    assert call("record", "heal", "plan", "--session", directory).status == 0
+    listed = call("ls", directory.parent, "--json").json["sessions"]
+    assert [(Path(row["session"]).name, row["unmerged"]) for row in listed] == [("one", 2), ("two", 1)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("nothing",),
+        ("tool",),
+        ("tool", "make", "--duration-ms", "1"),
+        ("tool", "make", "--ok"),
+        ("tool", "make", "--ok", "--duration-ms", "-1"),
+        ("tool", "make", "--ok", "--duration-ms", "1.5"),
+        ("tool", "make", "--ok", "--duration-ms", str(1 << 63)),
+        ("tool", "", "--ok", "--duration-ms", "1"),
+        ("tool", "x" * 4097, "--ok", "--duration-ms", "1"),
+        ("tool", "\udcff", "--ok", "--duration-ms", "1"),
+        ("phase", "plan", "--ok"),
+        ("phase", "plan", "--duration-ms", "1"),
+        ("llm", "plan"),
+        ("llm", "plan", "--prompt-tokens", "1", "--completion-tokens", "1", "--cost", "nan"),
+        ("llm", "plan", "--prompt-tokens", "1", "--completion-tokens", "1", "--cost", "-1"),
+    ],
+)
+def test_record_called_wrongly_records_nothing(
+    call: Call, directory: Path, arguments: tuple[str, ...]
+) -> None:
+    result = call("record", "--session", directory, *arguments)
+    assert (result.status, result.out) == (2, "")
+    assert re.fullmatch(r"m31a-mp: .+\nhint: .+\n", result.err)
+    assert not directory.exists()
+
+
+def test_record_that_is_not_kept_is_an_error(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = call("record", "heal", "plan", "--session", "file")
+    assert (result.status, result.out) == (3, "")
+    assert re.match(r"m31a-mp: not recorded: .*file is not a directory", result.err)
+
+
+# --- names, help, errors ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "compact", "verify"])
+def test_session_that_is_not_named_or_not_there(call: Call, command: str, tmp_path: Path) -> None:
+    result = call(command)
+    assert (result.status, result.out) == (2, "")
+    assert result.err == f"m31a-mp: no session is named\nhint: m31a-mp {command} sessions/NAME\n"
+    fill(tmp_path / "sessions" / "mine")
+    assert call(command).err.endswith(f"\nhint: m31a-mp {command} sessions/mine\n")
+    (tmp_path / "empty").mkdir()
+    for name in ("none", "empty"):
+        result = call(command, name)
+        assert (result.status, result.out) == (3, "")
+        assert (
+            result.err == f"m31a-mp: there is no session in {tmp_path}/{name}\nhint: m31a-mp ls {tmp_path}\n"
+        )
+    assert not list((tmp_path / "empty").iterdir())
+    assert call(command, "x" * 201).status == 2
+    assert call(command, "/").status == 2
+
+
+def test_session_is_found_by_the_environment_a_relative_path_and_a_symlink(
+    call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(directory)
+    os.symlink(directory, "latest")
+    assert call("show", "latest").out.startswith(f"{directory}: finished")
+    monkeypatch.setenv("M31A_MP_SESSION", str(directory))
+    assert call("show").out.startswith(f"{directory}: finished")
+    monkeypatch.chdir(directory)
+    assert call("show", ".").out.startswith(f"{directory}: finished")
+
+
+@pytest.mark.parametrize(
+    "command", [*((name,) for name in COMMANDS), *(("record", name) for name in RECORDS)]
+)
+def test_every_command_has_help_with_an_example(call: Call, command: tuple[str, ...]) -> None:
+    result = call(*command, "--help")
+    assert (result.status, result.err) == (0, "")
+    assert re.search(rf"Examples?:\n(.*\n)*?  .*m31a-mp {' '.join(command)} ", result.out)
+
+
+def test_help_of_the_program_lists_commands_and_exit_statuses(call: Call) -> None:
+    result = call("--help")
+    assert result.out == call().out
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +\w", result.out, re.MULTILINE)
+    for status in ("0 ", "1 ", "2 ", "3 ", "125", "126", "127", "128\\+N"):
+        assert re.search(rf"^ +{status}  +\w", result.out, re.MULTILINE)
+    assert call("--version").out.startswith("m31a-mp, version ")
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], ["--nothing"], ["show", "a", "b"], ["ls", "--nothing"]])
+def test_wrong_usage_is_one_line_and_a_hint(call: Call, arguments: list[str]) -> None:
+    result = call(*arguments)
+    assert (result.status, result.out) == (2, "")
+    assert re.fullmatch(r"m31a-mp: .+\nhint: m31a-mp.* --help\n", result.err)
+
+
+def test_error_that_nobody_thought_of_is_one_line_too(
+    call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(directory)
+    monkeypatch.setattr(show, "status", refuse)
+    result = call("show", directory)
+    assert (result.status, result.out) == (3, "")
+    assert re.fullmatch(r"m31a-mp: KeyError in test_cli\.py:\d+: 'x'\nhint: .*bug.*\n", result.err)
+
+
+# --- The program --------------------------------------------------------------------------------------
+
+
+def python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_importing_the_library_imports_nothing_of_the_command_line() -> None:
+    code = "import m31a_mp, sys; print({n.partition('.')[0] for n in sys.modules} & {'click', 'rich'})"
+    assert python(code).stdout == "set()\n"
+
+
+_WITHOUT = """
+import runpy, sys
+missing = sys.argv.pop(1).split(",")
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name in missing:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocker())
+runpy.run_module("m31a_mp", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("missing", ["click", "rich", "click,rich"])
+def test_without_the_extra_one_line_says_how_to_install_it(missing: str, tmp_path: Path) -> None:
+    result = python(_WITHOUT, missing, "run", "--", "touch", tmp_path / "file")
+    assert (result.returncode, result.stdout) == (125, "")
+    names = missing.replace(",", " and ")
+    assert result.stderr == f"m31a-mp: {names} must be installed first: pip install 'm31a_mp[cli]'\n"
+    assert not (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_output_that_cannot_be_written(directory: Path, full: bool) -> None:
+    fill(directory)
+    command = [sys.executable, "-m", "m31a_mp", "show", str(directory)]
+    reading_end, writing_end = os.pipe()
+    os.close(reading_end)
+    with open("/dev/full", "wb") as device:
+        result = subprocess.run(
+            command, stdout=device if full else writing_end, stderr=subprocess.PIPE, text=True, check=False
+        )
+    os.close(writing_end)
+    if full:
+        assert result.returncode == 3
+        assert re.fullmatch(r"m31a-mp: No space left on device\nhint: .*\n", result.stderr)
+    else:
+        assert (result.returncode, result.stderr) == (128 + 13, "")
+
+
+# --- Progress -----------------------------------------------------------------------------------------
+
+
+def test_reading_is_told_by_the_open_files(session: Session) -> None:
+    assert reading(session) == Reading(0, 0)
+    session.sealed_name(1).write_bytes(b"x" * 1000)
+    session.sealed_name(2).write_bytes(b"x" * 100)
+    session.journal.write_bytes(b"x" * 10)
+    assert reading(session) == Reading(0, 1110)
+    with session.sealed_name(1).open("rb", buffering=0) as stream:
+        stream.read(400)
+        assert reading(session) == Reading(400, 1110)
+    with (
+        session.journal.open("rb", buffering=0) as live,
+        session.sealed_name(2).open("rb", buffering=0) as stream,
+    ):
+        stream.read(50)
+        assert reading(session) == Reading(1050, 1110)
+        live.read(10)
+        assert reading(session) == Reading(1110, 1110)
+
+
+def test_no_progress_bar_in_a_pipe(call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_PATIENCE_SECONDS", 0)
+    crash(directory)
+    assert call("verify", directory).err == ""
+    assert call("compact", directory).err == ""
+    assert isinstance(load(directory.parent, directory.name), SessionMetrics)

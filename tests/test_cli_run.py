@@ -1,0 +1,618 @@
+"""`m31a-mp run`, and what the others do on a terminal: real processes, real terminals, real signals."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import pytest
+
+from m31a_mp import Collector, attach, load, verify
+from m31a_mp.cli import watch
+from m31a_mp.journal import Journal
+from m31a_mp.session import Session
+from m31a_mp.status import State, owner_of, status
+
+PROGRAM = [sys.executable, "-m", "m31a_mp"]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "M31A_MP_SESSION"}
+
+# Says that it is there, and ends with its input.
+WAITS = ["sh", "-c", "echo ready; read line; echo got $line; exit 7"]
+
+
+@pytest.fixture(autouse=True)
+def signals_as_usual() -> Iterator[None]:
+    """What is run has no signal ignored, which is how a shell starts these tests in the background."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def one(sessions: Path) -> Session:
+    """A session that does not exist yet."""
+    return Session.named("one", sessions)
+
+
+def run(
+    session: Session | None, *arguments: str | Path, text: str = "", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`m31a-mp run` to its end."""
+    command = [*PROGRAM, "run", *(["--session", str(session.directory)] if session else [])]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        env=ENVIRONMENT,
+        cwd=cwd,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@contextmanager
+def started(session: Session, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`m31a-mp run` with a command that is under way: it has said `ready`."""
+    process = subprocess.Popen(
+        [*PROGRAM, "run", "--session", str(session.directory), "--", *arguments],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            end_all(process)
+
+
+def end_all(leader: subprocess.Popen[Any]) -> None:
+    """End what is left of a process and of those it started: a command outlives its killed `run`."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+
+
+def calls(session: Session) -> dict[str, tuple[int, int]]:
+    """What metrics.json says of the tools: name -> succeeded, failed."""
+    metrics = load(session.sessions_dir, session.id)
+    assert metrics is not None
+    return {tool.name: (tool.success_count, tool.fail_count) for tool in metrics.tools}
+
+
+def keeper_of(process: subprocess.Popen[Any]) -> psutil.Process:
+    """Who waits for the command together with that process."""
+    (keeper,) = psutil.Process(process.pid).children()
+    return keeper
+
+
+def await_end(process: psutil.Process) -> None:
+    """Wait until a process that is not a child has ended, whether somebody was told or not."""
+    with suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            os.sched_yield()
+
+
+def has_signal(pid: int, field: str, number: int) -> bool:
+    """Whether a signal is in one of the sets of a process: `SigBlk`, `ShdPnd`."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (signals,) = [int(line.split()[1], 16) for line in lines if line.startswith(field)]
+    return bool(signals >> (number - 1) & 1)
+
+
+def await_signal(pid: int, field: str, number: int, *, there: bool = True) -> None:
+    while has_signal(pid, field, number) is not there:
+        os.sched_yield()
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *command: str, **variables: str) -> None:
+        self.master, slave = pty.openpty()
+        self.output = b""
+        self.slave = slave
+        self.modes = termios.tcgetattr(slave)
+        self.process = subprocess.Popen(
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"} | variables,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # there are none
+        )
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def read_until(self, text: str) -> str:
+        """What comes up to and with that text."""
+        wanted = text.encode()
+        while wanted not in self.output:
+            self.output += os.read(self.master, 4096)
+        seen, found, self.output = self.output.partition(wanted)
+        return (seen + found).decode(errors="replace")
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the program's end: its status, and what came since."""
+        while self.process.poll() is None:  # what nobody reads, it waits to write
+            if select.select([self.master], [], [], 0.01)[0]:
+                self.output += os.read(self.master, 4096)
+        os.write(self.slave, b"<end>")
+        return self.process.returncode, self.read_until("<end>").removesuffix("<end>")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end_all(self.process)
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+
+def run_on_terminal(session: Session, *command: str) -> Terminal:
+    return Terminal(*PROGRAM, "run", "--session", str(session.directory), "--", *command)
+
+
+def shell() -> Terminal:
+    """A shell with job control, at its prompt."""
+    path = shutil.which("bash")
+    if path is None:
+        pytest.skip("there is no bash")
+    terminal = Terminal(path, "--norc", "--noprofile", "-i", PS1="prompt> ")
+    terminal.read_until("prompt> ")
+    return terminal
+
+
+# --- Streams and exit status --------------------------------------------------------------------------
+
+
+def test_run_passes_on_streams_and_exit_status_and_creates_the_session(one: Session) -> None:
+    result = run(one, "--", "sh", "-c", "cat; echo err >&2; exit 7", text="in\n")
+    assert (result.returncode, result.stdout, result.stderr) == (7, "in\n", "err\n")
+    assert calls(one) == {"sh": (0, 1)}
+    assert status(one).state is State.FINISHED
+    assert not verify(one.sessions_dir, one.id)
+    assert not list(one.segments.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "expected", "tool", "message"),
+    [
+        (["true"], 0, "true", ""),
+        (["sh", "-c", "kill -9 $$"], 137, "sh", ""),
+        (["sh", "-c", "kill -15 $$"], 143, "sh", ""),
+        (["sh", "-c", "kill -13 $$"], 141, "sh", ""),  # which Python ignores
+        (
+            ["no-such-command"],
+            127,
+            "no-such-command",
+            "m31a-mp: no-such-command: No such file or directory\n",
+        ),
+        (["/etc/"], 126, "/etc/", "m31a-mp: /etc/: Permission denied\n"),
+    ],
+)
+def test_run_tells_how_its_command_ended_as_a_shell_does(
+    one: Session, command: list[str], expected: int, tool: str, message: str
+) -> None:
+    result = run(one, "--", *command)
+    assert (result.returncode, result.stdout, result.stderr) == (expected, "", message)
+    assert calls(one) == {tool: (int(expected == 0), int(expected != 0))}
+
+
+def test_run_of_a_script_that_names_no_interpreter(one: Session, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text('echo "$0 $1"\n')
+    assert run(one, "--", script, "x").returncode == 126
+    script.chmod(0o755)
+    assert run(one, "--", script, "x").stdout == f"{script} x\n"
+
+
+def test_run_without_a_session_makes_one_and_says_where(tmp_path: Path) -> None:
+    result = run(None, "sh", "-c", "echo out; exit 3", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (3, "out\n")
+    (directory,) = (tmp_path / "sessions").iterdir()
+    assert result.stderr == f"m31a-mp: recording into sessions/{directory.name}\n"
+    assert calls(Session.named(directory.name, directory.parent)) == {"sh": (0, 1)}
+
+
+def test_run_records_name_and_phase_as_told(one: Session) -> None:
+    for command in ("false", "true", "false"):
+        run(one, "--tool", "check", "--phase", "verify", "--", command)
+    assert calls(one) == {"check": (1, 2)}
+    metrics = load(one.sessions_dir, one.id)
+    assert metrics
+    (phase,) = metrics.phases
+    assert (phase.phase, phase.transition_count, phase.success) == ("verify", 3, False)
+    assert phase.duration_ms <= metrics.tools[0].total_duration_ms
+
+
+def test_phase_is_entered_while_the_command_runs(one: Session) -> None:
+    arguments = ["--phase", "plan", "--", *PROGRAM, "show", "--json"]
+    document = json.loads(run(one, *arguments).stdout)  # finds the session in its environment
+    assert document["state"] == "running"
+    assert [phase["transition_count"] for phase in document["metrics"]["phases"]] == [1]
+    assert document["metrics"]["tools"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--session", "s"],
+        ["--session", "s", "--"],
+        ["--session", "s", "--", ""],
+        ["--session", "s", "--nothing", "--", "touch", "ran"],
+        ["--session", "s", "--tool", "", "--", "touch", "ran"],
+        ["--session", "s", "--phase", "x" * 4097, "--", "touch", "ran"],
+        ["--session", "x" * 201, "--", "touch", "ran"],
+    ],
+)
+def test_run_called_wrongly_is_125_and_runs_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    result = run(None, *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (125, "")
+    first, second = result.stderr.splitlines()
+    assert first.startswith("m31a-mp: ")
+    assert second.startswith("hint: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_runs_its_command_when_the_session_is_damaged(one: Session) -> None:
+    one.make()
+    one.metrics.write_text("damaged")
+    result = run(one, "--", "echo", "out")
+    assert (result.returncode, result.stdout) == (0, "out\n")
+    assert result.stderr.startswith("m31a-mp: this call waits for the session's next owner to count it: ")
+    assert result.stderr.count("\n") == 1
+    one.metrics.unlink()
+    run(one, "--", "true")
+    assert calls(one) == {"echo": (1, 0), "true": (1, 0)}
+
+
+def test_run_in_a_session_whose_owner_crashed_takes_over_what_is_left(one: Session) -> None:
+    with started(one, *WAITS) as process:
+        keeper = keeper_of(process)
+        attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
+        for pid in (process.pid, keeper.pid):
+            os.kill(pid, signal.SIGKILL)
+    assert status(one).state in {State.CRASHED, State.RUNNING}  # what is staged here is a writer's
+    run(one, "--", "true")
+    assert calls(one) == {"left": (1, 0), "true": (1, 0)}
+
+
+# --- Other owners -------------------------------------------------------------------------------------
+
+
+def test_run_attaches_to_a_session_that_is_owned(one: Session) -> None:
+    with Collector(one.id, one.sessions_dir) as collector:
+        result = run(one, "--", "true")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert [tool.name for tool in collector.snapshot().tools] == ["true"]
+        assert calls(one) == {}
+
+
+def test_last_run_of_a_session_merges_when_the_owner_is_gone(one: Session) -> None:
+    with Collector(one.id, one.sessions_dir) as collector, started(one, *WAITS) as process:
+        collector.stop()
+        assert process.communicate("x\n") == ("got x\n", "")
+    assert process.returncode == 7
+    assert calls(one) == {"sh": (0, 1)}
+    assert status(one).unmerged == 0
+
+
+def test_run_owns_the_session_meanwhile(one: Session) -> None:
+    with started(one, *WAITS) as process:
+        owner = owner_of(one)
+        assert owner
+        assert owner.pid == process.pid
+        assert status(one).state is State.RUNNING
+        process.communicate("x\n")
+    assert owner_of(one) is None
+
+
+# --- Signals ------------------------------------------------------------------------------------------
+
+_TELLS_ITS_SIGNAL = """
+trap 'echo got HUP; exit 1' HUP
+trap 'echo got INT; exit 2' INT
+trap 'echo got TERM; exit 3' TERM
+trap 'echo got USR1; exit 4' USR1
+echo ready
+while :; do sleep 0.01; done
+"""
+
+
+@pytest.mark.parametrize(("name", "expected"), [("HUP", 1), ("INT", 2), ("TERM", 3), ("USR1", 4)])
+def test_run_hands_on_a_signal_and_records_what_comes_of_it(one: Session, name: str, expected: int) -> None:
+    with started(one, "sh", "-c", _TELLS_ITS_SIGNAL) as process:
+        process.send_signal(getattr(signal, f"SIG{name}"))
+        assert process.communicate() == (f"got {name}\n", "")
+    assert process.returncode == expected
+    assert calls(one) == {"sh": (0, 1)}
+
+
+def test_run_ended_before_its_command_starts_does_not_start_it(one: Session, tmp_path: Path) -> None:
+    one.make()
+    command = [*PROGRAM, "run", "--session", str(one.directory), "--", "touch", str(tmp_path / "ran")]
+    with Journal(one).locked():
+        process = subprocess.Popen(command, env=ENVIRONMENT)
+        await_signal(process.pid, "SigBlk", signal.SIGTERM)
+        process.terminate()
+    assert process.wait() == 143
+    assert not (tmp_path / "ran").exists()
+    assert calls(one) == {}
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_killed_run_still_records_its_call(one: Session, owned: bool) -> None:
+    collector = Collector(one.id, one.sessions_dir) if owned else None
+    with started(one, *WAITS) as process:
+        keeper = keeper_of(process)
+        process.kill()
+        process.wait()
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write("x\n")
+        process.stdin.close()
+        assert process.stdout.read() == "got x\n"
+        await_end(keeper)
+    found = status(one)
+    assert [(tool.name, tool.fail_count) for tool in found.metrics.tools] == [("sh", 1)]
+    if collector:
+        collector.stop()
+    assert calls(one) == {"sh": (0, 1)}
+    assert status(one).state is State.FINISHED
+
+
+def test_run_whose_keeper_is_killed_says_so(one: Session) -> None:
+    with started(one, *WAITS) as process:
+        keeper_of(process).kill()
+        assert process.wait() == 137
+        _, err = process.communicate("x\n")
+    assert err == "m31a-mp: the process that waits for sh was killed; this call is not recorded\n"
+    assert calls(one) == {}
+
+
+# --- On a terminal ------------------------------------------------------------------------------------
+
+
+def test_command_is_on_the_terminal_itself(one: Session) -> None:
+    command = ("sh", "-c", "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo and tty is $(tty)")
+    with run_on_terminal(one, *command) as terminal:
+        expected, output = terminal.end()
+        assert (expected, output) == (0, f"and tty is {os.ttyname(terminal.slave)}\r\n")
+
+
+_COUNTS_INTERRUPTS = """
+import signal
+signals = {signal.SIGINT, signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+print("ready", flush=True)
+count = 0
+while signal.sigwait(signals) == signal.SIGINT:
+    count += 1
+    print("interrupted", flush=True)
+print("count", count)
+"""
+
+
+def test_ctrl_c_reaches_the_command_once(one: Session) -> None:
+    with run_on_terminal(one, sys.executable, "-c", _COUNTS_INTERRUPTS) as terminal:
+        terminal.read_until("ready")
+        process = terminal.process
+        # The one who could hand it on is kept from it until the others are through with it.
+        process.send_signal(signal.SIGSTOP)
+        terminal.type("\x03")
+        terminal.read_until("interrupted")
+        await_signal(keeper_of(process).pid, "ShdPnd", signal.SIGINT, there=False)
+        process.send_signal(signal.SIGUSR1)  # which comes after the interrupt
+        process.send_signal(signal.SIGCONT)
+        assert terminal.end() == (0, "\r\ncount 1\r\n")
+
+
+def test_ctrl_c_ends_a_command_and_the_call_is_recorded(one: Session) -> None:
+    with run_on_terminal(one, "sh", "-c", "echo ready; exec sleep 100") as terminal:
+        terminal.read_until("ready")
+        terminal.type("\x03")
+        assert terminal.end()[0] == 130
+    assert calls(one) == {"sh": (0, 1)}
+
+
+def test_ctrl_z_stops_a_run_and_fg_goes_on(one: Session) -> None:
+    with shell() as terminal:
+        terminal.type(f"{' '.join(PROGRAM)} run --session {one.directory} -- sh -c '{WAITS[2]}'\n")
+        terminal.read_until("ready\r\n")
+        terminal.type("\x1a")
+        terminal.read_until("Stopped")
+        terminal.read_until("prompt> ")
+        terminal.type("fg\n")
+        terminal.read_until(WAITS[2])  # bash says what goes on
+        terminal.type("hello\n")
+        terminal.read_until("got hello")
+        terminal.type("echo status=$?\n")
+        terminal.read_until("status=7")
+    assert calls(one) == {"sh": (0, 1)}
+
+
+def test_command_that_stops_itself_gives_the_shell_its_terminal_back(one: Session) -> None:
+    with shell() as terminal:
+        terminal.type(
+            f"{' '.join(PROGRAM)} run --session {one.directory} -- sh -c 'kill -TSTP $$; echo b\"\"ack'\n"
+        )
+        terminal.read_until("Stopped")
+        terminal.read_until("prompt> ")
+        terminal.type("fg\n")
+        terminal.read_until("back")
+        terminal.type("echo status=$?\n")
+        terminal.read_until("status=0")
+    assert calls(one) == {"sh": (1, 0)}
+
+
+def test_stopped_run_that_is_continued_alone_has_its_command_go_on(one: Session) -> None:
+    with shell() as terminal:
+        command = "'kill -TSTP $$; echo b\"\"ack'"
+        terminal.type(f"{' '.join(PROGRAM)} run --session {one.directory} -- sh -c {command}\n")
+        terminal.read_until("Stopped")
+        terminal.read_until("prompt> ")
+        owner = owner_of(one)
+        assert owner
+        assert owner.pid
+        os.kill(owner.pid, signal.SIGCONT)
+        terminal.read_until("back")
+
+
+# --- watch --------------------------------------------------------------------------------------------
+
+_OTHER_SCREEN, _FIRST_SCREEN, _CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "expected"), [("Ctrl-C", 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_watch_is_live_and_leaves_the_terminal_as_it_was(
+    one: Session, ended_by: str | signal.Signals, expected: int
+) -> None:
+    with Collector(one.id, one.sessions_dir) as collector:
+        collector.record_tool_call("first", True, 1)
+        command = [*PROGRAM, "watch", "--interval", "0.05", str(one.directory)]
+        with Terminal(*command) as terminal:
+            terminal.read_until(_OTHER_SCREEN)
+            terminal.read_until("first")
+            collector.record_tool_call("second", True, 1)
+            terminal.read_until("second")
+            if isinstance(ended_by, signal.Signals):
+                terminal.process.send_signal(ended_by)
+            else:
+                terminal.type("\x03")
+            found, rest = terminal.end()
+            assert found == expected
+            assert _OTHER_SCREEN not in rest
+            assert rest.rindex(_FIRST_SCREEN) >= 0
+            assert _CURSOR in rest
+            assert "Traceback" not in rest
+            assert termios.tcgetattr(terminal.slave) == terminal.modes
+
+
+def test_watch_goes_on_when_the_session_cannot_be_read_for_a_while(one: Session) -> None:
+    with Collector(one.id, one.sessions_dir) as collector:
+        collector.record_tool_call("first", True, 1)
+        collector.flush()
+        with Terminal(*PROGRAM, "watch", "--interval", "0.05", str(one.directory)) as terminal:
+            terminal.read_until("first")
+            whole = one.metrics.read_bytes()
+            one.metrics.write_text("damaged")
+            terminal.read_until("not to be read now")
+            terminal.read_until("first")
+            one.metrics.write_bytes(whole)
+            collector.record_tool_call("second", True, 1)
+            terminal.read_until("second")
+            terminal.type("\x03")
+            assert terminal.end()[0] == 0
+
+
+def test_watch_stopped_by_ctrl_z_gives_the_screen_back(one: Session) -> None:
+    Collector(one.id, one.sessions_dir).stop()
+    with shell() as terminal:
+        terminal.type(f"{' '.join(PROGRAM)} watch --interval 0.05 {one.directory}\n")
+        terminal.read_until(_OTHER_SCREEN)
+        terminal.type("\x1a")
+        assert _FIRST_SCREEN in terminal.read_until("Stopped")
+        terminal.read_until("prompt> ")
+        terminal.type("fg\n")
+        terminal.read_until(_OTHER_SCREEN)
+        terminal.type("\x03")
+        terminal.read_until(_FIRST_SCREEN)
+        terminal.type("echo status=$?\n")
+        terminal.read_until("status=0")
+
+
+def test_watch_in_a_pipe_prints_one_snapshot_after_the_other(one: Session) -> None:
+    Collector(one.id, one.sessions_dir).stop()
+    command = [*PROGRAM, "watch", "--count", "3", "--interval", "0.05", str(one.directory)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.count(f"{one.directory}: finished\n") == 3
+    assert "\x1b" not in result.stdout
+    result = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["state"] for line in result.stdout.splitlines()] == ["finished"] * 3
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_watch_in_a_pipe_ends_without_a_word(one: Session, number: signal.Signals, expected: int) -> None:
+    Collector(one.id, one.sessions_dir).stop()
+    command = [*PROGRAM, "watch", "--json", "--interval", "0.05", str(one.directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.communicate()[1] == ""
+    assert process.returncode == expected
+
+
+def test_watch_looks_at_a_steady_rate_and_does_not_catch_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+
+    def wait(_: object, seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(signal, "sigtimedwait", wait)
+    looks = []
+    for _ in watch._ticks(1.0, 8):
+        looks.append(now)
+        now += 3.5 if len(looks) == 3 else 0.25  # what a look takes
+    assert looks == [101, 102, 103, 106.5, 107.5, 108.5, 109.5]
+
+
+# --- Progress -----------------------------------------------------------------------------------------
+
+
+def test_long_work_shows_a_progress_bar_on_a_terminal(one: Session) -> None:
+    attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
+    with Journal(one).locked():
+        terminal = Terminal(*PROGRAM, "compact", str(one.directory))
+        terminal.read_until("merging")
+    with terminal:
+        found, rest = terminal.end()
+    assert found == 0
+    assert rest.endswith(f"{one.directory}: 1 record recovered\r\n")
+
+
+@pytest.mark.parametrize(("ended_by", "expected"), [("Ctrl-C", 130), (signal.SIGTERM, 143)])
+def test_long_work_that_is_ended_leaves_the_terminal_as_it_was(
+    one: Session, ended_by: str | signal.Signals, expected: int
+) -> None:
+    attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
+    with Journal(one).locked(), Terminal(*PROGRAM, "compact", str(one.directory)) as terminal:
+        terminal.read_until("merging")
+        if isinstance(ended_by, signal.Signals):
+            terminal.process.send_signal(ended_by)
+        else:
+            terminal.type("\x03")
+        found, rest = terminal.end()
+        assert found == expected
+        assert _CURSOR in rest
+        assert "Traceback" not in rest
