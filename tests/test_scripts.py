@@ -419,7 +419,7 @@ def test_test_runs_every_check_and_ends_with_the_closing_line(project: Path) -> 
         "ruff format --check src tests scripts",
         "mypy ",
         "coverage erase",
-        "coverage run -m pytest -k some",
+        "coverage run -m pytest -n auto --dist worksteal -k some",
         "coverage combine --quiet",
         "coverage report",
     ]
