@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,11 @@ print(*(set(sys.modules) - before))
 
 
 def _run_python(*arguments: str) -> tuple[str, str]:
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    # Compiled once, as an installed package is; else a checkout would be compiled at every start.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
     if done.returncode:
         raise MismatchError(f"{arguments[-1]!r} ended with status {done.returncode}: {done.stderr[-500:]}")
     return done.stdout, done.stderr
