@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import m31a_mp
-from m31a_mp import Collector, Recorder, attach, compact, durable, load, verify, writer
+from m31a_mp import Collector, Recorder, attach, compact, durable, load, rejected, verify, writer
 from m31a_mp.journal import Journal
 from m31a_mp.session import Session
 
@@ -220,6 +220,27 @@ def _ten_more_come_through(sessions: Path, before: int) -> None:
     names = {path.name for path in Session.named("s", sessions).directory.iterdir()}
     assert not {name for name in names if name.startswith(("journal.0", ".", "journal.ndjson"))}
     assert not list(Session.named("s", sessions).segments.glob("*.seg"))
+
+
+@pytest.mark.parametrize("name", ["segments/nonsense.seg", "journal.999999999999.ndjson"])
+def test_death_before_a_damaged_file_is_put_aside_rejects_it_once(name: str, tmp_path: Path) -> None:
+    def scenario(sessions: Path, _: Acknowledge) -> None:
+        compact(sessions, "s")
+
+    session = Session.named("s", tmp_path)
+    session.make()
+    (session.directory / name).touch()
+    for _ in range(3):
+        assert _Run(scenario, tmp_path, ("before set file aside", 1)).status == -signal.SIGKILL
+    assert _Run(scenario, tmp_path).status == 0
+    metrics = load(tmp_path, "s")
+    assert metrics
+    assert metrics.rejected == 1
+    assert len(list(rejected.read(session.rejected))) == 1
+    assert len(verify(tmp_path, "s")) == 1
+    compact(tmp_path, "s")
+    (session.directory / name).touch()
+    assert compact(tmp_path, "s").metrics.rejected == 2
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from errno import EIO, ENOSPC
 from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, attach, compact, drain, load, verify, writer
+from m31a_mp import (
+    Collector,
+    attach,
+    compact,
+    compactor,
+    drain,
+    durable,
+    load,
+    segment,
+    store,
+    verify,
+    writer,
+)
 from m31a_mp.journal import Journal
 from m31a_mp.lock import FileLock
 from m31a_mp.segment import SegmentFile, list_segments
 from m31a_mp.session import Session
+from m31a_mp.totals import Totals
 from strategies import Record
 
 
@@ -180,3 +195,115 @@ def test_foreign_lines_and_batches_live_together(session: Session) -> None:
             if i % 3 == 0:
                 collector.flush()
             assert transitions(session) == 2 * (i + 1)
+
+
+def drop(session: Session, times: int) -> None:
+    """Let the only writer of this process drop records, as on a full disk."""
+    [one] = writer.staging(session)._writers
+    for _ in range(times):
+        one._drop("no_space", OSError(ENOSPC, "no space left on device"))
+
+
+@pytest.mark.parametrize("step", ["delete segment", "advance segment"])
+def test_drain_that_fails_after_its_append_again_and_again_ends_with_its_error(
+    session: Session, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    record(session, 1)
+    drop(session, 2)  # and so there is something to append each time
+    if step == "delete segment":
+        [dead] = writer.staging(session)._writers
+        monkeypatch.setattr("m31a_mp.process.seen_alive", lambda _: False)
+        dead.close()
+    published = 0
+    publish = store.publish
+
+    def count(where: Session, totals: Totals) -> None:
+        nonlocal published
+        published += 1
+        assert published < 20, "published for ever"
+        publish(where, totals)
+
+    def reached(point: str) -> None:
+        if point == f"before {step}":
+            raise OSError(EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "publish", count)
+        patch.setattr(durable, "reached", reached)
+        for _ in range(3):
+            published = 0
+            with pytest.raises(OSError, match="Input/output"):
+                compact(session.sessions_dir, "s")
+            assert published <= 3
+    metrics = compact(session.sessions_dir, "s").metrics
+    assert (metrics.phases[0].transition_count, metrics.dropped) == (1, {"no_space": 2})
+    assert verify(session.sessions_dir, "s") == []
+
+
+@pytest.mark.parametrize("moment", ["between the two listings", "between listing and opening"])
+def test_drops_of_a_writer_that_changes_its_segment_while_the_owner_lists_are_told_once(
+    session: Session, moment: str
+) -> None:
+    def change_segment() -> None:
+        before = list_segments(session.segments)
+        recorder.record_phase_transition("x" * writer.FIRST_SEGMENT_BYTES)
+        changed.append(list_segments(session.segments) != before)
+
+    names, drain_now = segment._names, drain.drain
+    listings = 0
+
+    def list_names(directory: Path) -> list[str]:
+        nonlocal listings
+        listings += 1
+        if listings == 2:
+            patch.undo()
+            change_segment()
+        return names(directory)
+
+    def drain_late(journal: Journal, paths: Iterable[Path]) -> drain.Drained:
+        patch.undo()
+        listed = list(paths)
+        change_segment()
+        return drain_now(journal, listed)
+
+    changed: list[bool] = []
+    with Collector("s", session.sessions_dir) as collector:
+        recorder = attach("s", session.sessions_dir)
+        recorder.record_phase_transition("plan")
+        drop(session, 2)
+        collector.flush()
+        assert collector.snapshot().dropped == {"no_space": 2}
+        # Something to publish, so that what is known of writers that are gone may be forgotten.
+        session.journal.write_bytes(Record("phase_transition", ("ship",)).line(1))
+        patch = pytest.MonkeyPatch()
+        if moment == "between the two listings":
+            patch.setattr(segment, "_names", list_names)
+        else:
+            patch.setattr(compactor, "drain", drain_late)
+        collector.flush()
+        patch.undo()
+        assert changed == [True]
+        collector.flush()
+        metrics = collector.snapshot()
+    assert metrics.dropped == {"no_space": 2}
+    assert [phase.transition_count for phase in metrics.phases] == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("dead")
+def test_stop_with_a_zero_within_the_live_segment_loses_nothing_that_is_not_reported(
+    session: Session,
+) -> None:
+    recorder = attach("s", session.sessions_dir)
+    for _ in range(4):
+        recorder.record_phase_transition("plan")
+    [path] = list_segments(session.segments)
+    with path.open("r+b") as stream:
+        stream.seek(segment.DATA_OFFSET)
+        stream.seek(segment.DATA_OFFSET + len(stream.readline()) + 10)
+        stream.write(b"\0")
+    recorder.stop()
+    # The record with the zero is set aside, by whoever finds the segment without its writer.
+    compaction = compact(session.sessions_dir, "s")
+    assert compaction.metrics.phases[0].transition_count + compaction.metrics.rejected == 4
+    assert len(compaction.rejected) == 1
+    assert list_segments(session.segments) == []

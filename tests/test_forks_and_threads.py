@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import gc
+import itertools
 import os
 import random
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from errno import ENOSPC
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,10 +22,13 @@ from typing import Any
 
 import pytest
 
-from m31a_mp import Collector, Recorder, durable, load, verify, writer
+import m31a_mp
+from m31a_mp import Collector, Recorder, attach, compact, durable, load, verify, writer
+from m31a_mp.session import Session
 from workers import Counters, Forked
 
 SESSION = "session"
+PACKAGE = os.path.dirname(m31a_mp.__file__)
 # Long enough that a segment is full, and the way to the journal taken, every few hundred records.
 LONG = "tool " + 300 * "x"
 
@@ -492,3 +501,437 @@ def test_child_forked_at_a_step_of_a_record_harms_nothing_when_it_goes_on(  # no
 
     assert status == 0
     assert_counted(collector, tmp_path, {LONG: 2000, "child": 1})
+
+
+# --- at every moment at which the interpreter handles signals ---
+
+
+traces_every_instruction = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="3.13 does not trace the instructions of a function that is new to it"
+)
+
+
+class Moments:
+    """A trace function: calls another one at the nth moment of a call at which a signal handler may run.
+
+    The interpreter runs those behind calls, at the beginning of functions and where a loop begins again.
+    """
+
+    def __init__(self, nth: int, function: Callable[[], object]) -> None:
+        self._left = nth
+        self._function = function
+        self.where = ""
+
+    def trace(self, call: Callable[[], object]) -> bool:
+        """Make a call; returns whether it had so many moments."""
+        sys._getframe().f_trace_opcodes = True  # which is how 3.12 knows that it is to trace any
+        sys.settrace(self._enter)
+        try:
+            call()
+        finally:
+            sys.settrace(None)
+        return bool(self.where)
+
+    def _enter(self, frame: FrameType, _: str, __: object) -> Callable[..., Any] | None:
+        code = frame.f_code
+        if self.where or not code.co_filename.startswith((PACKAGE, contextlib.__file__)):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        codes = code.co_code
+        last = "RESUME"  # where the function begins, which 3.12 does not show
+
+        def step(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+            nonlocal last
+            if event == "opcode":
+                now = dis.opname[codes[frame.f_lasti]]
+                # Of a call whose function is known, 3.11 makes one instruction out of PRECALL and CALL.
+                if now not in {"CALL", "RESUME"} and last.startswith(
+                    ("CALL", "PRECALL", "RESUME", "JUMP_BACKWARD")
+                ):
+                    self._pass(frame)
+                last = now
+            return None if self.where else step
+
+        return step
+
+    def _pass(self, frame: FrameType) -> None:
+        self._left -= 1
+        if self._left:
+            return
+        code = frame.f_code
+        self.where = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name}"
+        sys.settrace(None)
+        around: FrameType | None = frame
+        while around:
+            around.f_trace = None
+            around = around.f_back
+        self._function()
+
+
+class SystemCalls:
+    """Calls a function right before the nth of the system calls by which files are made and changed."""
+
+    NAMES = ("open", "pwrite", "ftruncate", "rename", "unlink")
+
+    def __init__(self, nth: int, function: Callable[[], object]) -> None:
+        self._left = nth
+        self._function = function
+        self.where = ""
+
+    def trace(self, call: Callable[[], object]) -> bool:
+        """Make a call; returns whether it makes so many."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in self.NAMES:
+                patch.setattr(os, name, partial(self._pass, name, getattr(os, name)))
+            call()
+        return bool(self.where)
+
+    def _pass(self, name: str, real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            self.where = f"{name}{arguments[:1]}"
+            self._function()
+        return real(*arguments, **options)
+
+
+def first_record(recorder: Recorder, nth: int) -> None:
+    recorder.record_tool_call(f"call {nth}", True, 1)
+
+
+def record_that_changes_segment(recorder: Recorder, nth: int) -> None:
+    recorder.record_tool_call(f"call {nth}".ljust(500), True, 1)
+
+
+def stop_recorder(recorder: Recorder, _: int) -> None:
+    recorder.stop()
+
+
+def do_nothing(_: Recorder, __: int) -> None:
+    pass
+
+
+def fill_segment(recorder: Recorder, nth: int) -> None:
+    for _ in range(3):
+        recorder.record_tool_call(f"before {nth}", True, 1)
+
+
+Call = Callable[[Recorder, int], None]
+CALLS: list[tuple[Call, Call]] = [
+    (do_nothing, first_record),
+    (fill_segment, record_that_changes_segment),
+    (fill_segment, stop_recorder),
+]
+CALL_NAMES = ["first record", "record that changes segment", "stop"]
+
+
+class ForkingAgainAndAgain:
+    """Makes a call again and again, each time with a fork one moment later. Both processes go on.
+
+    In turn, the child goes on with the call before its parent does ("first"), when its parent has recorded
+    more ("late"), or when its parent has handed all of that over ("last").
+    """
+
+    def __init__(self, sessions: Path, places: Path, prepare: Call, call: Call) -> None:
+        self._sessions = sessions
+        self._places = places
+        self._prepare = prepare
+        self._call = call
+
+    def run(self, moments: type[Moments | SystemCalls], orders: Sequence[str]) -> None:
+        writer.FIRST_SEGMENT_BYTES, writer.MAX_SEGMENT_BYTES = 640, 1024
+        with self._places.open("w") as told:
+            for nth in itertools.count(1):
+                if not (where := self._fork_at(moments, nth, orders[nth % len(orders)])):
+                    return
+                told.write(where + "\n")
+
+    def _fork_at(self, moments: type[Moments | SystemCalls], nth: int, order: str) -> str:
+        """Returns where that was; nothing if the call has not so many moments."""
+        writer._stagings.clear()  # as in a new process
+        recorder = attach(SESSION, self._sessions)
+        self._prepare(recorder, nth)
+        hold, release = os.pipe()
+        pid: int | None = None
+
+        def fork() -> None:
+            nonlocal pid
+            pid = os.fork()
+            if pid == 0 and order != "first":
+                os.read(hold, 1)
+            elif pid and order == "first":
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+        moment = moments(nth, fork)
+        if moment.trace(partial(self._call, recorder, nth)):
+            for _ in range(2):
+                recorder.record_tool_call(f"{'parent' if pid else 'child'} {nth}", True, 1)
+            if not pid:
+                os.kill(os.getpid(), signal.SIGKILL)
+                raise AssertionError
+            if order == "last":
+                recorder.stop()
+            os.write(release, b"x")
+            _, status = os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, moment.where
+            recorder.stop()
+        os.close(hold)
+        os.close(release)
+        return moment.where
+
+    def assert_nothing_is_lost(self, least: int) -> None:
+        """Not what either process recorded before, while or after at least so many forks."""
+        forks = self._places.read_text().splitlines()
+        assert len(forks) >= least
+        metrics = compact(self._sessions, SESSION).metrics
+        calls = {tool.name.rstrip(): tool.call_count for tool in metrics.tools}
+        expected = {"parent": {2}, "child": {2}}
+        if self._prepare is fill_segment:
+            expected["before"] = {3}
+        if self._call is not stop_recorder:
+            expected["call"] = {1, 2}  # twice if the child had it all to itself, the fork coming first
+        wrong = [
+            (f"{what} {nth}", calls.get(f"{what} {nth}"), where)
+            for nth, where in enumerate(forks, 1)
+            for what, counts in expected.items()
+            if calls.get(f"{what} {nth}") not in counts
+        ]
+        assert wrong == []
+        assert (metrics.dropped, metrics.rejected) == ({}, 0)
+        assert verify(self._sessions, SESSION) == []
+
+
+@traces_every_instruction
+@pytest.mark.parametrize(
+    ("prepare", "call", "least"),
+    [
+        (*CALLS[0], 80),
+        (*CALLS[1], 200),
+        (*CALLS[2], 150),
+    ],
+    ids=CALL_NAMES,
+)
+def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(
+    prepare: Call, call: Call, least: int, sessions: Path, tmp_path: Path
+) -> None:
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call)
+    with Forked(forking.run, Moments, ["first", "late", "last"]) as child:  # where nothing else traces
+        assert child.wait() == 0
+    forking.assert_nothing_is_lost(least)
+
+
+@pytest.mark.parametrize("order", ["first", "late", "last"])
+@pytest.mark.parametrize(
+    ("prepare", "call", "least"),
+    [(*calls, least) for calls, least in zip(CALLS, (4, 10, 6), strict=True)],
+    ids=CALL_NAMES,
+)
+def test_fork_right_before_a_system_call_loses_nothing_however_late_the_child_makes_it(  # noqa: PLR0913, PLR0917
+    prepare: Call,
+    call: Call,
+    least: int,
+    order: str,
+    sessions: Path,
+    tmp_path: Path,
+) -> None:
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call)
+    with Forked(forking.run, SystemCalls, [order]) as child:
+        assert child.wait() == 0
+    forking.assert_nothing_is_lost(least)
+
+
+class ForkOnce:
+    """Forks when it is called for the first time, as a signal handler would."""
+
+    def __init__(self) -> None:
+        self._pid: int | None = None
+
+    def __call__(self) -> None:
+        if self._pid is None:
+            self._pid = os.fork()
+
+    def at(self, point: str) -> Callable[[str], None]:
+        """A function to be called at every point, which forks at this one."""
+        return lambda reached: self() if reached == point else None
+
+    def is_child(self) -> bool:
+        assert self._pid is not None
+        return self._pid == 0
+
+    def wait(self) -> int:
+        assert self._pid
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+
+def test_fork_while_a_writer_is_made_gives_the_child_another_one(sessions: Path) -> None:
+    def record_in_both() -> None:
+        fork = ForkOnce()
+
+        urandom = os.urandom
+
+        def fork_with_identity(size: int) -> bytes:
+            identity = urandom(size)
+            fork()
+            return identity
+
+        recorder = attach(SESSION, sessions)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "urandom", fork_with_identity)
+            recorder.record_tool_call("one", True, 1)
+        for _ in range(3 if fork.is_child() else 100):
+            recorder.record_tool_call("child" if fork.is_child() else "parent", True, 1)
+        assert fork.is_child() or fork.wait() == 0
+
+    with Forked(record_in_both) as child:
+        assert child.wait() == 0
+    compact(sessions, SESSION)
+    assert counted(sessions) == {"one": 1, "child": 3, "parent": 100}
+
+
+@pytest.mark.parametrize("call", ["stop", "flush that tells of drops"])
+def test_records_of_a_child_forked_in_the_middle_of_handing_over_are_counted(
+    call: str, sessions: Path
+) -> None:
+    def hand_over_in_both() -> None:
+        fork = ForkOnce()
+        recorder = attach(SESSION, sessions)
+        recorder.record_tool_call("parent", True, 1)
+        if call != "stop":
+            recorder.stop()
+            stage = writer.staging(Session.named(SESSION, sessions))
+            dropper = stage._new_writer()
+            dropper._drop("no_space", OSError(ENOSPC, "full"))
+            stage._free.append(dropper)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(durable, "reached", fork.at("before append to journal"))
+            if call == "stop":
+                recorder.stop()
+            else:
+                with suppress(durable.ForkedError):  # in the child
+                    recorder.flush()
+        if fork.is_child():
+            for _ in range(5):
+                recorder.record_tool_call("child", True, 1)
+            recorder.stop()
+        else:
+            recorder.stop()
+            assert fork.wait() == 0
+
+    with Forked(hand_over_in_both) as child:
+        assert child.wait() == 0
+    metrics = compact(sessions, SESSION).metrics
+    assert {tool.name: tool.call_count for tool in metrics.tools} == {"parent": 1, "child": 5}
+    assert metrics.dropped == ({} if call == "stop" else {"no_space": 1})
+    assert verify(sessions, SESSION) == []
+
+
+@forks_with_threads
+def test_threads_of_a_child_forked_while_another_thread_flushes_can_do_everything(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def reached(point: str) -> None:
+        if point == "before fsync directory" and threading.current_thread() is flushing:
+            inside.set()
+            go_on.wait()
+
+    def own() -> None:
+        with Collector("child", tmp_path) as mine:
+            mine.record_tool_call("child", True, 1)
+
+    def own_in_new_threads() -> None:
+        for _ in range(4):  # one of them gets the identity of the flushing thread, which is none here
+            run_threads([own])
+
+    collector.record_tool_call("parent", True, 1)
+    monkeypatch.setattr(durable, "reached", reached)
+    flushing = threading.Thread(target=collector.flush)
+    flushing.start()
+    try:
+        inside.wait()
+        with Forked(own_in_new_threads) as child:
+            assert child.wait() == 0
+    finally:
+        go_on.set()
+        flushing.join()
+    metrics = load(tmp_path, "child")
+    assert metrics
+    assert metrics.tools[0].call_count == 4
+    assert_counted(collector, tmp_path, {"parent": 1})
+
+
+# --- durable records of a signal handler ---
+
+
+class DurableRecords:
+    """Records to the disk, with a signal handler that does so too one moment later each time."""
+
+    def __init__(self, sessions: Path, places: Path) -> None:
+        self._recorder = attach(SESSION, sessions, durability="disk")
+        self._stage = writer.staging(Session.named(SESSION, sessions))
+        self._places = places
+        self._inside, self._go_on = threading.Event(), threading.Event()
+        self._other: threading.Thread | None = None
+
+    def run(self, other: str, most: int) -> None:
+        durable.reached = self._reached
+        with self._places.open("w") as told:
+            for nth in range(1, most + 1):
+                if not (where := self._interrupt_at(nth, other)):
+                    return
+                told.write(where + "\n")
+
+    def _interrupt_at(self, nth: int, other: str) -> str:
+        self._inside.clear()
+        self._go_on.clear()
+        thread = threading.Thread(target=self._record, args=("other",))
+        if other == "syncs":
+            self._other = thread
+            thread.start()
+            self._inside.wait()
+
+        def handler() -> None:
+            if other == "syncs":
+                self._go_on.set()  # and it finishes, while the call that is interrupted here waits for it
+                while self._stage._syncing == thread.ident:
+                    os.sched_yield()
+            elif other == "comes":
+                before = next(self._stage._tickets)
+                thread.start()
+                while next(self._stage._tickets) == before + 1:
+                    before += 1
+                    os.sched_yield()
+            self._record("handler")
+
+        moments = Moments(nth, handler)
+        was_there = moments.trace(partial(self._record, "main"))
+        self._other = None
+        self._go_on.set()
+        if was_there or other == "syncs":
+            thread.join()
+        return moments.where
+
+    def _record(self, name: str) -> None:
+        self._recorder.record_tool_call(name, True, 1)
+
+    def _reached(self, point: str) -> None:
+        if point == "before fsync journal.ndjson" and threading.current_thread() is self._other:
+            self._inside.set()
+            self._go_on.wait()
+
+
+@traces_every_instruction
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(("other", "most", "least"), [("syncs", 40, 40), ("comes", 1000, 150)])
+def test_durable_record_of_a_signal_handler_returns_whatever_other_threads_do_with_the_disk(
+    other: str, most: int, least: int, sessions: Path, tmp_path: Path
+) -> None:
+    records = DurableRecords(sessions, tmp_path / "places")
+    with Forked(records.run, other, most) as child:
+        assert child.wait() == 0
+    moments = len((tmp_path / "places").read_text().splitlines())
+    assert moments >= least
+    compact(sessions, SESSION)
+    calls = counted(sessions)
+    assert (calls["other"], calls["handler"]) == (moments, moments)
+    assert moments <= calls["main"] <= moments + 1  # the last one without a moment to interrupt it

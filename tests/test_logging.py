@@ -6,41 +6,36 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Whatever there is to log: a summary, a last flush that fails, a refreshing thread that fails, records that
+# Whatever there is to log: a summary, a refreshing thread that fails, a last flush that fails, records that
 # are dropped.
 PROGRAM = """
 import sys, time
 from pathlib import Path
 {configure}
-from m31a_mp import Collector, attach
+from m31a_mp import Collector, attach, compactor
 
 sessions = Path(sys.argv[1])
 with Collector("fine", sessions) as collector:
     collector.record_tool_call("bash", True, 1)
 
+tries = []
+def fail(*args, **kwargs):
+    tries.append(args)
+    raise OSError("on fire")
+
 collector = Collector("broken", sessions, flush_interval=0.05)
-with collector._exclusive():  # else the thread may publish in between
-    (sessions / "broken" / "metrics.json").unlink()
-    (sessions / "broken" / "metrics.json").mkdir(){wait}
-collector.record_tool_call("bash", True, 1)
+compactor.compact_session = fail
+while len(tries) < 2:  # when it tries again, what there was to say was said
+    time.sleep(0.001)
 collector.stop()
 
 (sessions / "file").touch()
 attach("file", sessions).record_tool_call("bash", True, 1)
 """
 
-# Without a log there is nothing else to tell that the thread has tried.
-TRIED = """
-    from m31a_mp import refresh
-    tried, warn = [], refresh.warn
-    refresh.warn = lambda *said: (warn(*said), tried.append(said))
-while not tried:
-    time.sleep(0.001)
-"""
-
 
 def stderr_of_program(sessions: Path, configure: str) -> str:
-    program = PROGRAM.format(configure=configure, wait=TRIED)
+    program = PROGRAM.format(configure=configure)
     result = subprocess.run(
         [sys.executable, "-c", program, str(sessions)], check=False, capture_output=True, text=True
     )

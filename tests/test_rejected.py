@@ -89,3 +89,23 @@ def test_symlink_planted_in_its_place_is_not_followed(session: Session, tmp_path
     with suppress(OSError):
         Collector("s", session.sessions_dir).stop()
     assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("planted", ["symlink", "dangling", "directory"])
+def test_what_is_planted_in_its_place_stops_no_flush(session: Session, tmp_path: Path, planted: str) -> None:
+    victim = tmp_path / "victim"
+    if planted == "directory":
+        session.rejected.mkdir()
+    else:
+        session.rejected.symlink_to(victim)
+    if planted == "symlink":
+        victim.write_bytes(b"precious")
+    with Collector("s", session.sessions_dir) as collector:
+        for flushes in range(1, 4):
+            session.journal.write_bytes(b"garbage\n")
+            collector.record_heal_trigger("plan")
+            collector.flush()
+            metrics = collector.snapshot()
+            assert (metrics.phases[0].heal_trigger_count, metrics.rejected) == (flushes, flushes)
+    assert not victim.exists() or victim.read_bytes() == b"precious"
+    assert planted == "directory" or [item.data for item in read(session.rejected)] == [b"garbage\n"] * 3

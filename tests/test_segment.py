@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import SessionMetrics, attach, compact, durable, load, process, verify
+from m31a_mp import Collector, SessionMetrics, attach, compact, durable, load, process, rejected, verify
 from m31a_mp.segment import (
     DATA_OFFSET,
     DamagedSegmentError,
@@ -309,6 +309,25 @@ class TestDamage:
         assert not os.path.lexists(path)
         assert kind != "symlink" or victim.read_bytes() == b"precious"
         assert len(verify(session.sessions_dir, "s")) == 1
+
+    @pytest.mark.parametrize("planted", ["name that gets too long", "place that is taken"])
+    def test_file_that_cannot_be_set_aside_under_its_own_name_stops_nothing_and_is_rejected_once(
+        self, session: Session, planted: str
+    ) -> None:
+        if planted == "place that is taken":
+            (session.segments / "x.seg.rejected" / "full").mkdir(parents=True)
+            (session.segments / "x.seg").mkdir()
+        else:
+            (session.segments / ("x" * 248 + ".seg")).touch()
+        for flushes in range(1, 4):
+            with Collector("s", session.sessions_dir) as collector:
+                collector.record_tool_call("bash", True, 1)
+                collector.flush()
+                metrics = collector.snapshot()
+            assert (metrics.tools[0].call_count, metrics.rejected) == (flushes, 1)
+        (item,) = rejected.read(session.rejected)
+        assert os.path.lexists(session.directory / item.file)
+        assert list_segments(session.segments) == []
 
     @pytest.mark.parametrize("bad", [b"garbage\n", b"\n", b"\xff\xfe\n", b'{"event":"tool_call"}\n'])
     def test_damaged_record_costs_itself(self, session: Session, bad: bytes) -> None:

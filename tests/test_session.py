@@ -9,9 +9,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load, verify
+from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load, store, verify
 from m31a_mp.lease import Lease
-from m31a_mp.session import Session
+from m31a_mp.session import MAX_WAITING, Session
 from strategies import Record
 
 
@@ -124,6 +124,49 @@ def test_planted_journal_of_an_absurd_number_stops_nothing(session: Session, num
         session.journal.write_bytes(line)
         compaction = compact(session.sessions_dir, "s")
         assert compaction.metrics.phases[0].heal_trigger_count in (wanted, wanted + 1)
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink", "dangling"])
+def test_planted_journal_that_is_no_file_is_rejected_once_and_stops_nothing(
+    session: Session, kind: str, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    if kind == "directory":
+        session.sealed_name(7).mkdir()
+    else:
+        session.sealed_name(7).symlink_to(victim)
+    if kind == "symlink":
+        victim.write_bytes(Record("heal_trigger", ("plan",)).line(1))
+    assert attach("s", session.sessions_dir).snapshot().phases == []
+    for flushes in range(1, 4):
+        with Collector("s", session.sessions_dir) as collector:
+            collector.record_heal_trigger("plan")
+            assert collector.snapshot().phases[0].heal_trigger_count == flushes
+            collector.flush()
+            metrics = collector.snapshot()
+        assert (metrics.phases[0].heal_trigger_count, metrics.rejected) == (flushes, 1)
+    assert session.sealed() == []
+    assert kind != "symlink" or victim.exists()
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+def test_planted_journal_with_a_number_around_the_largest_that_may_wait_costs_no_record(
+    session: Session, beyond: int
+) -> None:
+    with Collector("s", session.sessions_dir) as collector:
+        for _ in range(2):
+            collector.record_heal_trigger("plan")
+            collector.flush()
+        folded = store.read_totals(session)
+        assert folded
+        session.sealed_name(folded.journal + MAX_WAITING + beyond).touch()
+        for heals in range(3, 6):
+            collector.record_heal_trigger("plan")
+            collector.flush()
+            metrics = load(session.sessions_dir, "s")
+            assert metrics
+            assert (metrics.phases[0].heal_trigger_count, metrics.rejected) == (heals, beyond > 0)
+    assert session.sealed() == []
 
 
 class TestLease:

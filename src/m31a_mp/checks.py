@@ -1,15 +1,10 @@
-"""What the arguments of a record must be, and how a name stands in its line.
-
-Part of every process that records: it imports next to nothing.
-"""
+"""What the arguments of a record must be, and how a name stands in its line."""
 
 from __future__ import annotations
 
 import math
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from m31a_mp.model import Usage
+import orjson
 
 INT64_MAX = 2**63 - 1
 MAX_NAME_BYTES = 4096
@@ -66,17 +61,6 @@ def check_bool(field: str, value: object) -> bool:
     return value
 
 
-def check_usage(usage: object) -> Usage:
-    """A `Usage` whose numbers are in range."""
-    from m31a_mp.model import Usage  # noqa: PLC0415  # late: whoever has one has imported it
-
-    if not isinstance(usage, Usage):
-        raise TypeError(f"usage must be a Usage or None, not {type(usage).__name__}")
-    for field in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        check_int(f"usage.{field}", getattr(usage, field))
-    return usage
-
-
 class Names(dict[str, str]):
     """Names as they stand in a line, with their key: each is checked and encoded once, then looked up."""
 
@@ -85,16 +69,8 @@ class Names(dict[str, str]):
 
     def __missing__(self, value: str) -> str:
         name = check_name(self._key, value)
-        member = f',"{self._key}":{_as_json(name)}'
+        member = f',"{self._key}":{orjson.dumps(name).decode()}'
         if len(self) >= _NAMES_KEPT:
             self.clear()
         self[name] = member
         return member
-
-
-def _as_json(name: str) -> str:
-    if name.isascii() and name.isprintable() and '"' not in name and "\\" not in name:
-        return f'"{name}"'
-    import orjson  # noqa: PLC0415  # late: names are mostly plain
-
-    return orjson.dumps(name).decode()

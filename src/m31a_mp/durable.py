@@ -12,10 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import ECANCELED, EFBIG, ENOSPC
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 # Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
 _FILE_MODE = 0o600

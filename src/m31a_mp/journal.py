@@ -27,7 +27,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from threading import get_ident
 from typing import BinaryIO
@@ -54,7 +53,7 @@ def count_lines(text: bytes) -> int:
     return len(text) - len(text.replace(b"\n", b""))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Batch:
     """Consecutive records of one writer.
 
@@ -64,6 +63,7 @@ class Batch:
         records: The lines, each with its newline.
         dropped: How many records the writer dropped so far, by reason.
         offset: Where its records start in the file that it was read from.
+        count: How many records it has.
     """
 
     writer: str
@@ -71,11 +71,10 @@ class Batch:
     records: bytes
     dropped: dict[str, int] = field(default_factory=dict)
     offset: int = 0
+    count: int = field(init=False)
 
-    @cached_property
-    def count(self) -> int:
-        """How many records it has."""
-        return count_lines(self.records)
+    def __post_init__(self) -> None:
+        self.count = count_lines(self.records)
 
     def encode(self) -> bytes:
         """The batch as it stands in the journal."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from pathlib import Path
+
+from filelock import lock_descriptor, unlock_descriptor
 
 from m31a_mp import durable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _POLL_SECONDS = 0.001
 
@@ -81,8 +80,6 @@ class FileLock:
             return
         held, fd = self.held, self._fd
         if held:
-            from filelock import unlock_descriptor  # noqa: PLC0415  # late, as in `lock_if_free`
-
             with suppress(OSError):
                 unlock_descriptor(fd)
         self._fd = None  # before the number may become somebody else's file
@@ -97,8 +94,6 @@ class FileLock:
 
 def lock_if_free(fd: int) -> bool:
     """Take an exclusive lock on an open file, if nobody has it. Closing the last copy of it gives it back."""
-    from filelock import lock_descriptor  # noqa: PLC0415  # late: a process that records little needs no lock
-
     return lock_descriptor(fd, blocking=False)
 
 

@@ -1,31 +1,27 @@
-"""What records into a session: `Recorder`, and how a process gets one.
-
-Part of every process that records: what else it can do is imported when it is asked for.
-"""
+"""What records into a session: `Recorder`, and how a process gets one."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
-from m31a_mp import checks
+from m31a_mp import checks, compactor, timing
 from m31a_mp.checks import INT64_MAX, Names
+from m31a_mp.log import logger
+from m31a_mp.model import SessionMetrics, Usage, check_usage
 from m31a_mp.session import Session
-from m31a_mp.writer import staging, warn
+from m31a_mp.timing import Stopwatch
+from m31a_mp.writer import staging
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from subprocess import CompletedProcess
-    from types import TracebackType
-    from typing import Any, ParamSpec, Self, TypeVar
 
-    from m31a_mp.model import SessionMetrics, Usage
-    from m31a_mp.timing import Stopwatch
-
-    P = ParamSpec("P")
-    R = TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SESSION_VARIABLE = "M31A_MP_SESSION"
 """The environment variable that names the session's directory to child processes."""
@@ -122,7 +118,7 @@ class Recorder:
         if self._session is None or usage is None:
             return
         phase = checks.check_name("phase", phase)
-        usage = checks.check_usage(usage)
+        usage = check_usage(usage)
         cost = checks.check_cost("cost", cost)
         self._put(
             "llm_interaction",
@@ -172,8 +168,6 @@ class Recorder:
         Args:
             name: The tool.
         """
-        from m31a_mp.timing import Stopwatch  # noqa: PLC0415
-
         return Stopwatch(partial(self.record_tool_call, checks.check_name("name", name)))
 
     def tool(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -184,8 +178,6 @@ class Recorder:
         Args:
             name: The tool.
         """
-        from m31a_mp import timing  # noqa: PLC0415
-
         stopwatch = partial(self.tool_call, checks.check_name("name", name))
         return lambda function: timing.measuring(stopwatch, function)
 
@@ -194,8 +186,6 @@ class Recorder:
 
         As `tool_call`: `with recorder.phase("plan"):`, also `async with`; an exception is a failure.
         """
-        from m31a_mp.timing import Stopwatch  # noqa: PLC0415
-
         phase = checks.check_name("phase", phase)
         return Stopwatch(
             lambda success, duration_ms: self.record_phase_duration(phase, duration_ms, success),
@@ -218,8 +208,6 @@ class Recorder:
         Returns:
             What `subprocess.run` returns. It also raises the same; then the call is recorded as a failure.
         """
-        from m31a_mp import timing  # noqa: PLC0415
-
         given = os.environ if env is None else env
         # Names may be bytes. The session's would be there twice, and which of them counts is chance.
         environment = {os.fsdecode(name): value for name, value in given.items()} | self.env()
@@ -237,9 +225,6 @@ class Recorder:
             DamagedMetricsError: `metrics.json` is not valid.
             OSError: A file could not be read.
         """
-        from m31a_mp import compactor  # noqa: PLC0415
-        from m31a_mp.model import SessionMetrics  # noqa: PLC0415
-
         if self._session is None:
             return SessionMetrics("")
         return compactor.look(self._session, time.time_ns()).totals.to_metrics(self._session.id)
@@ -266,7 +251,7 @@ class Recorder:
         try:
             staging(self._session).close()
         except Exception as error:
-            warn("records stay staged in %s: %s", self._session.root, error)
+            logger.warning("records stay staged in %s: %s", self._session.root, error)
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from m31a_mp.writer import warn
+from m31a_mp.log import logger
 
 # How long to wait for a thread that has nothing left to do: enough for one that is ready to run. One that
 # waits for something that the waiting thread holds, perhaps a handler of the log, must not lock it up.
@@ -73,7 +73,7 @@ def _repeat(
         except Exception as error:
             if not warned:
                 warned = True
-                warn("metrics.json is not fresh, nothing is lost: %s", error)
+                logger.warning("metrics.json is not fresh, nothing is lost: %s", error)
         del method  # while this thread sleeps, the object is not its own
 
 

@@ -29,7 +29,6 @@ whatever part of a store is seen, one that has not arrived as a whole is not tak
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import stat
@@ -37,15 +36,12 @@ import struct
 import zlib
 from contextlib import suppress
 from errno import EISDIR, ELOOP, ENOENT
+from pathlib import Path
+from typing import Self
 
 from m31a_mp import durable, lock, process
 from m31a_mp.checks import INT64_MAX
 from m31a_mp.process import ProcessIdentity
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Self
 
 MAGIC = b"m31a_seg"
 VERSION = 1
@@ -122,18 +118,14 @@ class Segment:
 
     @property
     def path(self) -> Path:
-        from pathlib import Path  # noqa: PLC0415  # late: a process that only records needs none
-
         return Path(self.name)
 
     @staticmethod
     def _make(fd: int, content: bytes, temporary: str, name: str) -> mmap.mmap:
         # The lock is the proof of life that needs no pid: the kernel drops it when the last process that maps
         # the file is gone. (A forked child unmaps it.)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileNotFoundError(ENOENT, "taken for stillborn", temporary) from None
+        if not lock.lock_if_free(fd):
+            raise FileNotFoundError(ENOENT, "taken for stillborn", temporary)
         with durable.step("allocate segment"):
             # All of it. Where there was a hole and the disk is full, a store is a SIGBUS, which kills the
             # host program. And pages that one large write has brought in cost the records a sixth of what

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from functools import cached_property
+from pathlib import Path
 
 from m31a_mp import durable
 from m31a_mp.errors import MetricsError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_ID_BYTES = 200
 
@@ -27,11 +23,22 @@ class Session:
     Attributes:
         id: Its id.
         root: Its directory, absolute.
+        directory: The same as a path; what else there is are the files in it.
     """
 
     def __init__(self, session_id: str, root: str) -> None:
+        # All at once: until Python 3.12 cached_property has a lock, and a fork while another thread is in it
+        # would leave the child with one that nobody gives back.
         self.id = session_id
         self.root = root
+        self.directory = Path(root)
+        self.sessions_dir = self.directory.parent
+        self.metrics = self.directory / "metrics.json"
+        self.journal = self.directory / "journal.ndjson"
+        self.journal_lock = self.directory / "journal.lock"
+        self.rejected = self.directory / "journal.rejected.ndjson"
+        self.segments = self.directory / "segments"
+        self.owner_lock = self.directory / "owner.lock"
 
     @classmethod
     def named(cls, session_id: str, sessions_dir: str | os.PathLike[str]) -> Session:
@@ -55,40 +62,6 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.root}>"
-
-    @cached_property
-    def directory(self) -> Path:
-        from pathlib import Path  # noqa: PLC0415  # late: a process that only records needs none
-
-        return Path(self.root)
-
-    @property
-    def sessions_dir(self) -> Path:
-        return self.directory.parent
-
-    @cached_property
-    def metrics(self) -> Path:
-        return self.directory / "metrics.json"
-
-    @cached_property
-    def journal(self) -> Path:
-        return self.directory / "journal.ndjson"
-
-    @cached_property
-    def journal_lock(self) -> Path:
-        return self.directory / "journal.lock"
-
-    @cached_property
-    def rejected(self) -> Path:
-        return self.directory / "journal.rejected.ndjson"
-
-    @cached_property
-    def segments(self) -> Path:
-        return self.directory / "segments"
-
-    @cached_property
-    def owner_lock(self) -> Path:
-        return self.directory / "owner.lock"
 
     def sealed_name(self, number: int) -> Path:
         """Where the journal goes that is sealed as `number`."""

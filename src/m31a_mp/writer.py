@@ -12,25 +12,20 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from errno import ECANCELED, EDQUOT, EIO, ENOSPC
+from pathlib import Path
 from time import time_ns
 
 from m31a_mp import durable
+from m31a_mp.drain import drain
 from m31a_mp.durable import ForkedError
 from m31a_mp.errors import JournalLockedError, MetricsError
+from m31a_mp.journal import Batch, Journal
+from m31a_mp.log import logger
 from m31a_mp.segment import DATA_OFFSET, Segment
 from m31a_mp.session import Session
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from m31a_mp.journal import Journal
-
-# Many a worker records three events and is gone. What only a full segment, a flush or trouble needs is
-# imported when it comes to that.
 
 # A process that records three events takes 16 KiB; a busy one soon works with 1 MiB at a time.
 FIRST_SEGMENT_BYTES = 16 * 1024
@@ -38,6 +33,9 @@ MAX_SEGMENT_BYTES = 1024 * 1024
 _GROWTH = 4
 # How much one writer stages while nobody can take it, the journal's lock being held or the disk full.
 BACKLOG_BYTES = 64 * 1024 * 1024
+# An owner that flushes may take a segment in the making for stillborn, and delete it. That often in a row
+# no owner comes between two system calls.
+_ATTEMPTS = 50
 # While there is no room, a record costs little: it is only looked for this often.
 _RETRY_SECONDS = 0.05
 # How long a record may wait for another thread of its own process that is handing records over.
@@ -144,9 +142,6 @@ class Writer:
         """
         if not self.segments:
             return
-        from m31a_mp.drain import drain
-        from m31a_mp.journal import Journal
-
         journal = Journal(self._session)
         try:
             with journal.locked_if_free() as locked:
@@ -167,8 +162,6 @@ class Writer:
         """
         if self._backlog() < BACKLOG_BYTES // 2:
             return
-        from m31a_mp.journal import Journal
-
         journal = Journal(self._session)
         deadline = time.monotonic() + _OWN_THREADS_SECONDS
         while (
@@ -213,13 +206,16 @@ class Writer:
         """A segment of that size; on a full disk, whatever there is still room for."""
         directory = f"{self._session.root}/segments"
         size = max(size, DATA_OFFSET + need)
-        try:
-            return Segment.create(directory, self.id, first, size)
-        except FileNotFoundError:
-            return Segment.create(directory, self.id, first, size)  # once more, and locked
-        except OSError as error:
-            if error.errno not in _FULL or size // _GROWTH < DATA_OFFSET + need:
-                raise
+        for attempt in range(_ATTEMPTS):
+            try:
+                return Segment.create(directory, self.id, first, size)
+            except (FileNotFoundError, FileExistsError):  # or a fork has left one, in the middle of this
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            except OSError as error:
+                if error.errno not in _FULL or size // _GROWTH < DATA_OFFSET + need:
+                    raise
+                break
         return self._create(first, size // _GROWTH, need)
 
     def _drop(self, reason: str, error: Exception | None = None) -> None:
@@ -228,14 +224,7 @@ class Writer:
             self.segments[-1].show_dropped(reason, self._dropped[reason])
         if self._session not in _warned:
             _warned.add(self._session)  # before: a handler of the log may record, too
-            warn("records are being dropped in %s: %s", self._session.root, error)
-
-
-def warn(message: str, *values: object) -> None:
-    """Have the log say that something went wrong which no caller is told of."""
-    from m31a_mp.log import logger
-
-    logger.warning(message, *values)
+            logger.warning("records are being dropped in %s: %s", self._session.root, error)
 
 
 def _reason(error: Exception) -> str:
@@ -308,7 +297,7 @@ class Staging:
         except (OSError, MetricsError) as error:
             if not self._warned:
                 self._warned = True
-                warn("records are staged, but not on the disk: %s", error)
+                logger.warning("records are staged, but not on the disk: %s", error)
 
     def _await_disk(self, ticket: int) -> None:
         while self._settled < ticket and self._syncing != threading.get_ident():
@@ -322,8 +311,6 @@ class Staging:
             return
 
     def _sync(self) -> None:
-        from m31a_mp.journal import Journal
-
         staged = next(self._tickets)  # whoever has a lower one has staged his record
         try:
             self._syncing = threading.get_ident()
@@ -403,8 +390,6 @@ class Staging:
                         free.append(writer)
 
     def _tell_drops(self, writer: Writer) -> None:
-        from m31a_mp.journal import Batch, Journal
-
         self._session.make()
         journal = Journal(self._session)
         with durable.operation(), journal.locked():
@@ -414,16 +399,12 @@ class Staging:
 
     def _hand_over(self, writers: list[Writer]) -> None:
         if any(writer.segments for writer in list(writers)):
-            from m31a_mp.journal import Journal
-
             journal = Journal(self._session)
             with durable.operation(), journal.locked():
                 self._drain(journal, writers)
 
     @staticmethod
     def _drain(journal: Journal, writers: list[Writer]) -> None:
-        from m31a_mp.drain import drain
-
         left = drain(journal, _paths_of(writers))
         for error in left.unreadable:
             raise error
