@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import coverage_locks  # noqa: F401  # before the library
 from m31a_mp import process, writer
 from m31a_mp.session import Session
 from workers import changed

@@ -101,8 +101,8 @@ def holders(path: Path) -> list[int]:
     """The pids that hold a lock on `path`, as far as /proc/locks tells."""
     try:
         status = path.stat()
-        with open("/proc/locks", encoding="ascii") as file:
-            lines = file.readlines()
+        with open("/proc/locks", "rb") as file:
+            lines = file.read().decode().splitlines()
     except OSError:
         return []
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

@@ -103,8 +103,10 @@ def _started(pid: int) -> int:
 @cache
 def _boot_id() -> str:
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
+        # Bytes: another encoding than UTF-8 is imported at its first use, and a fork while another thread is
+        # in that import would leave the child waiting for it for ever.
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip().decode()
     except OSError:
         return ""  # no such file off Linux; the locks that a reboot clears then decide alone
 
