@@ -56,8 +56,8 @@ __all__ = [
     "verify",
 ]
 
-# The modules of the public names. Each is imported when a name of it is first asked for (PEP 562): a worker
-# that attaches, records and exits needs few of them, and would spend most of its life on the others.
+# The modules of the public names. Each is imported when a name of it is first asked for (PEP 562), so that a
+# program pays for what it uses. What a record needs comes with `Recorder`, all of it: see writer.py.
 _HOMES = {
     "checkup": ("Finding", "verify"),
     "collector": ("Collector",),

@@ -79,7 +79,7 @@ class Lease:
 
 
 def _owned_error(session: Session) -> SessionOwnedError:
-    owner = _read_owner(session.owner_lock)
+    owner = read_owner(session.owner_lock)
     pids = holders(session.owner_lock)
     pid = pids[0] if pids else owner.get("pid")
     if not isinstance(pid, int):
@@ -96,7 +96,8 @@ def _owned_error(session: Session) -> SessionOwnedError:
     )
 
 
-def _read_owner(path: Path) -> dict[str, object]:
+def read_owner(path: Path) -> dict[str, object]:
+    """What the owner wrote into `owner.lock`; empty if nobody did, or it cannot be read."""
     try:
         content = orjson.loads(durable.read_private(path, _OWNER_BYTES))
     except (OSError, orjson.JSONDecodeError):

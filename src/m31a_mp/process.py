@@ -7,9 +7,11 @@ started, the boot and the pid namespace.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cache
 
 
+@dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     """One process among all that ever ran on this machine.
 
@@ -17,25 +19,10 @@ class ProcessIdentity:
     The start as wall-clock time, which psutil gives, would not do: it moves when the clock is set.
     """
 
-    __slots__ = ("boot_id", "namespace", "pid", "started")
-
-    def __init__(self, pid: int, started: int, boot_id: str, namespace: int) -> None:
-        self.pid = pid
-        self.started = started
-        self.boot_id = boot_id
-        self.namespace = namespace
-
-    def _fields(self) -> tuple[object, ...]:
-        return self.pid, self.started, self.boot_id, self.namespace
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ProcessIdentity) and self._fields() == other._fields()
-
-    def __hash__(self) -> int:
-        return hash(self._fields())
-
-    def __repr__(self) -> str:
-        return f"ProcessIdentity{self._fields()}"
+    pid: int
+    started: int
+    boot_id: str
+    namespace: int
 
 
 def current() -> ProcessIdentity:

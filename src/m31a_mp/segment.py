@@ -35,6 +35,7 @@ import stat
 import struct
 import zlib
 from contextlib import suppress
+from dataclasses import dataclass
 from errno import EISDIR, ELOOP, ENOENT
 from pathlib import Path
 from typing import Self
@@ -194,6 +195,7 @@ def _drained_words(offset: int, number: int) -> tuple[int, int, int]:
     return offset, number, offset ^ swapped ^ _ALL_ONES
 
 
+@dataclass(frozen=True, slots=True)
 class Pending:
     """Records of a segment that are not in the journal yet.
 
@@ -204,13 +206,10 @@ class Pending:
         dropped: How many records its writer dropped so far, by reason.
     """
 
-    __slots__ = ("dropped", "first", "records", "start")
-
-    def __init__(self, first: int, records: bytes, start: int, dropped: dict[str, int]) -> None:
-        self.first = first
-        self.records = records
-        self.start = start
-        self.dropped = dropped
+    first: int
+    records: bytes
+    start: int
+    dropped: dict[str, int]
 
 
 class SegmentFile:

@@ -10,17 +10,16 @@ from errno import ENOENT
 from pathlib import Path
 
 import orjson
-from filelock import lock_descriptor
 
 from m31a_mp import compactor, durable, process
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
-from m31a_mp.lock import holders
+from m31a_mp.lease import read_owner
+from m31a_mp.lock import holders, lock_if_free
 from m31a_mp.model import SessionMetrics
 from m31a_mp.segment import DamagedSegmentError, SegmentFile, list_segments
 from m31a_mp.session import Session
 from m31a_mp.totals import CHECKPOINT_VERSION
 
-_OWNER_BYTES = 4096
 _FILE_BYTES = 512 * 1024 * 1024
 
 
@@ -110,7 +109,7 @@ def status(session: Session) -> Status:
 
 
 def _state_at_rest(session: Session) -> State:
-    return State.CRASHED if _owner_line(session) else State.FINISHED
+    return State.CRASHED if read_owner(session.owner_lock) else State.FINISHED
 
 
 def is_session(session: Session) -> bool:
@@ -140,7 +139,7 @@ def owner_of(session: Session) -> Owner | None:
     """The living owner. Nobody who wants to become it has to wait for this look."""
     pids = holders(session.owner_lock)
     # In this order: an owner that stops empties the line before it gives the lock back.
-    line = _owner_line(session)
+    line = read_owner(session.owner_lock)
     if pids:
         started_at = line.get("started_at") if line.get("pid") == pids[0] else None
         return Owner(pids[0], started_at if isinstance(started_at, str) else None)
@@ -220,21 +219,13 @@ def reading(session: Session) -> Reading:
     return Reading(done, total)
 
 
-def _owner_line(session: Session) -> dict[str, object]:
-    try:
-        content = orjson.loads(durable.read_private(session.owner_lock, _OWNER_BYTES))
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _is_locked(path: Path) -> bool:
     try:
         fd = durable.open_private(path, os.O_RDWR)
     except OSError:
         return False
     try:
-        return not lock_descriptor(fd, blocking=False)
+        return not lock_if_free(fd)
     finally:
         os.close(fd)
 

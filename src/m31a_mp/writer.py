@@ -4,6 +4,9 @@ A writer is one numbered stream of records, used by one call at a time. A proces
 calls under way at once: a call takes a free one and puts it back, so there is no lock to wait for, and a
 signal handler, a finalizer or another thread that records in the middle of a record simply takes the
 next. A forked child drops those it inherited and starts with its own.
+
+Nothing is imported late here: a fork while another thread is in the middle of an import would leave the child
+waiting for it.
 """
 
 from __future__ import annotations
