@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from coverage_locks import measure_no_more
 from m31a_mp import Collector, attach, compact, compactor, durable, load, refresh, verify
 from m31a_mp.session import Session
 from workers import Forked
@@ -210,6 +211,7 @@ class TestStop:
 
     def test_stop_by_a_signal_handler_in_the_middle_of_anything(self, sessions: Path) -> None:
         def own() -> None:
+            measure_no_more()
             for i in range(1, 31):
                 collector = Collector("s", sessions, flush_interval=SOON)
                 stopped: list[int] = []
