@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import fold
+from m31a_mp.decoder import Damage, Line
 from m31a_mp.fold import Fold
-from m31a_mp.journal import Batch, Damage, Line
+from m31a_mp.journal import Batch
 from m31a_mp.rejected import Rejected
 from m31a_mp.totals import Totals
 from strategies import Record, entries, expected, few_records

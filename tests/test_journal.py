@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, SessionMetrics, Usage, attach, compact, durable, rejected, verify
+from m31a_mp.decoder import Line, read
 from m31a_mp.errors import JournalLockedError
-from m31a_mp.journal import MAX_LINE_BYTES, Batch, Journal, Line, read
+from m31a_mp.journal import MAX_LINE_BYTES, Batch, Journal
 from m31a_mp.lock import FileLock
 from m31a_mp.session import Session
 from strategies import Record, around_line_ends, killed_while_appending

@@ -24,7 +24,7 @@ from m31a_mp import (
     MetricsError,
     attach,
     compact,
-    journal,
+    decoder,
     load,
     rejected,
     segment,
@@ -292,7 +292,7 @@ class CountingStream(io.BytesIO):
 def test_headers_that_announce_more_than_is_theirs_do_not_make_the_journal_be_read_again_and_again() -> None:
     data = header(bytes=segment.MAX_BYTES) * 4000
     stream = CountingStream(data)
-    list(journal.read(stream))
+    list(decoder.read(stream))
     assert stream.count < 200 * len(data)  # each time to its end would be 2000 times
 
 
@@ -432,8 +432,8 @@ def test_segment_that_is_endless_and_says_so_gives_what_is_its_own(
     planted = Segment.create(session.segments, "0" * 16, 1, 4096)
     planted.store(tool_call("t"))
     planted.close()
-    os.truncate(planted.path, 100 * 1024 * MIB)
-    with planted.path.open("r+b") as file:
+    os.truncate(planted.name, 100 * 1024 * MIB)
+    with Path(planted.name).open("r+b") as file:
         file.seek(128)
         file.write(struct.pack("=Q", drained))
     found = run(action, session)
@@ -448,10 +448,10 @@ def test_segment_whose_header_claims_a_size_beyond_the_limit_is_a_finding(
 ) -> None:
     planted = Segment.create(session.segments, "0" * 16, 1, 4096)
     planted.close()
-    content = bytearray(planted.path.read_bytes())
+    content = bytearray(Path(planted.name).read_bytes())
     struct.pack_into("=Q", content, 40, size)
     struct.pack_into("=I", content, 12, zlib.crc32(content[16:112]))
-    planted.path.write_bytes(content)
+    Path(planted.name).write_bytes(content)
     assert [finding.offset for finding in verify(session.sessions_dir, "s")] == [0]
     assert compact(session.sessions_dir, "s").metrics.rejected == 1
     assert_ten_more_come_through(session)

@@ -200,6 +200,7 @@ def boot(all_sessions: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[State
 
     def make(state: State) -> Path:
         monkeypatch.setattr(process, "_boot_id", lambda: "the next boot")
+        monkeypatch.setattr(process, "_current", None)
         root = all_sessions / uuid.uuid4().hex
         for path, data in sorted(state, key=lambda item: item[0]):
             if data is None:

@@ -33,7 +33,6 @@ def test_process_of_another_boot_or_namespace_is_not_seen() -> None:
 def test_process_is_seen_until_it_ends_and_not_as_a_zombie() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     identity = process._identity(child.pid)
-    process._identity.cache_clear()
     assert process.seen_alive(identity)
     assert child.stdin
     child.stdin.close()

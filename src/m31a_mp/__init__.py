@@ -9,7 +9,8 @@ collector   Collector: the owner, who records and merges
 writer      a process's staging: a free writer for every call, however calls interrupt each other
 segment     the bytes in shared memory
 drain       segments -> journal
-journal     append, repair, seal, read
+journal     append, repair, seal
+decoder     what stands in a journal
 compactor   drain -> seal -> fold -> publish -> delete
 fold        journals -> totals, each record once
 store       metrics.json
@@ -71,11 +72,12 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415
+    from m31a_mp import late  # noqa: PLC0415
 
     home = next((home for home, names in _HOMES.items() if name in names), "errors")
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
+    with late.imports:
+        module = __import__(f"{__name__}.{home}", fromlist=[name])
+    globals()[name] = value = getattr(module, name)
     return value
 
 

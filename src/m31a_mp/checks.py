@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
 
-import orjson
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from m31a_mp.model import Usage
 
 INT64_MAX = 2**63 - 1
+_INFINITE = float("inf")
 MAX_NAME_BYTES = 4096
 
 # How many names are kept ready; with more distinct ones than that, they are made anew.
@@ -46,8 +49,8 @@ def check_cost(field: str, value: object) -> float:
     try:
         cost = float(value)
     except OverflowError:
-        cost = math.inf
-    if not math.isfinite(cost):
+        cost = _INFINITE
+    if not -_INFINITE < cost < _INFINITE:
         raise ValueError(f"{field} must be finite, not {cost}")
     if cost < 0:
         raise ValueError(f"{field} must not be negative, it is {cost}")
@@ -61,6 +64,21 @@ def check_bool(field: str, value: object) -> bool:
     return value
 
 
+def check_usage(usage: object) -> Usage:
+    """A `Usage` whose numbers are in range."""
+    # Whoever has one has imported where it comes from; a worker without need not.
+    made: type[Usage] | tuple[()] = getattr(sys.modules.get("m31a_mp.model"), "Usage", ())
+    if not isinstance(usage, made):
+        raise TypeError(f"usage must be a Usage or None, not {type(usage).__name__}")
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        check_int(f"usage.{name}", getattr(usage, name))
+    return usage
+
+
+# All that JSON wants escaped.
+_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x20), ord('"'), ord("\\"))}
+
+
 class Names(dict[str, str]):
     """Names as they stand in a line, with their key: each is checked and encoded once, then looked up."""
 
@@ -69,7 +87,7 @@ class Names(dict[str, str]):
 
     def __missing__(self, value: str) -> str:
         name = check_name(self._key, value)
-        member = f',"{self._key}":{orjson.dumps(name).decode()}'
+        member = f',"{self._key}":"{name.translate(_ESCAPES)}"'
         if len(self) >= _NAMES_KEPT:
             self.clear()
         self[name] = member

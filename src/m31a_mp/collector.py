@@ -14,7 +14,7 @@ from m31a_mp.compactor import Compaction
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.journal import Journal
 from m31a_mp.lease import Lease
-from m31a_mp.log import logger
+from m31a_mp.log import logger, warn
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import PROCESS, Recorder
 from m31a_mp.refresh import Refresher, check_interval
@@ -142,15 +142,16 @@ class Collector(Recorder):
         try:
             super().stop()
             metrics = self._compact(session).metrics
-            logger.info(
-                "session %s: %d tool calls, %d model interactions, %d phases",
-                session.id,
-                sum(tool.call_count for tool in metrics.tools),
-                sum(llm.interaction_count for llm in metrics.llms),
-                len(metrics.phases),
-            )
+            if log := logger():
+                log.info(
+                    "session %s: %d tool calls, %d model interactions, %d phases",
+                    session.id,
+                    sum(tool.call_count for tool in metrics.tools),
+                    sum(llm.interaction_count for llm in metrics.llms),
+                    len(metrics.phases),
+                )
         except Exception as error:
-            logger.warning("the last flush of session %s failed, nothing is lost: %s", session.id, error)
+            warn("the last flush of session %s failed, nothing is lost: %s", session.id, error)
         finally:
             lease, self._lease = self._lease, None
             if lease:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from errno import ELOOP, ENOENT, ENXIO
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
-from m31a_mp import durable, journal, rejected, store
+from m31a_mp import decoder, durable, late, rejected, store
 from m31a_mp.drain import Drained, drain
 from m31a_mp.fold import Fold
 from m31a_mp.journal import Batch, Journal
@@ -33,6 +33,9 @@ from m31a_mp.segment import (
 )
 from m31a_mp.session import MAX_WAITING, Session, is_file
 from m31a_mp.totals import Totals
+
+if TYPE_CHECKING:
+    from m31a_mp.durable import StrPath
 
 # A look that a publication overtakes is taken anew, this often; then it waits for the journal's lock.
 _LOOKS = 20
@@ -153,7 +156,7 @@ def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[Path
 
     Those of an earlier run, which died before it had put them there, are rejected already.
     """
-    damaged = {path: reason for path, reason in drained.damaged if _is_free(path)}
+    damaged = {Path(path): reason for path, reason in drained.damaged if _is_free(path)}
     for number, path in session.sealed():
         if number > fold.totals.journal + MAX_WAITING:
             damaged[path] = "no journal was ever sealed with such a number"
@@ -182,8 +185,8 @@ def _fold_sealed(session: Session, fold: Fold) -> bool:
     before = fold.totals.journal
     for number, path in session.sealed():
         if before < number <= before + MAX_WAITING and is_file(path):
-            with journal.open_to_read(path) as stream:
-                fold.journal(path.name, journal.read(stream))
+            with decoder.open_to_read(path) as stream:
+                fold.journal(path.name, decoder.read(stream))
             fold.totals.journal = number
             durable.reached("folded")
     return fold.totals.journal > before
@@ -209,7 +212,7 @@ def _delete(session: Session, folded: int, damaged: dict[Path, Path]) -> None:
     delete_stillborn(session.segments)
 
 
-def _is_free(path: Path) -> bool:
+def _is_free(path: StrPath) -> bool:
     """Whether no process maps that segment: one of a later version may be alive and well."""
     try:
         fd = durable.open_private(path, os.O_RDONLY)
@@ -256,7 +259,8 @@ def _publication(session: Session) -> tuple[int, int, int] | None:
 
 def _look(session: Session, started: int, from_zero: bool) -> Fold | None:
     """One look; None if the files changed in a way that makes it worthless."""
-    from tempfile import SpooledTemporaryFile  # late: most processes never look  # noqa: PLC0415
+    with late.imports:
+        from tempfile import SpooledTemporaryFile  # noqa: PLC0415
 
     # In the direction in which records travel: one that moves on meanwhile is met twice, which its
     # number tells, and never missed. Open files stay readable when they are renamed or deleted.
@@ -270,14 +274,14 @@ def _look(session: Session, started: int, from_zero: bool) -> Fold | None:
         for number, path in sealed:
             if fold.totals.journal < number <= fold.totals.journal + MAX_WAITING and is_file(path):
                 try:
-                    with journal.open_to_read(path) as stream:
+                    with decoder.open_to_read(path) as stream:
                         if live and _same_file(live, stream):
                             live = None
-                        fold.journal(path.name, journal.read(stream))
+                        fold.journal(path.name, decoder.read(stream))
                 except FileNotFoundError:
                     return None  # published meanwhile
         if live:
-            fold.journal(session.journal.name, journal.read(live))
+            fold.journal(session.journal.name, decoder.read(live))
             if fold.torn is not None and os.pread(live.fileno(), 1, fold.torn) != b"\0":
                 return None
         _fold_staged(fold, staged, copy)
@@ -307,14 +311,14 @@ def _fold_staged(fold: Fold, staged: list[tuple[str, Batch | Rejected, int]], co
     copy.seek(0)
     for name, item, size in staged:
         if isinstance(item, Batch):
-            fold.batch(name, replace(item, records=copy.read(size)))
+            fold.batch(name, Batch(item.writer, item.first, copy.read(size), item.dropped, item.offset))
         else:
             fold.reject(item)
 
 
 def _open(path: Path, files: ExitStack) -> BinaryIO | None:
     try:
-        return files.enter_context(journal.open_to_read(path))
+        return files.enter_context(decoder.open_to_read(path))
     except FileNotFoundError:
         return None
 

@@ -7,13 +7,17 @@ of their numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+import os
 
 from m31a_mp import durable
 from m31a_mp.journal import Batch, Journal
 from m31a_mp.segment import DamagedSegmentError, SegmentFile, name_parts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from m31a_mp.durable import StrPath
 
 # One append takes this much before the next begins: thousands of writers need little memory and few
 # open files.
@@ -21,7 +25,6 @@ _CHUNK_BYTES = 1024 * 1024
 _CHUNK_FILES = 64
 
 
-@dataclass(slots=True)
 class Drained:
     """What a drain left behind.
 
@@ -31,12 +34,15 @@ class Drained:
         unreadable: Why segments could not be read; they and their writers' later ones were left alone.
     """
 
-    writers: set[str] = field(default_factory=set)
-    damaged: list[tuple[Path, str]] = field(default_factory=list)
-    unreadable: list[OSError] = field(default_factory=list)
+    __slots__ = ("damaged", "unreadable", "writers")
+
+    def __init__(self) -> None:
+        self.writers: set[str] = set()
+        self.damaged: list[tuple[StrPath, str]] = []
+        self.unreadable: list[OSError] = []
 
 
-def drain(journal: Journal, segments: Iterable[Path]) -> Drained:
+def drain(journal: Journal, segments: Iterable[StrPath]) -> Drained:
     """Move the pending records of these segments to the journal. The caller holds `journal.lock`.
 
     Args:
@@ -52,15 +58,13 @@ def drain(journal: Journal, segments: Iterable[Path]) -> Drained:
     skipped: set[str] = set()
     try:
         for path in paths:
-            writer, _ = name_parts(path.name) or ("", 0)
+            writer, _ = name_parts(os.path.basename(path)) or ("", 0)
             if writer in skipped:
                 continue
             try:
                 chunk.add(path)
             except FileNotFoundError:
-                left.writers.add(
-                    writer
-                )  # handed over and deleted since it was listed, and it may have a newer
+                left.writers.add(writer)  # handed over and deleted meanwhile; it may have a newer one
             except DamagedSegmentError as error:
                 left.writers.add(writer)
                 left.damaged.append((path, str(error)))
@@ -76,26 +80,28 @@ def drain(journal: Journal, segments: Iterable[Path]) -> Drained:
     return left
 
 
-@dataclass(slots=True)
 class _Source:
     """A segment with what is about to be appended of it."""
 
-    file: SegmentFile
-    batch: Batch
-    is_dead: bool
-    deletable: bool
+    __slots__ = ("batch", "deletable", "file", "is_dead")
+
+    def __init__(self, file: SegmentFile, batch: Batch, *, is_dead: bool, deletable: bool) -> None:
+        self.file = file
+        self.batch = batch
+        self.is_dead = is_dead
+        self.deletable = deletable
 
 
 class _Chunk:
     """The segments whose records make up one append."""
 
-    def __init__(self, journal: Journal, newest: set[Path]) -> None:
+    def __init__(self, journal: Journal, newest: set[StrPath]) -> None:
         self._journal = journal
         self._newest = newest
         self._sources: list[_Source] = []
         self._bytes = 0
 
-    def add(self, path: Path) -> None:
+    def add(self, path: StrPath) -> None:
         file = SegmentFile.open(path)
         try:
             # Asked before reading: a writer that is dead now has stored all it ever will.
@@ -123,7 +129,7 @@ class _Chunk:
                 source.file.advance(batch.offset + len(batch.records), batch.first + batch.count)
             if source.deletable:
                 with durable.step("delete segment"):
-                    source.file.path.unlink(missing_ok=True)
+                    durable.delete_if_there(source.file.path)
             else:
                 kept.add(source.file.writer)
         self.close()
@@ -136,10 +142,10 @@ class _Chunk:
         self._bytes = 0
 
 
-def _newest_of_each_writer(paths: list[Path]) -> set[Path]:
+def _newest_of_each_writer(paths: list[StrPath]) -> set[StrPath]:
     """The segments that may still grow: a writer never goes back to an older one."""
-    newest: dict[str, Path] = {}
+    newest: dict[str, StrPath] = {}
     for path in paths:
-        if parts := name_parts(path.name):
+        if parts := name_parts(os.path.basename(path)):
             newest[parts[0]] = path
     return set(newest.values())

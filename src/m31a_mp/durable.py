@@ -8,11 +8,14 @@ test can end the process.
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from _thread import get_ident
 from errno import ECANCELED, EFBIG, ENOSPC
-from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    StrPath = str | os.PathLike[str]
 
 # Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
 _FILE_MODE = 0o600
@@ -29,13 +32,8 @@ def reached(point: str) -> None:
 _generation = 0  # how many forks lie between this process and the first one
 
 
-class _Thread(threading.local):
-    """Of each thread, the generations in which the operations began that it is in, innermost last."""
-
-    operations: tuple[int, ...] = ()
-
-
-_thread = _Thread()
+# Of each thread that is in operations, the generations in which they began, innermost last.
+_operations: dict[int, tuple[int, ...]] = {}
 # Descriptors of files that are being changed: what a forked child would write, it writes nowhere.
 _changing: set[int] = set()
 
@@ -43,6 +41,9 @@ _changing: set[int] = set()
 def _after_fork_in_child() -> None:
     global _generation  # noqa: PLW0603
     _generation += 1
+    for thread in list(_operations):
+        if thread != get_ident():  # a thread of the child may get its id
+            _operations.pop(thread, None)
     for fd in list(_changing):
         # Not closed: a signal handler that goes on here may get the number for a file of its own.
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -58,17 +59,22 @@ class ForkedError(OSError):
     """A signal handler forked in the middle of an operation: it is the parent's to go on with."""
 
 
-@contextmanager
-def operation() -> Iterator[None]:
+class operation:  # noqa: N801  # reads as the function that it would be
     """Around steps that belong together. In a child that a signal handler forked in the middle of them,
     and that returns from the handler, the next step raises `ForkedError` instead of doing it once more.
     """
-    around = _thread.operations
-    _thread.operations = (*around, _generation)
-    try:
-        yield
-    finally:
-        _thread.operations = around
+
+    __slots__ = ("_around",)
+
+    def __enter__(self) -> None:
+        self._around = _operations.get(get_ident(), ())
+        _operations[get_ident()] = (*self._around, _generation)
+
+    def __exit__(self, *_: object) -> None:
+        if self._around:
+            _operations[get_ident()] = self._around
+        else:
+            _operations.pop(get_ident(), None)
 
 
 class step:  # noqa: N801  # reads as the function that it would be, at five times its speed
@@ -81,8 +87,9 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
 
     def __enter__(self) -> None:
         reached(f"before {self._name}")
+        under_way = _operations.get(get_ident())
         # No call from here to the change itself: only behind one can a signal handler fork.
-        if (under_way := _thread.operations) and under_way[-1] != _generation:
+        if under_way and under_way[-1] != _generation:
             raise ForkedError(ECANCELED, f"{self._name}: left to the parent process")
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -90,7 +97,7 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
             reached(f"after {self._name}")
 
 
-def open_private(path: str | Path, flags: int) -> int:
+def open_private(path: StrPath, flags: int) -> int:
     """Open a file of the session: never through a symlink, and 0600 if this call creates it."""
     if not flags & os.O_CREAT:
         return os.open(path, flags | _PRIVATE)
@@ -108,18 +115,24 @@ def open_private(path: str | Path, flags: int) -> int:
     return fd
 
 
-@contextmanager
-def changing(fd: int) -> Iterator[None]:
+class changing:  # noqa: N801  # as above
     """While a file is being changed, and then close it."""
-    try:
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         _changing.add(fd)
-        yield
-    finally:
-        _changing.discard(fd)
-        os.close(fd)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        _changing.discard(self._fd)
+        os.close(self._fd)
 
 
-def read_private(path: Path, limit: int) -> bytes:
+def read_private(path: StrPath, limit: int) -> bytes:
     """The bytes of a file of the session; never through a symlink.
 
     Raises:
@@ -127,11 +140,11 @@ def read_private(path: Path, limit: int) -> bytes:
     """
     with open(open_private(path, os.O_RDONLY), "rb") as stream:
         if os.fstat(stream.fileno()).st_size > limit:
-            raise OSError(EFBIG, f"more than {limit} bytes", str(path))
+            raise OSError(EFBIG, f"more than {limit} bytes", os.fspath(path))
         return stream.read(limit)
 
 
-def make_directory(path: str | Path) -> None:
+def make_directory(path: StrPath) -> None:
     """Make a directory with mode 0700 whatever the umask; one that exists is left as it is."""
     try:
         os.mkdir(path, _DIRECTORY_MODE)
@@ -150,45 +163,57 @@ def write_all(fd: int, data: bytes, offset: int = 0) -> None:
         written += more
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: StrPath, data: bytes) -> None:
     """Put `data` at `path`: a reader, or the next boot, finds the old bytes or the new ones, whole.
 
     The caller makes sure that nobody else replaces the same path at the same time. When this raises, the
     new bytes may be there without being durable: only replacing them once more makes them so, for an
     fsync that failed says nothing when it is repeated.
     """
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
-    with step(f"make temporary {path.name}"):
-        temporary.unlink(missing_ok=True)  # a crash left it, or somebody planted it; it is never followed
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}{_TEMPORARY}")
+    with step(f"make temporary {name}"):
+        delete_if_there(temporary)  # a crash left it, or somebody planted it; it is never followed
         fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         with changing(fd):
-            with step(f"write {path.name}"):
+            with step(f"write {name}"):
                 write_all(fd, data)
             # Without it the rename may reach the disk before the bytes: an empty file after a power cut.
-            with step(f"fsync {path.name}"):
+            with step(f"fsync {name}"):
                 os.fsync(fd)
-        with step(f"replace {path.name}"):
+        with step(f"replace {name}"):
             os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError), step(f"give up temporary {path.name}"):
-            temporary.unlink()
+        try:
+            with step(f"give up temporary {name}"):
+                os.unlink(temporary)
+        except OSError:
+            pass  # the next one that is made takes its place
         raise
-    sync_directory(path.parent)
+    sync_directory(directory)
+
+
+def delete_if_there(path: StrPath) -> None:
+    """Delete a file that may be gone."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def delete_temporaries(directory: Path, prefix: str) -> None:
     """Delete what crashes left of replacements, while nobody replaces a file of that prefix."""
     for path in directory.glob(f".{prefix}*{_TEMPORARY}"):
         with step("delete temporary"):
-            path.unlink(missing_ok=True)
+            delete_if_there(path)
 
 
 # Files whose bytes the kernel may have given up, by device and inode, until they are written anew.
 _given_up: set[tuple[int, int]] = set()
 
 
-def sync(path: Path) -> None:
+def sync(path: StrPath) -> None:
     """Make the bytes and the name of a file durable that nobody appends to meanwhile; if it is there.
 
     Where an fsync fails, or did so earlier in this process, the bytes are written anew: the kernel may have
@@ -203,7 +228,7 @@ def sync(path: Path) -> None:
         file = status.st_dev, status.st_ino
         if file not in _given_up:
             try:
-                with step(f"fsync {path.name}"):
+                with step(f"fsync {os.path.basename(path)}"):
                     os.fsync(fd)
             except OSError:
                 _given_up.add(file)
@@ -211,21 +236,21 @@ def sync(path: Path) -> None:
             replace(path, stream.read())
             _given_up.discard(file)
         else:
-            sync_directory(path.parent)
+            sync_directory(os.path.dirname(path))
 
 
-def sync_parents(path: Path) -> None:
+def sync_parents(path: StrPath) -> None:
     """Make durable that there is a directory at `path`: its name, and those of the directories above it
     that may be as new, being on the same disk and readable.
     """
-    device = path.stat().st_dev
-    for directory in path.parents:
-        if directory.stat().st_dev != device or not os.access(directory, os.R_OK):
-            break
+    device = os.stat(path).st_dev
+    directory, below = os.path.dirname(path), path
+    while directory != below and os.stat(directory).st_dev == device and os.access(directory, os.R_OK):
         sync_directory(directory)
+        directory, below = os.path.dirname(directory), directory
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: StrPath) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -8,8 +8,9 @@ from itertools import accumulate
 
 import orjson
 
+from m31a_mp.decoder import Damage, Line, Torn
 from m31a_mp.events import fold_known, fold_record
-from m31a_mp.journal import Batch, Damage, Line, Torn, count_lines
+from m31a_mp.journal import Batch, count_lines
 from m31a_mp.rejected import Rejected
 from m31a_mp.totals import TooManyEntriesError, Totals
 

@@ -22,30 +22,20 @@ being NUL bytes, and what others append after it cannot be taken for a part of i
 from __future__ import annotations
 
 import os
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from threading import get_ident
-from typing import BinaryIO
+from _thread import get_ident
 
-import orjson
-
-from m31a_mp import durable, process, segment
-from m31a_mp.checks import INT64_MAX
+from m31a_mp import durable, process
 from m31a_mp.errors import InterruptedCallError, JournalLockedError
 from m31a_mp.lock import FileLock, holders
 from m31a_mp.session import Session
 
-MAX_LINE_BYTES = 64 * 1024
-MAX_BATCH_BYTES = segment.MAX_BYTES
-LOCK_SECONDS = 5.0
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
-_HEADER_START = b'{"batch":'
-_MAX_WRITER_CHARACTERS = 64
-_BUFFER_BYTES = 256 * 1024
+MAX_LINE_BYTES = 64 * 1024
+LOCK_SECONDS = 5.0
 
 
 def count_lines(text: bytes) -> int:
@@ -53,7 +43,6 @@ def count_lines(text: bytes) -> int:
     return len(text) - len(text.replace(b"\n", b""))
 
 
-@dataclass(slots=True)
 class Batch:
     """Consecutive records of one writer.
 
@@ -66,19 +55,27 @@ class Batch:
         count: How many records it has.
     """
 
-    writer: str
-    first: int
-    records: bytes
-    dropped: dict[str, int] = field(default_factory=dict)
-    offset: int = 0
-    count: int = field(init=False)
+    __slots__ = ("count", "dropped", "first", "offset", "records", "writer")
 
-    def __post_init__(self) -> None:
-        self.count = count_lines(self.records)
+    def __init__(
+        self,
+        writer: str,
+        first: int,
+        records: bytes,
+        dropped: dict[str, int] | None = None,
+        offset: int = 0,
+    ) -> None:
+        self.writer = writer
+        self.first = first
+        self.records = records
+        self.dropped = dropped or {}
+        self.offset = offset
+        self.count = count_lines(records)
 
     def encode(self) -> bytes:
         """The batch as it stands in the journal."""
-        dropped = b',"dropped":' + orjson.dumps(self.dropped) if self.dropped else b""
+        counts = ",".join(f'"{reason}":{count}' for reason, count in self.dropped.items())
+        dropped = b',"dropped":{%b}' % counts.encode() if counts else b""
         header = b'{"batch":"%b","first":%d,"count":%d,"bytes":%d%b' % (
             self.writer.encode(), self.first, self.count, len(self.records), dropped,
         )  # fmt: skip
@@ -86,34 +83,10 @@ class Batch:
         return b'%b,"crc32":"%08x"}\n%b' % (header, crc, self.records)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A record that was appended on its own."""
-
-    offset: int
-    text: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Bytes that are neither a batch nor a line: where, why, and (the beginning of) what."""
-
-    offset: int
-    reason: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Torn:
-    """Room for an append that is not filled: its process died in it, or is in the middle of it."""
-
-    offset: int
-
-
 # Who holds which lock in this process: the lock's path and the thread. And what was asked of a thread by
 # a signal handler that interrupted it there, to be done when it has given the lock back.
-_holding: set[tuple[Path, int]] = set()
-_deferred: dict[tuple[Path, int], list[Callable[[], None]]] = {}
+_holding: set[tuple[str, int]] = set()
+_deferred: dict[tuple[str, int], list[Callable[[], None]]] = {}
 
 
 def _after_fork_in_child() -> None:
@@ -130,9 +103,8 @@ class Journal:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    @contextmanager
-    def locked(self, timeout: float = LOCK_SECONDS) -> Iterator[None]:
-        """Hold `journal.lock` meanwhile.
+    def locked(self, timeout: float = LOCK_SECONDS) -> _Locked:
+        """Hold `journal.lock` in a `with`.
 
         Args:
             timeout: Seconds to wait for it.
@@ -141,51 +113,22 @@ class Journal:
             JournalLockedError: Somebody else held it all the time; says who.
             InterruptedCallError: The very call that holds it was interrupted by this one.
         """
-        path = self._session.journal_lock
-        if (path, get_ident()) in _holding:
-            raise InterruptedCallError(
-                "a signal handler or a finalizer interrupted a call that holds the journal's lock; "
-                "call this again later",
-                path,
-            )
-        with self._held(timeout) as held:
-            if not held:
-                raise _locked_error(path, timeout)
-            yield
+        return _Locked(self._session.lock_name, timeout)
 
-    @contextmanager
-    def locked_if_free(self) -> Iterator[bool]:
-        """Hold `journal.lock` meanwhile if it is free now; yields whether it was. Never waits."""
-        with self._held(0.0) as held:
-            yield held
-
-    @contextmanager
-    def _held(self, timeout: float) -> Iterator[bool]:
-        lock = FileLock(self._session.journal_lock)
-        me = (lock.path, get_ident())
-        interrupting = me in _holding
-        try:
-            held = not interrupting and lock.acquire(timeout)
-            if held:
-                _holding.add(me)
-            yield held
-        finally:
-            lock.release()
-            if not interrupting:
-                _holding.discard(me)
-                for call in _deferred.pop(me, []):
-                    call()
+    def locked_if_free(self) -> _LockedIfFree:
+        """Hold `journal.lock` in a `with` if it is free now; as what, it says whether. Never waits."""
+        return _LockedIfFree(self._session.lock_name)
 
     def when_released(self, call: Callable[[], None]) -> bool:
         """Have `call` made when this thread gives the lock back; False if it does not hold it."""
-        me = (self._session.journal_lock, get_ident())
+        me = (self._session.lock_name, get_ident())
         if me in _holding:
             _deferred.setdefault(me, []).append(call)
         return me in _holding
 
     def is_held_by_another_thread(self) -> bool:
         """Whether a thread of this process, and not this one, holds the lock."""
-        path, me = self._session.journal_lock, get_ident()
+        path, me = self._session.lock_name, get_ident()
         return any(holder[0] == path and holder[1] != me for holder in list(_holding))
 
     def append(self, batches: Iterable[Batch]) -> None:
@@ -197,7 +140,7 @@ class Journal:
         data = b"".join(batch.encode() for batch in batches)
         if not data:
             return
-        fd = durable.open_private(self._session.journal, os.O_RDWR | os.O_CREAT)
+        fd = durable.open_private(self._session.journal_name, os.O_RDWR | os.O_CREAT)
         with durable.changing(fd):
             size = _repair_tail(fd)
             try:
@@ -207,8 +150,11 @@ class Journal:
                     durable.write_all(fd, data, size)
             except BaseException:
                 # What half a batch would do is harmless (its writer sends it again), but it takes room.
-                with suppress(OSError), durable.step("give up append"):
-                    os.ftruncate(fd, size)
+                try:
+                    with durable.step("give up append"):
+                        os.ftruncate(fd, size)
+                except OSError:
+                    pass
                 raise
 
     def sync(self) -> None:
@@ -219,8 +165,9 @@ class Journal:
         Raises:
             OSError: It could not be made so.
         """
-        for path in [*(path for _, path in self._session.sealed()), self._session.journal]:
-            durable.sync(path)
+        for name in self._session.sealed_names():
+            durable.sync(f"{self._session.root}/{name}")
+        durable.sync(self._session.journal_name)
 
     def seal(self, number: int) -> bool:
         """Give the journal its number; the next append starts a new one. The caller holds the lock.
@@ -237,7 +184,59 @@ class Journal:
         return True
 
 
-def _locked_error(path: Path, timeout: float) -> JournalLockedError:
+class _LockedIfFree:
+    """The lock, held between `__enter__` and `__exit__` if it was free."""
+
+    __slots__ = ("_interrupting", "_lock", "_me")
+
+    def __init__(self, path: str) -> None:
+        self._lock = FileLock(path)
+        self._me = (path, get_ident())
+        self._interrupting = self._me in _holding
+
+    def __enter__(self) -> bool:
+        return self._acquire(0.0)
+
+    def _acquire(self, timeout: float) -> bool:
+        try:
+            held = not self._interrupting and self._lock.acquire(timeout)
+            if held:
+                _holding.add(self._me)
+        except BaseException:  # of a signal handler, too
+            self.__exit__()
+            raise
+        return held
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if not self._interrupting:
+            _holding.discard(self._me)
+            for call in _deferred.pop(self._me, []):
+                call()
+
+
+class _Locked(_LockedIfFree):
+    """The lock, held between `__enter__` and `__exit__`."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__(path)
+        self._timeout = timeout
+
+    def __enter__(self) -> bool:
+        if self._interrupting:
+            raise InterruptedCallError(
+                "a signal handler or a finalizer interrupted a call that holds the journal's lock; "
+                "call this again later",
+                self._lock.path,
+            )
+        if not self._acquire(self._timeout):
+            raise _locked_error(self._lock.path, self._timeout)
+        return True
+
+
+def _locked_error(path: str, timeout: float) -> JournalLockedError:
     pids = holders(path)
     who = ", ".join(map(process.describe, pids)) or "another process"
     return JournalLockedError(
@@ -259,7 +258,7 @@ def _repair_tail(fd: int) -> int:
     rest = tail[max(tail.rfind(b"\n"), tail.rfind(b"\0")) + 1 :]  # NULs end a torn batch, and stay
     if not rest:
         return size
-    if is_whole(rest) or len(rest) == MAX_LINE_BYTES:
+    if rest.rstrip().endswith(b"}") or len(rest) == MAX_LINE_BYTES:
         # A foreign record without its newline counts; a foreign monster becomes one line to set aside.
         with durable.step("complete torn tail"):
             durable.write_all(fd, b"\n", size)
@@ -267,155 +266,3 @@ def _repair_tail(fd: int) -> int:
     with durable.step("cut torn tail"):
         os.ftruncate(fd, size - len(rest))
     return size - len(rest)
-
-
-def is_whole(text: bytes) -> bool:
-    """Whether a last line without its newline is complete all the same."""
-    try:
-        return isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
-        return False
-
-
-def open_to_read(path: Path) -> BinaryIO:
-    """Open a journal to `read` it; what it is sealed or deleted under meanwhile does not matter.
-
-    Raises:
-        OSError: It cannot be opened; `FileNotFoundError` if there is none.
-    """
-    return open(durable.open_private(path, os.O_RDONLY), "rb", buffering=_BUFFER_BYTES)
-
-
-def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage | Torn]:
-    """What stands in a journal, in order, in memory bounded by the largest batch.
-
-    A torn end is left out. A batch of which only the beginning is there counts as a shorter one. What is
-    read behind a `Torn` may be the rest of that append, if it has been filled meanwhile.
-    """
-    offset = 0
-    is_sound = True
-    while line := stream.readline(MAX_LINE_BYTES):
-        torn, nul, _ = line.rpartition(b"\0")
-        if nul:
-            if not _is_torn_header(torn.strip(b"\0")):
-                yield Damage(offset, "bytes that are no text", torn)
-            yield Torn(offset + line.index(b"\0"))
-            stream.seek(offset + len(torn) + 1)  # a line may have been appended right behind
-        elif line.endswith(b"\n"):
-            if line.startswith(_HEADER_START):
-                item, is_right = _read_batch(stream, line, offset, is_sound=is_sound)
-                is_sound = is_sound and is_right
-                yield item
-            else:
-                yield Line(offset, line)
-        elif len(line) == MAX_LINE_BYTES:
-            _skip_line(stream)
-            yield Damage(offset, f"a line of more than {MAX_LINE_BYTES} bytes", line)
-        elif is_whole(line) and not line.startswith(_HEADER_START):
-            yield Line(offset, line)
-        offset = stream.tell()
-
-
-def _is_torn_header(text: bytes) -> bool:
-    """Whether a crash may have left this of a batch: nothing, or the beginning of its header."""
-    return text.startswith(_HEADER_START) or _HEADER_START.startswith(text)
-
-
-def _skip_line(stream: BinaryIO) -> None:
-    while (rest := stream.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-        pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    writer: str
-    first: int
-    count: int
-    bytes: int
-    dropped: dict[str, int]
-    crc: int
-
-
-def _read_batch(stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool) -> tuple[Batch | Damage, bool]:
-    """A batch, and whether it is what its header says. `is_sound`: so far they all were."""
-    header = _parse_header(line)
-    if header is None:
-        return Damage(offset, "a batch header that cannot be read", line), True
-    # Where one header lied, others may: then no more is read for one than it has.
-    records = stream.read(header.bytes) if is_sound else _read_until_header(stream, header.bytes)
-    batch = Batch(header.writer, header.first, records, header.dropped, offset + len(line))
-    if len(records) == header.bytes and batch.count == header.count:
-        covered = line[: line.rindex(b',"crc32"')]
-        if zlib.crc32(records, zlib.crc32(covered)) == header.crc:
-            return batch, True
-    return _read_what_is_there(stream, line, header, batch), False
-
-
-def _read_what_is_there(stream: BinaryIO, line: bytes, header: _Header, batch: Batch) -> Batch | Damage:
-    """Of a batch that is not what its header says: a shorter one if it is torn, else the damage."""
-    start, records = batch.offset, batch.records
-    text, nul, rest = records.partition(b"\0")
-    if nul and len(records) == header.bytes and not rest.strip(b"\0"):
-        return replace(batch, records=text[: text.rfind(b"\n") + 1], dropped={})  # torn
-    records = _until_next_header(records)
-    if len(records) < header.bytes:
-        # The file was cut short. Its lines keep their numbers, as those of a torn batch do.
-        whole = _first_lines(records, header.count, ended=is_whole(records.rpartition(b"\n")[2]))
-        stream.seek(start + len(whole))
-        return replace(batch, records=whole.removesuffix(b"\n") + b"\n" if whole else b"", dropped={})
-    # Length or count may be what is wrong: the shorter of the two leaves more to others.
-    records = _first_lines(records, header.count, ended=True)
-    stream.seek(start + len(records))
-    if records and not records.endswith(b"\n") and stream.read(1) not in (b"{", b""):
-        stream.seek(start + len(records))  # the length ends within a line
-        records += stream.readline(MAX_LINE_BYTES)
-    stream.seek(start + len(records))
-    return Damage(start - len(line), "a batch whose checksum, length or count is wrong", line + records)
-
-
-def _first_lines(text: bytes, count: int, *, ended: bool) -> bytes:
-    """The first `count` lines; one without its newline is among them if it is `ended` all the same."""
-    lines = re.findall(rb"[^\n]*\n|[^\n]+\Z", text)
-    if lines and not ended and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    return b"".join(lines[:count])
-
-
-def _read_until_header(stream: BinaryIO, size: int) -> bytes:
-    """So many bytes; or fewer, if a header is among them: one that lies costs little more than it has."""
-    records, piece, step = b"", b"", 4 * 1024
-    while len(records) < size and (piece := stream.read(min(step, size - len(records)))):
-        seam = max(0, len(records) - len(_HEADER_START))
-        records += piece
-        if records.startswith(_HEADER_START) or records.find(b"\n" + _HEADER_START, seam) >= 0:
-            break
-        step = len(records)
-    return records
-
-
-def _until_next_header(records: bytes) -> bytes:
-    if records.startswith(_HEADER_START):
-        return b""
-    found = records.find(b"\n" + _HEADER_START)
-    return records if found < 0 else records[: found + 1]
-
-
-def _parse_header(line: bytes) -> _Header | None:
-    """None when that is not what stands there."""
-    try:
-        header = orjson.loads(line)
-        writer, dropped = header["batch"], header.get("dropped", {})
-        first, count, size = header["first"], header["count"], header["bytes"]
-        crc = int(header["crc32"], 16)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return None
-    numbers = [first, count, size, *dropped.values()] if isinstance(dropped, dict) else [None]
-    if not isinstance(writer, str) or len(writer) > _MAX_WRITER_CHARACTERS:
-        return None
-    if not all(type(n) is int and 0 <= n <= INT64_MAX for n in numbers):
-        return None
-    if not dropped.keys() <= set(segment.DROP_REASONS):
-        return None
-    if size > MAX_BATCH_BYTES or b',"crc32"' not in line:
-        return None
-    return _Header(writer, first, count, size, dropped, crc)

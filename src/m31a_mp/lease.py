@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import orjson
+from filelock import lock_descriptor
 
 from m31a_mp import durable, process
 from m31a_mp.errors import SessionOwnedError
@@ -46,10 +47,14 @@ class Lease:
             raise _owned_error(session)
         return lease
 
+    @staticmethod
+    def _try(fd: int) -> bool:
+        return lock_descriptor(fd, blocking=False)
+
     @classmethod
     def take_if_free(cls, session: Session, timeout: float = 0.0) -> Lease | None:
         """Become the owner unless there is one, for all of `timeout` seconds."""
-        lock = FileLock(session.owner_lock)
+        lock = FileLock(session.owner_lock, cls._try)
         if not lock.acquire(timeout):
             return None
         try:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
-from contextlib import suppress
-from pathlib import Path
-
-from filelock import lock_descriptor, unlock_descriptor
+from errno import EACCES, EAGAIN
 
 from m31a_mp import durable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from m31a_mp.durable import StrPath
 
 _POLL_SECONDS = 0.001
 
@@ -27,11 +31,13 @@ class FileLock:
     microseconds and never waits. One object is used by one thread at a time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StrPath, take: Callable[[int], bool] | None = None) -> None:
+        """Not taken yet; `take` locks an open file if nobody else has, `lock_if_free` if it is not given."""
+        self._take = take or lock_if_free
         self._fd: int | None = None
         self._inode: tuple[int, int] | None = None
         self._pid = 0
-        self.path = path
+        self.path = os.fspath(path)
 
     def acquire(self, timeout: float = 0.0) -> bool:
         """Take the lock within `timeout` seconds (0: only if it is free now). Returns whether it did."""
@@ -54,7 +60,7 @@ class FileLock:
         self._inode, self._pid = _inode(self._fd), os.getpid()
         # If another thread has begun to fork, the child may have this descriptor and not know of it: with
         # the lock it would keep that.
-        if _forks_begun == forks and lock_if_free(self._fd):
+        if _forks_begun == forks and self._take(self._fd):
             return True
         self.release()
         return False
@@ -80,8 +86,7 @@ class FileLock:
             return
         held, fd = self.held, self._fd
         if held:
-            with suppress(OSError):
-                unlock_descriptor(fd)
+            fcntl.flock(fd, fcntl.LOCK_UN)
         self._fd = None  # before the number may become somebody else's file
         if self._pid == os.getpid():
             _descriptors.discard(fd)
@@ -93,14 +98,24 @@ class FileLock:
 
 
 def lock_if_free(fd: int) -> bool:
-    """Take an exclusive lock on an open file, if nobody has it. Closing the last copy of it gives it back."""
-    return lock_descriptor(fd, blocking=False)
+    """Take an exclusive lock on an open file, if nobody has it. Closing the last copy of it gives it back.
+
+    The lock that filelock takes, too; but importing that takes twice as long as starting Python, and a record
+    that has no room needs this.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (EAGAIN, EACCES):
+            return False
+        raise
+    return True
 
 
-def holders(path: Path) -> list[int]:
+def holders(path: StrPath) -> list[int]:
     """The pids that hold a lock on `path`, as far as /proc/locks tells."""
     try:
-        status = path.stat()
+        status = os.stat(path)
         with open("/proc/locks", "rb") as file:
             lines = file.read().decode().splitlines()
     except OSError:
@@ -132,8 +147,10 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     _after_fork_in_parent()
     for fd in list(_descriptors):
-        with suppress(OSError):
+        try:
             os.close(fd)
+        except OSError:
+            pass  # the program closed it
     _descriptors.clear()
 
 

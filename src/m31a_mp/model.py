@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from m31a_mp.checks import INT64_MAX, check_int
+from m31a_mp.checks import INT64_MAX
 
 """The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
 
@@ -66,15 +66,6 @@ class Usage:
 
         counts = tokens(response)
         return cls(*counts) if counts else None
-
-
-def check_usage(usage: object) -> Usage:
-    """A `Usage` whose numbers are in range."""
-    if not isinstance(usage, Usage):
-        raise TypeError(f"usage must be a Usage or None, not {type(usage).__name__}")
-    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        check_int(f"usage.{name}", getattr(usage, name))
-    return usage
 
 
 @dataclass(slots=True)

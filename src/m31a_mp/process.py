@@ -7,11 +7,10 @@ started, the boot and the pid namespace.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import cache
+
+from m31a_mp import late
 
 
-@dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     """One process among all that ever ran on this machine.
 
@@ -19,27 +18,38 @@ class ProcessIdentity:
     The start as wall-clock time, which psutil gives, would not do: it moves when the clock is set.
     """
 
-    pid: int
-    started: int
-    boot_id: str
-    namespace: int
+    __slots__ = ("boot_id", "namespace", "pid", "started")
+
+    def __init__(self, pid: int, started: int, boot_id: str, namespace: int) -> None:
+        self.pid = pid
+        self.started = started
+        self.boot_id = boot_id
+        self.namespace = namespace
+
+
+_current: ProcessIdentity | None = None
 
 
 def current() -> ProcessIdentity:
     """Who this process is, also right after a fork."""
-    return _identity(os.getpid())
+    global _current  # noqa: PLW0603
+    found = _current
+    if found is None or found.pid != os.getpid():
+        _current = found = _identity(os.getpid())
+    return found
 
 
-@cache
 def _identity(pid: int) -> ProcessIdentity:
     return ProcessIdentity(pid, _started(pid), _boot_id(), _namespace())
 
 
 def seen_alive(identity: ProcessIdentity) -> bool:
     """Whether that process can be seen running from here; one in another pid namespace cannot."""
-    import psutil  # late: a worker that only records never needs it  # noqa: PLC0415
+    with late.imports:
+        import psutil  # noqa: PLC0415
 
-    if (identity.boot_id, identity.namespace) != (_boot_id(), _namespace()):
+    here = current()
+    if (identity.boot_id, identity.namespace) != (here.boot_id, here.namespace):
         return False
     if not psutil.pid_exists(identity.pid):
         return False
@@ -55,7 +65,8 @@ def seen_alive(identity: ProcessIdentity) -> bool:
 
 def describe(pid: int) -> str:
     """The process in words for an error message: `pid 42 (python, stopped)`."""
-    import psutil  # noqa: PLC0415
+    with late.imports:
+        import psutil  # noqa: PLC0415
 
     try:
         process = psutil.Process(pid)
@@ -67,9 +78,10 @@ def describe(pid: int) -> str:
 
 def start_time(pid: int) -> str:
     """When the process started, for people: RFC 3339 in UTC."""
-    from datetime import UTC, datetime  # noqa: PLC0415
+    with late.imports:
+        from datetime import UTC, datetime  # noqa: PLC0415
 
-    import psutil  # noqa: PLC0415
+        import psutil  # noqa: PLC0415
 
     return datetime.fromtimestamp(psutil.Process(pid).create_time(), UTC).isoformat(timespec="seconds")
 
@@ -79,7 +91,8 @@ def _started(pid: int) -> int:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
     except FileNotFoundError:
-        import psutil  # noqa: PLC0415
+        with late.imports:
+            import psutil  # noqa: PLC0415
 
         return int(psutil.Process(pid).create_time() * 1_000_000)
     # The second field is the command in parentheses and may hold anything, spaces and ")" included.
@@ -87,7 +100,6 @@ def _started(pid: int) -> int:
     return int(stat.rpartition(b")")[2].split()[19])
 
 
-@cache
 def _boot_id() -> str:
     try:
         # Bytes: another encoding than UTF-8 is imported at its first use, and a fork while another thread is
@@ -98,7 +110,6 @@ def _boot_id() -> str:
         return ""  # no such file off Linux; the locks that a reboot clears then decide alone
 
 
-@cache
 def _namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
@@ -108,8 +119,8 @@ def _namespace() -> int:
 
 def _after_fork_in_child() -> None:
     # A child may carry the pid of an ancestor that is gone, and may live in a namespace of its own.
-    _identity.cache_clear()
-    _namespace.cache_clear()
+    global _current  # noqa: PLW0603
+    _current = None
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
-from m31a_mp import checks, compactor, timing
+from m31a_mp import checks, late, timing
 from m31a_mp.checks import INT64_MAX, Names
-from m31a_mp.log import logger
-from m31a_mp.model import SessionMetrics, Usage, check_usage
+from m31a_mp.log import warn
 from m31a_mp.session import Session
 from m31a_mp.timing import Stopwatch
 from m31a_mp.writer import staging
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from subprocess import CompletedProcess
+    from types import TracebackType
+    from typing import Any, ParamSpec, Self, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
+    from m31a_mp.model import SessionMetrics, Usage
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 SESSION_VARIABLE = "M31A_MP_SESSION"
 """The environment variable that names the session's directory to child processes."""
@@ -118,7 +119,7 @@ class Recorder:
         if self._session is None or usage is None:
             return
         phase = checks.check_name("phase", phase)
-        usage = check_usage(usage)
+        usage = checks.check_usage(usage)
         cost = checks.check_cost("cost", cost)
         self._put(
             "llm_interaction",
@@ -168,7 +169,8 @@ class Recorder:
         Args:
             name: The tool.
         """
-        return Stopwatch(partial(self.record_tool_call, checks.check_name("name", name)))
+        name = checks.check_name("name", name)
+        return Stopwatch(lambda success, duration_ms: self.record_tool_call(name, success, duration_ms))
 
     def tool(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Measure each call of a function, and record it as one of a tool: `@recorder.tool("bash")`.
@@ -178,8 +180,8 @@ class Recorder:
         Args:
             name: The tool.
         """
-        stopwatch = partial(self.tool_call, checks.check_name("name", name))
-        return lambda function: timing.measuring(stopwatch, function)
+        name = checks.check_name("name", name)
+        return lambda function: timing.measuring(lambda: self.tool_call(name), function)
 
     def phase(self, phase: str) -> Stopwatch:
         """Record that the workflow enters a phase, and after the block its duration and outcome.
@@ -189,7 +191,7 @@ class Recorder:
         phase = checks.check_name("phase", phase)
         return Stopwatch(
             lambda success, duration_ms: self.record_phase_duration(phase, duration_ms, success),
-            partial(self.record_phase_transition, phase),
+            lambda: self.record_phase_transition(phase),
         )
 
     def run(
@@ -225,6 +227,9 @@ class Recorder:
             DamagedMetricsError: `metrics.json` is not valid.
             OSError: A file could not be read.
         """
+        with late.imports:
+            from m31a_mp import compactor  # noqa: PLC0415
+            from m31a_mp.model import SessionMetrics  # noqa: PLC0415
         if self._session is None:
             return SessionMetrics("")
         return compactor.look(self._session, time.time_ns()).totals.to_metrics(self._session.id)
@@ -251,7 +256,7 @@ class Recorder:
         try:
             staging(self._session).close()
         except Exception as error:
-            logger.warning("records stay staged in %s: %s", self._session.root, error)
+            warn("records stay staged in %s: %s", self._session.root, error)
 
     def __enter__(self) -> Self:
         return self

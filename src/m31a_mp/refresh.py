@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from m31a_mp.log import logger
+from m31a_mp.log import warn
 
 # How long to wait for a thread that has nothing left to do: enough for one that is ready to run. One that
 # waits for something that the waiting thread holds, perhaps a handler of the log, must not lock it up.
@@ -71,9 +71,7 @@ def _repeat(
             method()
             warned = False
         except Exception as error:
-            if not warned:
-                warned = True
-                logger.warning("metrics.json is not fresh, nothing is lost: %s", error)
+            warned = warned or warn("metrics.json is not fresh, nothing is lost: %s", error)
         del method  # while this thread sleeps, the object is not its own
 
 

@@ -34,15 +34,18 @@ import os
 import stat
 import struct
 import zlib
-from contextlib import suppress
-from dataclasses import dataclass
 from errno import EISDIR, ELOOP, ENOENT
-from pathlib import Path
-from typing import Self
 
 from m31a_mp import durable, lock, process
 from m31a_mp.checks import INT64_MAX
 from m31a_mp.process import ProcessIdentity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
+    from m31a_mp.durable import StrPath
 
 MAGIC = b"m31a_seg"
 VERSION = 1
@@ -95,7 +98,7 @@ class Segment:
         self.store = mapping.write
 
     @classmethod
-    def create(cls, directory: str | Path, writer: str, first: int, size: int) -> Segment:
+    def create(cls, directory: StrPath, writer: str, first: int, size: int) -> Segment:
         """Make a segment of `size` bytes for records from number `first` on.
 
         Raises:
@@ -105,21 +108,19 @@ class Segment:
         name = f"{directory}/{writer}.{first:020d}.seg"
         temporary = f"{directory}/.{writer}.{first:020d}.seg.tmp"
         with durable.step("make segment"):
-            with suppress(FileNotFoundError):  # mostly; or it was to be given up, and the disk did not let it
-                os.unlink(temporary)
+            durable.delete_if_there(temporary)  # it was to be given up once, and the disk did not let it
             fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         with durable.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
             try:
                 mapping = cls._make(fd, _header(writer, first, size).ljust(size, b"\0"), temporary, name)
             except BaseException:
-                with suppress(OSError), durable.step("give up segment"):
-                    os.unlink(temporary)
+                try:
+                    with durable.step("give up segment"):
+                        os.unlink(temporary)
+                except OSError:
+                    pass  # the next attempt deletes it
                 raise
         return cls(name, first, mapping)
-
-    @property
-    def path(self) -> Path:
-        return Path(self.name)
 
     @staticmethod
     def _make(fd: int, content: bytes, temporary: str, name: str) -> mmap.mmap:
@@ -174,8 +175,11 @@ class Segment:
 
     def delete(self) -> None:
         """Delete the file, all of which is in the journal. If that fails, the owner will do it."""
-        with suppress(OSError), durable.step("delete own segment"):
-            os.unlink(self.name)
+        try:
+            with durable.step("delete own segment"):
+                os.unlink(self.name)
+        except OSError:
+            pass
 
 
 def _header(writer: str, first: int, size: int) -> bytes:
@@ -195,7 +199,6 @@ def _drained_words(offset: int, number: int) -> tuple[int, int, int]:
     return offset, number, offset ^ swapped ^ _ALL_ONES
 
 
-@dataclass(frozen=True, slots=True)
 class Pending:
     """Records of a segment that are not in the journal yet.
 
@@ -206,10 +209,13 @@ class Pending:
         dropped: How many records its writer dropped so far, by reason.
     """
 
-    first: int
-    records: bytes
-    start: int
-    dropped: dict[str, int]
+    __slots__ = ("dropped", "first", "records", "start")
+
+    def __init__(self, first: int, records: bytes, start: int, dropped: dict[str, int]) -> None:
+        self.first = first
+        self.records = records
+        self.start = start
+        self.dropped = dropped
 
 
 class SegmentFile:
@@ -223,14 +229,14 @@ class SegmentFile:
         identity: The process of its writer.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: StrPath, fd: int) -> None:
         self.path = path
         self._fd = fd
         header = os.pread(fd, DATA_OFFSET, 0)
-        self.writer, self.first, self.size, self.identity = _parse_identity(header, path.name)
+        self.writer, self.first, self.size, self.identity = _parse_identity(header, os.path.basename(path))
 
     @classmethod
-    def open(cls, path: Path) -> SegmentFile:
+    def open(cls, path: StrPath) -> SegmentFile:
         """Open the segment.
 
         Raises:
@@ -373,11 +379,17 @@ def _is_newer(name: str, newest: dict[str, str]) -> bool:
 def delete_stillborn(directory: Path) -> None:
     """Delete what a crash left of segments that were being made; nothing was ever recorded in them."""
     for path in directory.glob(".*.seg.tmp"):
-        with suppress(OSError):
-            fd = durable.open_private(path, os.O_RDONLY)
-            try:
-                if lock.lock_if_free(fd):
-                    with durable.step("delete stillborn segment"):
-                        path.unlink()
-            finally:
-                os.close(fd)
+        try:
+            _delete_if_stillborn(path)
+        except OSError:
+            pass  # its maker was faster, or the next flush does it
+
+
+def _delete_if_stillborn(path: Path) -> None:
+    fd = durable.open_private(path, os.O_RDONLY)
+    try:
+        if lock.lock_if_free(fd):
+            with durable.step("delete stillborn segment"):
+                path.unlink()
+    finally:
+        os.close(fd)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 
-from m31a_mp import durable
+from m31a_mp import durable, late
 from m31a_mp.errors import MetricsError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_ID_BYTES = 200
 
@@ -20,25 +23,20 @@ MAX_JOURNAL = 10**12 - 1 - MAX_WAITING
 class Session:
     """One session: where it is. Making the object touches nothing.
 
+    What a record needs are plain names: importing `pathlib` takes half as long as starting Python.
+
     Attributes:
         id: Its id.
         root: Its directory, absolute.
-        directory: The same as a path; what else there is are the files in it.
+        journal_name, lock_name, segments_name: Of what is in it, the names that records need.
     """
 
     def __init__(self, session_id: str, root: str) -> None:
-        # All at once: until Python 3.12 cached_property has a lock, and a fork while another thread is in it
-        # would leave the child with one that nobody gives back.
         self.id = session_id
         self.root = root
-        self.directory = Path(root)
-        self.sessions_dir = self.directory.parent
-        self.metrics = self.directory / "metrics.json"
-        self.journal = self.directory / "journal.ndjson"
-        self.journal_lock = self.directory / "journal.lock"
-        self.rejected = self.directory / "journal.rejected.ndjson"
-        self.segments = self.directory / "segments"
-        self.owner_lock = self.directory / "owner.lock"
+        self.journal_name = f"{root}/journal.ndjson"
+        self.lock_name = f"{root}/journal.lock"
+        self.segments_name = f"{root}/segments"
 
     @classmethod
     def named(cls, session_id: str, sessions_dir: str | os.PathLike[str]) -> Session:
@@ -63,18 +61,56 @@ class Session:
     def __repr__(self) -> str:
         return f"<Session {self.root}>"
 
+    @property
+    def directory(self) -> Path:
+        with late.imports:
+            from pathlib import Path  # noqa: PLC0415
+        return Path(self.root)
+
+    @property
+    def sessions_dir(self) -> Path:
+        return self.directory.parent
+
+    @property
+    def metrics(self) -> Path:
+        return self.directory / "metrics.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "journal.ndjson"
+
+    @property
+    def journal_lock(self) -> Path:
+        return self.directory / "journal.lock"
+
+    @property
+    def rejected(self) -> Path:
+        return self.directory / "journal.rejected.ndjson"
+
+    @property
+    def segments(self) -> Path:
+        return self.directory / "segments"
+
+    @property
+    def owner_lock(self) -> Path:
+        return self.directory / "owner.lock"
+
     def sealed_name(self, number: int) -> Path:
         """Where the journal goes that is sealed as `number`."""
         return self.directory / f"journal.{number:012d}.ndjson"
 
     def sealed(self) -> list[tuple[int, Path]]:
         """The sealed journals that wait to be folded or deleted, oldest first."""
+        directory = self.directory
+        return [(int(name[8:20]), directory / name) for name in self.sealed_names()]
+
+    def sealed_names(self) -> list[str]:
+        """The names of their files."""
         try:
-            names = os.listdir(self.directory)
+            names = os.listdir(self.root)
         except FileNotFoundError:
             return []
-        numbers = (int(name[8:20]) for name in names if _is_sealed_name(name))
-        return sorted((number, self.sealed_name(number)) for number in numbers)
+        return sorted(name for name in names if _is_sealed_name(name))
 
     def exists(self) -> bool:
         """Whether the directory is there."""
@@ -89,7 +125,7 @@ class Session:
         """
         if not self.exists():
             os.makedirs(os.path.dirname(self.root), 0o700, exist_ok=True)
-        for directory in (self.root, f"{self.root}/segments"):
+        for directory in (self.root, self.segments_name):
             durable.make_directory(directory)
             if not _is_directory(directory):
                 raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from time import monotonic_ns
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from m31a_mp import checks
+from m31a_mp import checks, late
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from subprocess import CompletedProcess
+    from types import TracebackType
+    from typing import Any, ParamSpec, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
 
 class Measured:
@@ -93,7 +93,9 @@ def measuring(stopwatch: Callable[[], Stopwatch], function: Callable[P, R]) -> C
     Raises:
         TypeError: It is no function, or one of a generator: that has not done anything when it returns.
     """
-    import inspect  # late: it takes longer than all that is imported here  # noqa: PLC0415
+    with late.imports:
+        import functools  # noqa: PLC0415
+        import inspect  # noqa: PLC0415
 
     if not callable(function) or isinstance(function, type | staticmethod):
         raise TypeError(
@@ -112,7 +114,7 @@ def measuring(stopwatch: Callable[[], Stopwatch], function: Callable[P, R]) -> C
             with stopwatch():
                 return await function(*args, **kwargs)  # type: ignore[misc]  # as was just asked
 
-        return cast("Callable[P, R]", coroutine)
+        return coroutine  # type: ignore[return-value]  # R is the coroutine that it returns
 
     @functools.wraps(function)
     def measured(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -126,7 +128,8 @@ def run(
     stopwatch: Stopwatch, command: Any, environment: dict[str, Any], options: dict[str, Any]
 ) -> CompletedProcess[Any]:
     """Run a command as `subprocess.run` does; a status other than 0 is a failure, too."""
-    import subprocess  # late: most processes run none  # noqa: PLC0415
+    with late.imports:
+        import subprocess  # noqa: PLC0415
 
     with stopwatch as call:
         completed = subprocess.run(command, env=environment, **options)  # noqa: PLW1510, S603  # as the caller says

@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from _thread import RLock, get_ident
 from errno import ECANCELED, EDQUOT, EIO, ENOSPC
-from pathlib import Path
 from time import time_ns
 
 from m31a_mp import durable
@@ -26,9 +23,13 @@ from m31a_mp.drain import drain
 from m31a_mp.durable import ForkedError
 from m31a_mp.errors import JournalLockedError, MetricsError
 from m31a_mp.journal import Batch, Journal
-from m31a_mp.log import logger
+from m31a_mp.log import warn
 from m31a_mp.segment import DATA_OFFSET, Segment
 from m31a_mp.session import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A process that records three events takes 16 KiB; a busy one soon works with 1 MiB at a time.
 FIRST_SEGMENT_BYTES = 16 * 1024
@@ -62,7 +63,7 @@ def _discard(_: bytes) -> int:
 class Writer:
     """One stream of records: an id, and the segments that hold what is not handed over yet."""
 
-    def __init__(self, session: Session, staged: Callable[[], list[Path]]) -> None:
+    def __init__(self, session: Session, staged: Callable[[], list[str]]) -> None:
         self.id = os.urandom(8).hex()
         self._staged = staged
         self.segments: list[Segment] = []  # oldest first; the last one takes the records
@@ -84,9 +85,9 @@ class Writer:
                 if not self.abandoned:
                     raise
 
-    def paths(self) -> list[Path]:
-        """Its segments, oldest first."""
-        return [segment.path for segment in self.segments]
+    def names(self) -> list[str]:
+        """Its segments' files, oldest first."""
+        return [segment.name for segment in self.segments]
 
     def untold_drops(self) -> dict[str, int]:
         """What it dropped, by reason, while it has no segment that could tell the owner."""
@@ -207,7 +208,7 @@ class Writer:
 
     def _create(self, first: int, size: int, need: int) -> Segment:
         """A segment of that size; on a full disk, whatever there is still room for."""
-        directory = f"{self._session.root}/segments"
+        directory = self._session.segments_name
         size = max(size, DATA_OFFSET + need)
         for attempt in range(_ATTEMPTS):
             try:
@@ -227,7 +228,8 @@ class Writer:
             self.segments[-1].show_dropped(reason, self._dropped[reason])
         if self._session not in _warned:
             _warned.add(self._session)  # before: a handler of the log may record, too
-            logger.warning("records are being dropped in %s: %s", self._session.root, error)
+            if not warn("records are being dropped in %s: %s", self._session.root, error):
+                _warned.discard(self._session)
 
 
 def _reason(error: Exception) -> str:
@@ -238,9 +240,9 @@ def _reason(error: Exception) -> str:
     return "io_error"
 
 
-def _paths_of(writers: list[Writer]) -> list[Path]:
-    """Their segments, each writer's oldest first; the list may grow meanwhile."""
-    return [path for writer in list(writers) for path in writer.paths()]
+def _segments_of(writers: list[Writer]) -> list[str]:
+    """Their files, each writer's oldest first; the list may grow meanwhile."""
+    return [name for writer in list(writers) for name in writer.names()]
 
 
 class Staging:
@@ -260,7 +262,7 @@ class Staging:
 
     def _reset_turns(self) -> None:
         self._syncing = 0
-        self._turn = threading.RLock()
+        self._turn = RLock()
 
     def put(self, event: str, members: str) -> None:
         """Stamp a record with the time and stage it.
@@ -299,11 +301,11 @@ class Staging:
             self._await_disk(ticket)
         except (OSError, MetricsError) as error:
             if not self._warned:
-                self._warned = True
-                logger.warning("records are staged, but not on the disk: %s", error)
+                self._warned = True  # before: a handler of the log may record, too
+                self._warned = warn("records are staged, but not on the disk: %s", error)
 
     def _await_disk(self, ticket: int) -> None:
-        while self._settled < ticket and self._syncing != threading.get_ident():
+        while self._settled < ticket and self._syncing != get_ident():
             if self._syncing:
                 # Not in the queue for the turn: this sync may be the one, and then there is none to wait for.
                 time.sleep(_TURN_SECONDS)
@@ -316,12 +318,12 @@ class Staging:
     def _sync(self) -> None:
         staged = next(self._tickets)  # whoever has a lower one has staged his record
         try:
-            self._syncing = threading.get_ident()
+            self._syncing = get_ident()
             journal = Journal(self._session)
             with durable.operation(), journal.locked():
                 self._drain(journal, self._writers)
                 if not self._are_parents_durable:
-                    durable.sync_parents(self._session.directory)
+                    durable.sync_parents(self._session.root)
                 journal.sync()
             self._settled = staged
             self._are_parents_durable = True
@@ -332,12 +334,12 @@ class Staging:
         finally:
             self._syncing = 0
 
-    def _paths(self) -> list[Path]:
-        return _paths_of(self._writers)
+    def _names(self) -> list[str]:
+        return _segments_of(self._writers)
 
     def _new_writer(self) -> Writer:
         writers = self._writers
-        writer = Writer(self._session, self._paths)
+        writer = Writer(self._session, self._names)
         writers.append(writer)
         if writers is not self._writers:  # a signal handler has forked meanwhile: it is the parent's
             writer.abandon()
@@ -361,9 +363,11 @@ class Staging:
         """
         self.tell_drops()
         free, writers, idle = self._free, self._writers, []
-        with suppress(IndexError):
-            while True:
+        while free:
+            try:
                 idle.append(free.pop())
+            except IndexError:
+                break  # a call has taken the last one
         try:
             self._hand_over(idle)
         except BaseException:
@@ -384,13 +388,16 @@ class Staging:
         """
         free = self._free
         for writer in list(free):
-            if writer.untold_drops():
-                with suppress(ValueError):  # a call has taken it meanwhile
-                    free.remove(writer)  # so that it drops nothing while it is told
-                    try:
-                        self._tell_drops(writer)
-                    finally:
-                        free.append(writer)
+            if not writer.untold_drops():
+                continue
+            try:
+                free.remove(writer)  # so that it drops nothing while it is told
+            except ValueError:
+                continue  # a call has taken it meanwhile
+            try:
+                self._tell_drops(writer)
+            finally:
+                free.append(writer)
 
     def _tell_drops(self, writer: Writer) -> None:
         self._session.make()
@@ -408,11 +415,11 @@ class Staging:
 
     @staticmethod
     def _drain(journal: Journal, writers: list[Writer]) -> None:
-        left = drain(journal, _paths_of(writers))
+        left = drain(journal, _segments_of(writers))
         for error in left.unreadable:
             raise error
         for path, reason in left.damaged:
-            raise OSError(EIO, reason, str(path))
+            raise OSError(EIO, reason, os.fspath(path))
 
     def abandon(self) -> None:
         """In a forked child: drop what the parent stages, and start anew."""
