@@ -121,8 +121,8 @@ def test_segment_that_cannot_be_read_now_is_taken_the_next_time_before_its_later
     second = sorted(list_segments(session.segments))[1]
     real = SegmentFile.open.__func__  # type: ignore[attr-defined]
 
-    def broken(cls: type[SegmentFile], path: Path) -> SegmentFile:
-        if path == second:
+    def broken(cls: type[SegmentFile], path: str) -> SegmentFile:
+        if path == str(second):
             raise OSError(5, "Input/output error")
         return real(cls, path)  # type: ignore[no-any-return]
 

@@ -29,7 +29,6 @@ from m31a_mp.segment import (
     delete_stillborn,
     find_segments,
     list_segments,
-    name_parts,
 )
 from m31a_mp.session import MAX_WAITING, Session, is_file
 from m31a_mp.totals import Totals
@@ -139,12 +138,12 @@ def _drain_and_seal(session: Session, folded: int) -> tuple[Drained, OSError | N
     log = Journal(session)
     failure = None
     with log.locked():
-        paths, writers = find_segments(session.segments)
+        segments, gone = find_segments(session.segments_name)
         try:
-            drained = drain(log, paths)
+            drained = drain(log, segments)
         except OSError as error:
             drained, failure = Drained(), error
-        drained.writers |= writers - {parts[0] for path in paths if (parts := name_parts(path.name))}
+        drained.writers |= gone
         numbers = [number for number, _ in session.sealed() if number < folded + MAX_WAITING]
         log.seal(max([folded, *numbers]) + 1)
         durable.delete_temporaries(session.directory, "journal")

@@ -52,13 +52,14 @@ def drain(journal: Journal, segments: Iterable[StrPath]) -> Drained:
     Raises:
         OSError: The journal cannot take them. What was not moved stays where it is.
     """
-    paths = list(segments)
     left = Drained()
-    chunk = _Chunk(journal, _newest_of_each_writer(paths))
+    writers = {path: (name_parts(os.path.basename(path)) or [""])[0] for path in segments}
+    # The ones that may still grow: a writer never goes back to an older one.
+    newest = {writer: path for path, writer in writers.items() if writer}
+    chunk = _Chunk(journal, set(newest.values()))
     skipped: set[str] = set()
     try:
-        for path in paths:
-            writer, _ = name_parts(os.path.basename(path)) or ("", 0)
+        for path, writer in writers.items():
             if writer in skipped:
                 continue
             try:
@@ -140,12 +141,3 @@ class _Chunk:
             source.file.close()
         self._sources.clear()
         self._bytes = 0
-
-
-def _newest_of_each_writer(paths: list[StrPath]) -> set[StrPath]:
-    """The segments that may still grow: a writer never goes back to an older one."""
-    newest: dict[str, StrPath] = {}
-    for path in paths:
-        if parts := name_parts(os.path.basename(path)):
-            newest[parts[0]] = path
-    return set(newest.values())

@@ -65,6 +65,9 @@ _DRAINED_WORD = _DRAINED_OFFSET // 8
 _DROPPED_WORD = _DROPPED_OFFSET // 8
 
 _ALL_ONES = (1 << 64) - 1
+
+# A segment of this size is read at once: most have it.
+_HEAD_BYTES = 16 * 1024
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
@@ -281,10 +284,12 @@ class SegmentFile:
             is_finished: Its writer stores nothing more in it, being dead or at work in a newer one. Then NUL
                 bytes between records are damage: what stands behind them is not left to be forgotten.
         """
-        words = memoryview(os.pread(self._fd, DATA_OFFSET, 0)).cast("Q")
+        head = os.pread(self._fd, _HEAD_BYTES, 0)
+        words = memoryview(head)[:DATA_OFFSET].cast("Q")
         # Torn or flipped: take all again, their numbers tell which are known already.
         start, first = _drained(words, self.size) or (DATA_OFFSET, self.first)
-        stored = os.pread(self._fd, self.size - start, start)
+        is_all = self.size <= _HEAD_BYTES
+        stored = head[start : self.size] if is_all else os.pread(self._fd, self.size - start, start)
         records = stored[: stored.rfind(b"\n") + 1]
         gap = records.find(b"\0", records.rfind(b"\n", 0, -1) + 1 if is_finished else 0)
         if gap >= 0:
@@ -331,7 +336,12 @@ def _parse_identity(header: bytes, name: str) -> tuple[str, int, int, ProcessIde
         raise DamagedSegmentError("the checksum of its header is wrong")
     raw_writer, first, size, pid, started, namespace, raw_boot_id = _IDENTITY.unpack(identity)
     writer = raw_writer.decode(errors="replace")
-    if name_parts(name) != (writer, first) or size > MAX_BYTES or first > INT64_MAX:
+    if (
+        name != f"{writer}.{first:020d}.seg"
+        or not _HEXADECIMAL.issuperset(writer)
+        or size > MAX_BYTES
+        or first > INT64_MAX
+    ):
         raise DamagedSegmentError("it is not the segment that its name says")
     boot_id = raw_boot_id.rstrip(b"\0").decode(errors="replace")
     return writer, first, size, ProcessIdentity(pid, started, boot_id, namespace)
@@ -347,33 +357,32 @@ def name_parts(name: str) -> tuple[str, int] | None:
 
 def list_segments(directory: Path) -> list[Path]:
     """The segments there, each writer's oldest first, and none without those before it."""
-    return find_segments(directory)[0]
+    return [directory / name for name in _find(directory)[0]]
 
 
-def find_segments(directory: Path) -> tuple[list[Path], set[str]]:
-    """As `list_segments`; and all writers that had one, though it may have gone meanwhile.
+def find_segments(directory: StrPath) -> tuple[list[str], set[str]]:
+    """As `list_segments`; and the writers of whose segments none is among them, though they had one."""
+    names, gone = _find(directory)
+    return [f"{directory}/{name}" for name in names], gone
 
-    A listing may miss a name that is made meanwhile, and yet have one that is made after it. So the
-    directory is listed twice: what is older than anything in the first listing is in the second.
-    """
+
+def _find(directory: StrPath) -> tuple[list[str], set[str]]:
+    # A listing may miss a name that is made meanwhile, and yet have one that is made after it. So the
+    # directory is listed twice: what is older than anything in the first listing is in the second.
     first, second = _names(directory), _names(directory)
-    newest = {parts[0]: name for name in first if (parts := name_parts(name))}
-    writers = {parts[0] for name in first + second if (parts := name_parts(name))}
-    return [directory / name for name in second if not _is_newer(name, newest)], writers
+    writers = {name: parts[0] for name in {*first, *second} if (parts := name_parts(name))}
+    newest = {writers[name]: name for name in first if name in writers}
+    found = [name for name in second if name not in writers or name <= newest.get(writers[name], "")]
+    return found, {*writers.values()} - {writers[name] for name in found if name in writers}
 
 
-def _names(directory: Path) -> list[str]:
+def _names(directory: StrPath) -> list[str]:
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
         return []
     # Names are of fixed width: this is the order of writers, then of record numbers.
     return sorted(name for name in names if name.endswith(".seg"))
-
-
-def _is_newer(name: str, newest: dict[str, str]) -> bool:
-    parts = name_parts(name)
-    return parts is not None and name > newest.get(parts[0], "")
 
 
 def delete_stillborn(directory: Path) -> None:
