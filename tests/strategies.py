@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from m31a_mp import Recorder, SessionMetrics, Usage, durable
 from m31a_mp.drain import drain
-from m31a_mp.journal import Journal
+from m31a_mp.journal import Batch, Journal
 from m31a_mp.segment import list_segments
 from m31a_mp.session import Session
 
@@ -135,6 +135,11 @@ def records_of(
 
 records = records_of(names)
 few_records = records_of(few_names)
+
+
+def encoded(batch: Batch) -> bytes:
+    """A batch as it stands in the journal."""
+    return batch.header() + bytes(batch.records)
 
 
 def killed_while_appending(session: Session, written: Callable[[bytes], int]) -> None:

@@ -19,7 +19,7 @@ from m31a_mp.errors import JournalLockedError
 from m31a_mp.journal import MAX_LINE_BYTES, Batch, Journal
 from m31a_mp.lock import FileLock
 from m31a_mp.session import Session
-from strategies import Record, around_line_ends, killed_while_appending
+from strategies import Record, around_line_ends, encoded, killed_while_appending
 
 
 def line(name: str, duration_ms: int = 1) -> bytes:
@@ -27,7 +27,7 @@ def line(name: str, duration_ms: int = 1) -> bytes:
 
 
 def batch(first: int, *lines: bytes, writer: str = "00000000000000aa") -> bytes:
-    return Batch(writer, first, b"".join(lines)).encode()
+    return encoded(Batch(writer, first, b"".join(lines)))
 
 
 @dataclass(frozen=True)

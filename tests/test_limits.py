@@ -34,6 +34,7 @@ from m31a_mp import (
 from m31a_mp.journal import Batch
 from m31a_mp.segment import DATA_OFFSET, Segment
 from m31a_mp.session import Session
+from strategies import encoded
 from workers import Forked
 
 MIB = 1024 * 1024
@@ -238,7 +239,7 @@ def test_writers_beyond_the_limit_are_findings_and_those_that_are_gone_make_room
     monkeypatch.setattr(totals, "MAX_WRITERS", 10)
 
     def batches(first: int) -> bytes:
-        return b"".join(Batch(f"{i:016x}", first, tool_call("t")).encode() for i in range(15))
+        return b"".join(encoded(Batch(f"{i:016x}", first, tool_call("t"))) for i in range(15))
 
     session.journal.write_bytes(batches(1) + batches(2))
     found = compact(session.sessions_dir, "s")
@@ -253,7 +254,7 @@ def test_writers_beyond_the_limit_are_findings_and_those_that_are_gone_make_room
 def test_endless_ids_of_writers_take_no_memory(session: Session, idle: int) -> None:
     with session.journal.open("wb") as file:
         for i in range(3000):
-            file.write(Batch(f"{i:060000x}", 1, tool_call("t")).encode())
+            file.write(encoded(Batch(f"{i:060000x}", 1, tool_call("t"))))
     assert run("compact", session).peak < idle + 96 * MIB  # of 180 MB
 
 
@@ -305,7 +306,7 @@ def test_record_of_a_batch_that_is_nested_without_end_costs_itself(
     depth = 3 * MIB // len(opening + closing)
     record = b'{"event":"heal_trigger","phase":"x","more":%b1%b}\n' % (opening * depth, closing * depth)
     batch = Batch("00000000000000aa", 1, tool_call("in the batch") + record + tool_call("in the batch"))
-    session.journal.write_bytes(batch.encode() + tool_call("after"))
+    session.journal.write_bytes(encoded(batch) + tool_call("after"))
     found = run("compact", session)
     assert found.peak < idle + 64 * MIB
     assert found.answer["tools"] == {"in the batch": 2, "after": 1}

@@ -123,7 +123,7 @@ def _read_batch(stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool) -
 
 def _read_what_is_there(stream: BinaryIO, line: bytes, header: _Header, batch: Batch) -> Batch | Damage:
     """Of a batch that is not what its header says: a shorter one if it is torn, else the damage."""
-    start, records = batch.offset, batch.records
+    start, records = batch.offset, bytes(batch.records)
     text, nul, rest = records.partition(b"\0")
     if nul and len(records) == header.bytes and not rest.strip(b"\0"):
         return _shortened(batch, text[: text.rfind(b"\n") + 1])  # torn

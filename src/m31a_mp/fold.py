@@ -73,10 +73,10 @@ class Fold:
         try:
             mark = self.totals.writer(batch.writer)
         except TooManyEntriesError as error:
-            self.reject(Rejected(file, batch.offset, str(error), batch.records))
+            self.reject(Rejected(file, batch.offset, str(error), bytes(batch.records)))
             return
         number, offset = batch.first, batch.offset
-        for piece in _pieces(batch.records):
+        for piece in _pieces(bytes(batch.records)):
             count = count_lines(piece)
             known = max(0, mark.last + 1 - number)
             if known < count:

@@ -38,9 +38,14 @@ MAX_LINE_BYTES = 64 * 1024
 LOCK_SECONDS = 5.0
 
 
-def count_lines(text: bytes) -> int:
+# So much at a time stays in the processor's cache.
+_PART_BYTES = 64 * 1024
+
+
+def count_lines(text: bytes | memoryview) -> int:
     """How often a newline stands there; in half the time of `text.count()`."""
-    return len(text) - len(text.replace(b"\n", b""))
+    parts = (bytes(text[start : start + _PART_BYTES]) for start in range(0, len(text), _PART_BYTES))
+    return sum(len(part) - len(part.replace(b"\n", b"")) for part in parts)
 
 
 class Batch:
@@ -61,7 +66,7 @@ class Batch:
         self,
         writer: str,
         first: int,
-        records: bytes,
+        records: bytes | memoryview,
         dropped: dict[str, int] | None = None,
         offset: int = 0,
     ) -> None:
@@ -72,15 +77,15 @@ class Batch:
         self.offset = offset
         self.count = count_lines(records)
 
-    def encode(self) -> bytes:
-        """The batch as it stands in the journal."""
+    def header(self) -> bytes:
+        """The line that stands before its records in the journal."""
         counts = ",".join(f'"{reason}":{count}' for reason, count in self.dropped.items())
         dropped = b',"dropped":{%b}' % counts.encode() if counts else b""
         header = b'{"batch":"%b","first":%d,"count":%d,"bytes":%d%b' % (
             self.writer.encode(), self.first, self.count, len(self.records), dropped,
         )  # fmt: skip
         crc = zlib.crc32(self.records, zlib.crc32(header))
-        return b'%b,"crc32":"%08x"}\n%b' % (header, crc, self.records)
+        return b'%b,"crc32":"%08x"}\n' % (header, crc)
 
 
 # Who holds which lock in this process: the lock's path and the thread. And what was asked of a thread by
@@ -137,7 +142,7 @@ class Journal:
         Raises:
             OSError: They could not all be written; then the journal is what it was before.
         """
-        data = b"".join(batch.encode() for batch in batches)
+        data = b"".join(part for batch in batches for part in (batch.header(), batch.records))
         if not data:
             return
         fd = durable.open_private(self._session.journal_name, os.O_RDWR | os.O_CREAT)

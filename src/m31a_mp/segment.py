@@ -66,6 +66,8 @@ _DROPPED_WORD = _DROPPED_OFFSET // 8
 
 _ALL_ONES = (1 << 64) - 1
 
+_NULS = bytes(64 * 1024)
+
 # A segment of this size is read at once: most have it.
 _HEAD_BYTES = 16 * 1024
 _HEXADECIMAL = frozenset("0123456789abcdef")
@@ -115,7 +117,7 @@ class Segment:
             fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         with durable.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
             try:
-                mapping = cls._make(fd, _header(writer, first, size).ljust(size, b"\0"), temporary, name)
+                mapping = cls._make(fd, _header(writer, first, size), size, temporary, name)
             except BaseException:
                 try:
                     with durable.step("give up segment"):
@@ -126,17 +128,19 @@ class Segment:
         return cls(name, first, mapping)
 
     @staticmethod
-    def _make(fd: int, content: bytes, temporary: str, name: str) -> mmap.mmap:
+    def _make(fd: int, header: bytes, size: int, temporary: str, name: str) -> mmap.mmap:
         # The lock is the proof of life that needs no pid: the kernel drops it when the last process that maps
         # the file is gone. (A forked child unmaps it.)
         if not lock.lock_if_free(fd):
             raise FileNotFoundError(ENOENT, "taken for stillborn", temporary)
         with durable.step("allocate segment"):
             # All of it. Where there was a hole and the disk is full, a store is a SIGBUS, which kills the
-            # host program. And pages that one large write has brought in cost the records a sixth of what
+            # host program. And pages that large writes have brought in cost the records a sixth of what
             # they would cost by being touched one after the other.
-            durable.write_all(fd, content)
-        mapping = mmap.mmap(fd, len(content))
+            durable.write_all(fd, header.ljust(min(size, len(_NULS)), b"\0"))
+            for offset in range(len(_NULS), size, len(_NULS)):
+                durable.write_all(fd, _NULS[: size - offset], offset)
+        mapping = mmap.mmap(fd, size)
         try:
             # Last: under this name a reader never meets a segment without its space and its header.
             with durable.step("rename segment"):
@@ -214,7 +218,7 @@ class Pending:
 
     __slots__ = ("dropped", "first", "records", "start")
 
-    def __init__(self, first: int, records: bytes, start: int, dropped: dict[str, int]) -> None:
+    def __init__(self, first: int, records: memoryview, start: int, dropped: dict[str, int]) -> None:
         self.first = first
         self.records = records
         self.start = start
@@ -290,11 +294,11 @@ class SegmentFile:
         start, first = _drained(words, self.size) or (DATA_OFFSET, self.first)
         is_all = self.size <= _HEAD_BYTES
         stored = head[start : self.size] if is_all else os.pread(self._fd, self.size - start, start)
-        records = stored[: stored.rfind(b"\n") + 1]
-        gap = records.find(b"\0", records.rfind(b"\n", 0, -1) + 1 if is_finished else 0)
+        end = stored.rfind(b"\n") + 1
+        gap = stored.find(b"\0", stored.rfind(b"\n", 0, max(0, end - 1)) + 1 if is_finished else 0, end)
         if gap >= 0:
-            records = records[: records.rfind(b"\n", 0, gap) + 1]
-        return Pending(first, records, start, _drops(words))
+            end = stored.rfind(b"\n", 0, gap) + 1
+        return Pending(first, memoryview(stored)[:end], start, _drops(words))
 
     def advance(self, offset: int, number: int) -> None:
         """Note that the records before `offset` are in the journal. The caller holds `journal.lock`.

@@ -13,6 +13,7 @@ import orjson
 
 from m31a_mp import compactor, durable, late, process
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.journal import count_lines
 from m31a_mp.lease import read_owner
 from m31a_mp.lock import holders, lock_if_free
 from m31a_mp.model import SessionMetrics
@@ -155,7 +156,7 @@ def live_writers(session: Session) -> list[LiveWriter]:
             with SegmentFile.open(path) as file:
                 if file.is_dead():
                     continue
-                staged = file.pending(is_finished=False).records.count(b"\n")
+                staged = count_lines(file.pending(is_finished=False).records)
                 identity = file.identity  # who its writer is, as it stands in the file
                 pid = identity.pid if process.seen_alive(identity) else None
         except (DamagedSegmentError, OSError):
