@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from errno import EIO, ENOSPC
 from pathlib import Path
@@ -87,6 +88,32 @@ def test_backlog_up_to_its_limit_and_then_drops_by_reason(
     assert 0 < dropped < 400
     assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
     assert 200 <= kept + dropped <= 400 - kept + dropped
+
+
+@pytest.mark.parametrize("gives_way", [True, False])
+def test_large_backlog_tries_again_for_the_lock_and_not_for_ever(
+    session: Session, monkeypatch: pytest.MonkeyPatch, gives_way: bool
+) -> None:
+    """Dozens of processes on two cores: who holds the lock waits for a processor, and others let it go."""
+    record_backlog(session, 30)
+    monkeypatch.setattr(writer, "_INSISTENT_BYTES", 1024)
+    lock = FileLock(session.journal_lock)
+    assert lock.acquire()
+    yields = 0
+
+    def let_go() -> None:
+        nonlocal yields
+        yields += 1
+        if gives_way and yields == 3:
+            lock.release()
+
+    monkeypatch.setattr(os, "sched_yield", let_go)
+    before = len(list_segments(session.segments))
+    while not yields:
+        record(session, 1)
+    assert yields == (3 if gives_way else writer._INSISTENT_ATTEMPTS)
+    assert len(list_segments(session.segments)) == (1 if gives_way else before + 1)
+    lock.release()
 
 
 def test_drain_in_many_chunks_keeps_all(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,11 @@ MAX_SEGMENT_BYTES = 1024 * 1024
 _GROWTH = 4
 # How much one writer stages while nobody can take it, the journal's lock being held or the disk full.
 BACKLOG_BYTES = 64 * 1024 * 1024
+# With so much of it, a writer that finds the journal's lock taken lets others have the processor and tries
+# again: where more processes record at full speed than there are processors, whoever holds it is mostly
+# waiting for one. At most so often for each segment: one or two milliseconds, where the holder is stopped.
+_INSISTENT_BYTES = BACKLOG_BYTES // 8
+_INSISTENT_ATTEMPTS = 200
 # An owner that flushes may take a segment in the making for stillborn, and delete it. That often in a row
 # no owner comes between two system calls.
 _ATTEMPTS = 50
@@ -144,26 +149,31 @@ class Writer:
 
         All of it, for this thread may be the only one of many that finds the lock free.
         """
-        if not self.segments:
+        if not self.segments or self._drain_if_free() or self._backlog() < _INSISTENT_BYTES:
             return
+        for _ in range(_INSISTENT_ATTEMPTS):
+            os.sched_yield()
+            if self._drain_if_free():
+                return
+
+    def _drain_if_free(self) -> bool:
+        """Whether the journal's lock was free."""
         journal = Journal(self._session)
         try:
             with journal.locked_if_free() as locked:
                 if locked:
                     drain(journal, self._staged())
+                return locked
         except ForkedError:
             raise
         except OSError:
-            return  # a full disk, mostly; the records are safe where they are
+            return True  # a full disk, mostly; the records are safe where they are
 
     def _backlog(self) -> int:
         return sum(segment.size for segment in self.segments if not segment.is_drained())
 
     def _wait_for_own_threads(self) -> None:
-        """Let a thread of this process finish that is draining: it needs the interpreter that we occupy.
-
-        For another process nothing here waits.
-        """
+        """Let a thread of this process finish that is draining: it needs the interpreter that we occupy."""
         if self._backlog() < BACKLOG_BYTES // 2:
             return
         journal = Journal(self._session)
@@ -174,7 +184,7 @@ class Writer:
             and time.monotonic() < deadline
         ):
             time.sleep(0.001)
-            self._spill()
+            self._drain_if_free()
 
     def _start_segment(self, need: int) -> None:
         first, size = 1, FIRST_SEGMENT_BYTES
@@ -184,7 +194,7 @@ class Writer:
             size = min(full.size * _GROWTH, MAX_SEGMENT_BYTES)
         self._wait_for_own_threads()
         if self._backlog() >= BACKLOG_BYTES:
-            self._spill()  # whoever held the lock may have given it back this moment
+            self._drain_if_free()  # whoever held the lock may have given it back this moment
         if self._backlog() >= BACKLOG_BYTES:
             raise BlockingIOError(f"{BACKLOG_BYTES} bytes are staged and the journal takes none of them")
         done = [segment for segment in self.segments if segment.is_drained()]
