@@ -112,3 +112,37 @@ def test_fork_waits_for_the_end_of_a_late_import(tmp_path: Path, monkeypatch: py
 
     with Forked(fork_meanwhile) as child:
         assert child.wait() == 0
+
+
+def test_fork_does_not_wait_for_ever_for_an_import_that_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late, "_PATIENCE_SECONDS", 0.1)
+    lock, begun, taken = threading.Lock(), threading.Event(), threading.Event()
+
+    def import_what_takes_the_lock() -> None:
+        with late.imports:
+            begun.set()
+            taken.wait()
+            with lock:
+                pass
+
+    def take_lock() -> None:
+        lock.acquire()
+        taken.set()
+
+    def take_late_lock() -> None:
+        with late.imports:
+            pass
+
+    def fork_meanwhile() -> None:
+        thread = threading.Thread(target=import_what_takes_the_lock)
+        thread.start()
+        begun.wait()
+        # As `logging` does. The hook that was registered last runs first.
+        os.register_at_fork(before=take_lock, after_in_parent=lock.release, after_in_child=lock.release)
+        with Forked(take_late_lock) as child:
+            assert child.wait() == 0
+        thread.join()
+        take_late_lock()
+
+    with Forked(fork_meanwhile) as child:
+        assert child.wait() == 0

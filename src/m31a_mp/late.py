@@ -14,4 +14,27 @@ from _thread import RLock
 imports = RLock()
 """To be held around each late import."""
 
-os.register_at_fork(before=imports.acquire, after_in_parent=imports.release, after_in_child=imports.release)
+# An import takes a tenth of it. One that takes longer may be waiting for what the forking thread holds: the
+# lock of `logging`, perhaps, which is taken before a fork as well.
+_PATIENCE_SECONDS = 1.0
+
+
+def _before_fork() -> None:
+    imports.acquire(timeout=_PATIENCE_SECONDS)
+
+
+def _after_fork_in_parent() -> None:
+    try:
+        imports.release()
+    except RuntimeError:
+        pass  # it could not be had
+
+
+def _after_fork_in_child() -> None:
+    global imports  # noqa: PLW0603
+    imports = RLock()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)
