@@ -80,14 +80,17 @@ _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x20), ord('"'), ord("\\"
 
 
 class Names(dict[str, str]):
-    """Names as they stand in a line, with their key: each is checked and encoded once, then looked up."""
+    """Names as they stand in a line, with their key and what follows: each is checked and encoded once, then
+    looked up.
+    """
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, rest: str = "") -> None:
         self._key = key
+        self._rest = rest
 
     def __missing__(self, value: str) -> str:
         name = check_name(self._key, value)
-        member = f',"{self._key}":"{name.translate(_ESCAPES)}"'
+        member = f',"{self._key}":"{name.translate(_ESCAPES)}"{self._rest}'
         if len(self) >= _NAMES_KEPT:
             self.clear()
         self[name] = member

@@ -33,7 +33,8 @@ DURABILITY_VARIABLE = "M31A_MP_DURABILITY"
 PROCESS = "process"
 DISK = "disk"
 
-_TOOL = Names("name")
+_SUCCEEDED = Names("name", ',"success":true,"duration_ms":')
+_FAILED = Names("name", ',"success":false,"duration_ms":')
 _PHASE = Names("phase")
 
 
@@ -105,8 +106,7 @@ class Recorder:
             checks.check_bool("success", success)
         if type(duration_ms) is not int or not 0 <= duration_ms <= INT64_MAX:
             duration_ms = checks.check_int("duration_ms", duration_ms)
-        outcome = "true" if success else "false"
-        self._put("tool_call", f'{_TOOL[name]},"success":{outcome},"duration_ms":{duration_ms}')
+        self._put("tool_call", (_SUCCEEDED if success else _FAILED)[name], duration_ms)
 
     def record_llm_interaction(self, phase: str, usage: Usage | None, cost: float) -> None:
         """Record an interaction with a language model.

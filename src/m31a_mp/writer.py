@@ -274,18 +274,19 @@ class Staging:
         self._syncing = 0
         self._turn = RLock()
 
-    def put(self, event: str, members: str) -> None:
+    def put(self, event: str, members: str, last: int | str = "") -> None:
         """Stamp a record with the time and stage it.
 
         Args:
             event: What kind of record it is.
             members: Its other keys and values, as they stand in the line, a comma before each.
+            last: The last value, if `members` ends with its key.
         """
         now = time_ns()
         if now <= self._last_time:  # a clock that was set back must not turn the order around
             now = self._last_time + 1
         self._last_time = now
-        line = f'{{"event":"{event}","time":{now}{members}}}\n'.encode()
+        line = f'{{"event":"{event}","time":{now}{members}{last}}}\n'.encode()
         free = self._free
         try:
             writer = free.pop()  # atomic, and so is append: whoever comes in between takes another one
@@ -298,14 +299,14 @@ class Staging:
         finally:
             free.append(writer)
 
-    def put_durably(self, event: str, members: str) -> None:
+    def put_durably(self, event: str, members: str, last: int | str = "") -> None:
         """As `put`, and return when the record is on the disk; waits for the journal's lock.
 
         Threads that wait share one fsync: the next in turn does it for all. If the disk fails, or the
         lock cannot be had within 5 seconds, the record is only staged, and the log says so. The same for
         a signal handler that interrupted this very call.
         """
-        self.put(event, members)
+        self.put(event, members, last)
         ticket = next(self._tickets)
         try:
             self._await_disk(ticket)
