@@ -72,11 +72,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from m31a_mp import late  # noqa: PLC0415
-
     home = next((home for home, names in _HOMES.items() if name in names), "errors")
-    with late.imports:
-        module = __import__(f"{__name__}.{home}", fromlist=[name])
+    module = __import__(f"{__name__}.{home}", fromlist=[name])
     globals()[name] = value = getattr(module, name)
     return value
 

@@ -15,7 +15,7 @@ from errno import ELOOP, ENOENT, ENXIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
-from m31a_mp import decoder, durable, late, rejected, store
+from m31a_mp import decoder, durable, rejected, store
 from m31a_mp.drain import Drained, drain
 from m31a_mp.fold import Fold
 from m31a_mp.journal import Batch, Journal
@@ -258,8 +258,7 @@ def _publication(session: Session) -> tuple[int, int, int] | None:
 
 def _look(session: Session, started: int, from_zero: bool) -> Fold | None:
     """One look; None if the files changed in a way that makes it worthless."""
-    with late.imports:
-        from tempfile import SpooledTemporaryFile  # noqa: PLC0415
+    from tempfile import SpooledTemporaryFile  # late: most processes never look  # noqa: PLC0415
 
     # In the direction in which records travel: one that moves on meanwhile is met twice, which its
     # number tells, and never missed. Open files stay readable when they are renamed or deleted.

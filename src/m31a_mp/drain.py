@@ -137,7 +137,6 @@ class _Chunk:
         return kept
 
     def close(self) -> None:
-        for source in self._sources:
-            source.file.close()
-        self._sources.clear()
+        while self._sources:
+            self._sources.pop().file.close()
         self._bytes = 0

@@ -8,7 +8,7 @@ test can end the process.
 from __future__ import annotations
 
 import os
-from _thread import get_ident
+from _thread import _local
 from errno import ECANCELED, EFBIG, ENOSPC
 
 TYPE_CHECKING = False
@@ -32,8 +32,13 @@ def reached(point: str) -> None:
 _generation = 0  # how many forks lie between this process and the first one
 
 
-# Of each thread that is in operations, the generations in which they began, innermost last.
-_operations: dict[int, tuple[int, ...]] = {}
+class _Thread(_local):  # threading.local, without the rest of threading
+    """Of each thread, the generations in which the operations began that it is in, innermost last."""
+
+    operations: tuple[int, ...] = ()
+
+
+_thread = _Thread()
 # Descriptors of files that are being changed: what a forked child would write, it writes nowhere.
 _changing: set[int] = set()
 
@@ -41,9 +46,6 @@ _changing: set[int] = set()
 def _after_fork_in_child() -> None:
     global _generation  # noqa: PLW0603
     _generation += 1
-    for thread in list(_operations):
-        if thread != get_ident():  # a thread of the child may get its id
-            _operations.pop(thread, None)
     for fd in list(_changing):
         # Not closed: a signal handler that goes on here may get the number for a file of its own.
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -66,15 +68,19 @@ class operation:  # noqa: N801  # reads as the function that it would be
 
     __slots__ = ("_around",)
 
+    def __init__(self) -> None:
+        self._around: tuple[int, ...] | None = None
+
     def __enter__(self) -> None:
-        self._around = _operations.get(get_ident(), ())
-        _operations[get_ident()] = (*self._around, _generation)
+        self._around = _thread.operations
+        _thread.operations = (*self._around, _generation)
 
     def __exit__(self, *_: object) -> None:
-        if self._around:
-            _operations[get_ident()] = self._around
-        else:
-            _operations.pop(get_ident(), None)
+        if self._around is not None:
+            _thread.operations = self._around
+            self._around = None
+
+    __del__ = __exit__  # where an exception of a signal handler came before it
 
 
 class step:  # noqa: N801  # reads as the function that it would be, at five times its speed
@@ -87,7 +93,7 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
 
     def __enter__(self) -> None:
         reached(f"before {self._name}")
-        under_way = _operations.get(get_ident())
+        under_way = _thread.operations
         # No call from here to the change itself: only behind one can a signal handler fork.
         if under_way and under_way[-1] != _generation:
             raise ForkedError(ECANCELED, f"{self._name}: left to the parent process")
@@ -129,7 +135,11 @@ class changing:  # noqa: N801  # as above
 
     def __exit__(self, *_: object) -> None:
         _changing.discard(self._fd)
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = __exit__  # as above
 
 
 def read_private(path: StrPath, limit: int) -> bytes:

@@ -131,6 +131,10 @@ class Journal:
             _deferred.setdefault(me, []).append(call)
         return me in _holding
 
+    def is_held_here(self) -> bool:
+        """Whether a thread of this process holds the lock, perhaps this one."""
+        return any(holder[0] == self._session.lock_name for holder in list(_holding))
+
     def is_held_by_another_thread(self) -> bool:
         """Whether a thread of this process, and not this one, holds the lock."""
         path, me = self._session.lock_name, get_ident()
@@ -189,12 +193,20 @@ class Journal:
         return True
 
 
+def is_balanced(text: bytes) -> bool:
+    """Whether all strings and braces end: of the beginnings of a JSON object, only the whole does that."""
+    parts = text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    outside = b"".join(parts[::2])
+    return len(parts) % 2 == 1 and 0 < outside.count(b"{") == outside.count(b"}")
+
+
 class _LockedIfFree:
     """The lock, held between `__enter__` and `__exit__` if it was free."""
 
-    __slots__ = ("_interrupting", "_lock", "_me")
+    __slots__ = ("_interrupting", "_is_over", "_lock", "_me")
 
     def __init__(self, path: str) -> None:
+        self._is_over = True
         self._lock = FileLock(path)
         self._me = (path, get_ident())
         self._interrupting = self._me in _holding
@@ -203,21 +215,22 @@ class _LockedIfFree:
         return self._acquire(0.0)
 
     def _acquire(self, timeout: float) -> bool:
-        try:
-            held = not self._interrupting and self._lock.acquire(timeout)
-            if held:
-                _holding.add(self._me)
-        except BaseException:  # of a signal handler, too
-            self.__exit__()
-            raise
-        return held
+        self._is_over = self._interrupting
+        if self._interrupting or not self._lock.acquire(timeout):
+            return False
+        _holding.add(self._me)
+        return True
 
     def __exit__(self, *_: object) -> None:
+        if self._is_over:
+            return
         self._lock.release()
-        if not self._interrupting:
-            _holding.discard(self._me)
-            for call in _deferred.pop(self._me, []):
-                call()
+        _holding.discard(self._me)
+        self._is_over = True
+        for call in _deferred.pop(self._me, []):
+            call()
+
+    __del__ = __exit__  # where an exception of a signal handler came before it, or in the middle of it
 
 
 class _Locked(_LockedIfFree):
@@ -263,7 +276,7 @@ def _repair_tail(fd: int) -> int:
     rest = tail[max(tail.rfind(b"\n"), tail.rfind(b"\0")) + 1 :]  # NULs end a torn batch, and stay
     if not rest:
         return size
-    if rest.rstrip().endswith(b"}") or len(rest) == MAX_LINE_BYTES:
+    if is_balanced(rest) or len(rest) == MAX_LINE_BYTES:
         # A foreign record without its newline counts; a foreign monster becomes one line to set aside.
         with durable.step("complete torn tail"):
             durable.write_all(fd, b"\n", size)

@@ -31,10 +31,11 @@ class FileLock:
     microseconds and never waits. One object is used by one thread at a time.
     """
 
+    _fd: int | None = None
+
     def __init__(self, path: StrPath, take: Callable[[int], bool] | None = None) -> None:
         """Not taken yet; `take` locks an open file if nobody else has, `lock_if_free` if it is not given."""
         self._take = take or lock_if_free
-        self._fd: int | None = None
         self._inode: tuple[int, int] | None = None
         self._pid = 0
         self.path = os.fspath(path)
@@ -86,7 +87,10 @@ class FileLock:
             return
         held, fd = self.held, self._fd
         if held:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            except OSError:
+                pass  # closing it does the same
         self._fd = None  # before the number may become somebody else's file
         if self._pid == os.getpid():
             _descriptors.discard(fd)

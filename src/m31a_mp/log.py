@@ -15,10 +15,9 @@ def logger() -> logging.Logger | None:
     A worker that records once need not import it then, which takes a fifth of Python's own start.
     """
     module = sys.modules.get("logging")
-    make = getattr(module, "getLogger", None)  # another thread may be in the middle of importing it
-    if module is None or make is None:
+    if module is None or not hasattr(module, "captureWarnings"):  # its last name: it may be half imported
         return None
-    found: logging.Logger = make("m31a_mp")
+    found: logging.Logger = module.getLogger("m31a_mp")
     if not found.handlers:
         found.addHandler(module.NullHandler())
     return found

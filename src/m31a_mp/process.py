@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 
-from m31a_mp import late
-
 
 class ProcessIdentity:
     """One process among all that ever ran on this machine.
@@ -45,8 +43,7 @@ def _identity(pid: int) -> ProcessIdentity:
 
 def seen_alive(identity: ProcessIdentity) -> bool:
     """Whether that process can be seen running from here; one in another pid namespace cannot."""
-    with late.imports:
-        import psutil  # noqa: PLC0415
+    import psutil  # late: a worker that only records never needs it  # noqa: PLC0415
 
     here = current()
     if (identity.boot_id, identity.namespace) != (here.boot_id, here.namespace):
@@ -65,8 +62,7 @@ def seen_alive(identity: ProcessIdentity) -> bool:
 
 def describe(pid: int) -> str:
     """The process in words for an error message: `pid 42 (python, stopped)`."""
-    with late.imports:
-        import psutil  # noqa: PLC0415
+    import psutil  # noqa: PLC0415
 
     try:
         process = psutil.Process(pid)
@@ -78,10 +74,9 @@ def describe(pid: int) -> str:
 
 def start_time(pid: int) -> str:
     """When the process started, for people: RFC 3339 in UTC."""
-    with late.imports:
-        from datetime import UTC, datetime  # noqa: PLC0415
+    from datetime import UTC, datetime  # noqa: PLC0415
 
-        import psutil  # noqa: PLC0415
+    import psutil  # noqa: PLC0415
 
     return datetime.fromtimestamp(psutil.Process(pid).create_time(), UTC).isoformat(timespec="seconds")
 
@@ -91,8 +86,7 @@ def _started(pid: int) -> int:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
     except FileNotFoundError:
-        with late.imports:
-            import psutil  # noqa: PLC0415
+        import psutil  # noqa: PLC0415
 
         return int(psutil.Process(pid).create_time() * 1_000_000)
     # The second field is the command in parentheses and may hold anything, spaces and ")" included.

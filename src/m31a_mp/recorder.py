@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from m31a_mp import checks, late, timing
+from m31a_mp import checks, timing
 from m31a_mp.checks import INT64_MAX, Names
 from m31a_mp.log import warn
 from m31a_mp.session import Session
@@ -227,9 +227,9 @@ class Recorder:
             DamagedMetricsError: `metrics.json` is not valid.
             OSError: A file could not be read.
         """
-        with late.imports:
-            from m31a_mp import compactor  # noqa: PLC0415
-            from m31a_mp.model import SessionMetrics  # noqa: PLC0415
+        from m31a_mp import compactor  # late: most processes never look  # noqa: PLC0415
+        from m31a_mp.model import SessionMetrics  # noqa: PLC0415
+
         if self._session is None:
             return SessionMetrics("")
         return compactor.look(self._session, time.time_ns()).totals.to_metrics(self._session.id)

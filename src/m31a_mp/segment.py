@@ -218,7 +218,7 @@ class Pending:
 
     __slots__ = ("dropped", "first", "records", "start")
 
-    def __init__(self, first: int, records: memoryview, start: int, dropped: dict[str, int]) -> None:
+    def __init__(self, first: int, records: bytes | memoryview, start: int, dropped: dict[str, int]) -> None:
         self.first = first
         self.records = records
         self.start = start
@@ -265,7 +265,9 @@ class SegmentFile:
             raise
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:  # once: the number may be another file by now
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -298,7 +300,9 @@ class SegmentFile:
         gap = stored.find(b"\0", stored.rfind(b"\n", 0, max(0, end - 1)) + 1 if is_finished else 0, end)
         if gap >= 0:
             end = stored.rfind(b"\n", 0, gap) + 1
-        return Pending(first, memoryview(stored)[:end], start, _drops(words))
+        # What is mostly records is not copied; a view of the rest would keep all of it in memory.
+        records = memoryview(stored)[:end] if 2 * end > len(stored) else stored[:end]
+        return Pending(first, records, start, _drops(words))
 
     def advance(self, offset: int, number: int) -> None:
         """Note that the records before `offset` are in the journal. The caller holds `journal.lock`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from m31a_mp import durable, late
+from m31a_mp import durable
 from m31a_mp.errors import MetricsError
 
 TYPE_CHECKING = False
@@ -63,8 +63,8 @@ class Session:
 
     @property
     def directory(self) -> Path:
-        with late.imports:
-            from pathlib import Path  # noqa: PLC0415
+        from pathlib import Path  # late: what records does without  # noqa: PLC0415
+
         return Path(self.root)
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from m31a_mp import compactor, durable, late, process
+from m31a_mp import compactor, durable, process
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.journal import count_lines
 from m31a_mp.lease import read_owner
@@ -204,8 +204,7 @@ class Reading:
 
 def reading(session: Session) -> Reading:
     """How far another thread of this process is in reading the journals, as its open files tell."""
-    with late.imports:
-        import psutil  # noqa: PLC0415
+    import psutil  # late: only who shows progress needs it  # noqa: PLC0415
 
     paths = [path for _, path in session.sealed()] + [session.journal]
     positions = {file.path: int(file.position) for file in psutil.Process().open_files()}

@@ -39,9 +39,9 @@ _GROWTH = 4
 BACKLOG_BYTES = 64 * 1024 * 1024
 # With so much of it, a writer that finds the journal's lock taken lets others have the processor and tries
 # again: where more processes record at full speed than there are processors, whoever holds it is mostly
-# waiting for one. At most so often for each segment: one or two milliseconds, where the holder is stopped.
+# waiting for one. At most so long for each segment: the holder may be stopped, and this is no wait for it.
 _INSISTENT_BYTES = BACKLOG_BYTES // 8
-_INSISTENT_ATTEMPTS = 200
+_INSISTENT_SECONDS = 0.02
 # An owner that flushes may take a segment in the making for stillborn, and delete it. That often in a row
 # no owner comes between two system calls.
 _ATTEMPTS = 50
@@ -151,7 +151,9 @@ class Writer:
         """
         if not self.segments or self._drain_if_free() or self._backlog() < _INSISTENT_BYTES:
             return
-        for _ in range(_INSISTENT_ATTEMPTS):
+        journal = Journal(self._session)
+        end = time.monotonic() + _INSISTENT_SECONDS
+        while time.monotonic() < end and not journal.is_held_here():
             os.sched_yield()
             if self._drain_if_free():
                 return

@@ -1,18 +1,15 @@
-"""What a record imports, which is nothing, and forks in the middle of other imports."""
+"""What a record imports, which is nothing, and what a worker does, which is little."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import threading
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, late, load
-from workers import Forked
+from m31a_mp import Collector, load
 
 # What Python itself has imported at the start comes first; then everything that a record can go through.
 RECORDS_OF_ALL_KINDS = """
@@ -88,61 +85,3 @@ def test_worker_imports_little(tmp_path: Path) -> None:
     ours = {name for name in modules if name.startswith("m31a_mp")}
     small = {"__future__", "_struct", "errno", "fcntl", "itertools", "mmap", "struct", "zlib"}
     assert modules - ours <= small
-
-
-def test_fork_waits_for_the_end_of_a_late_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the child, where nobody ends that import, would wait for it as soon as it needs the same."""
-    (tmp_path / "slow_module.py").write_text("import gates\ngates.begun.set()\ngates.go.wait()\n")
-    (tmp_path / "gates.py").write_text("import threading\nbegun, go = threading.Event(), threading.Event()\n")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def import_slowly() -> None:
-        with late.imports:
-            import_module("slow_module")
-
-    def fork_meanwhile() -> None:
-        gates = import_module("gates")
-        thread = threading.Thread(target=import_slowly)
-        thread.start()
-        gates.begun.wait()
-        os.register_at_fork(before=gates.go.set)  # runs before the hook that waits, as the later one
-        with Forked(import_slowly) as child:
-            assert child.wait() == 0
-        thread.join()
-
-    with Forked(fork_meanwhile) as child:
-        assert child.wait() == 0
-
-
-def test_fork_does_not_wait_for_ever_for_an_import_that_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(late, "_PATIENCE_SECONDS", 0.1)
-    lock, begun, taken = threading.Lock(), threading.Event(), threading.Event()
-
-    def import_what_takes_the_lock() -> None:
-        with late.imports:
-            begun.set()
-            taken.wait()
-            with lock:
-                pass
-
-    def take_lock() -> None:
-        lock.acquire()
-        taken.set()
-
-    def take_late_lock() -> None:
-        with late.imports:
-            pass
-
-    def fork_meanwhile() -> None:
-        thread = threading.Thread(target=import_what_takes_the_lock)
-        thread.start()
-        begun.wait()
-        # As `logging` does. The hook that was registered last runs first.
-        os.register_at_fork(before=take_lock, after_in_parent=lock.release, after_in_child=lock.release)
-        with Forked(take_late_lock) as child:
-            assert child.wait() == 0
-        thread.join()
-        take_late_lock()
-
-    with Forked(fork_meanwhile) as child:
-        assert child.wait() == 0
