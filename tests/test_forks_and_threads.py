@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import m31a_mp
-from m31a_mp import Collector, Recorder, attach, compact, durable, load, verify, writer
+from m31a_mp import Collector, Recorder, attach, compact, durable, journal, load, verify, writer
 from m31a_mp.session import Session
 from workers import Counters, Forked
 
@@ -935,3 +935,46 @@ def test_durable_record_of_a_signal_handler_returns_whatever_other_threads_do_wi
     calls = counted(sessions)
     assert (calls["other"], calls["handler"]) == (moments, moments)
     assert moments <= calls["main"] <= moments + 1  # the last one without a moment to interrupt it
+
+
+class BoomError(BaseException):
+    """What a signal handler raises, as that of Ctrl-C does."""
+
+
+def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_later_calls(
+    tmp_path: Path,
+) -> None:
+    armed = False
+
+    def strike(*_: object) -> None:
+        if armed:
+            raise BoomError
+
+    def record_and_be_interrupted() -> None:
+        nonlocal armed
+        recorder = attach(SESSION, tmp_path)
+        moments = random.Random(3)
+        raised = 0
+        signal.signal(signal.SIGALRM, strike)
+        while raised < 1000:
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-6, 3e-4))
+            try:
+                armed = True
+                recorder.record_tool_call("tool", True, 1)
+                recorder.flush()
+                recorder.stop()
+                armed = False
+            except BoomError:  # one for each alarm
+                raised += 1
+                armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert not journal._holding
+            assert not durable._changing
+            assert durable._thread.operations == ()
+        recorder.record_tool_call("after", True, 1)
+        recorder.flush()
+
+    with Forked(record_and_be_interrupted) as child:
+        assert child.wait() == 0
+    assert compact(tmp_path, SESSION).unreadable == []
+    assert counted(tmp_path)["after"] == 1

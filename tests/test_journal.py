@@ -10,13 +10,13 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, SessionMetrics, Usage, attach, compact, durable, rejected, verify
 from m31a_mp.decoder import Line, read
 from m31a_mp.errors import JournalLockedError
-from m31a_mp.journal import MAX_LINE_BYTES, Batch, Journal
+from m31a_mp.journal import MAX_LINE_BYTES, Batch, Journal, is_balanced
 from m31a_mp.lock import FileLock
 from m31a_mp.session import Session
 from strategies import Record, around_line_ends, encoded, killed_while_appending
@@ -451,3 +451,15 @@ def test_batch_that_comes_again_with_more_counts_once(session: Session, again: i
     versions = [batch(1, line("one")), batch(1, line("one"), line("two"))]
     session.journal.write_bytes(versions[0] + versions[1] + versions[again])
     assert calls(compact(session.sessions_dir, "s").metrics) == {"one": 1, "two": 1}
+
+
+@given(
+    name=st.text(st.characters(codec="utf-8") | st.sampled_from('{}"\\'), min_size=1), dropped=st.booleans()
+)
+@example(name="fmt{x}", dropped=True)
+@example(name='\\"}\\\\', dropped=False)
+def test_beginning_of_a_record_or_header_is_not_taken_for_a_whole_one(name: str, dropped: bool) -> None:
+    text = orjson.dumps(
+        {"event": "a", "name": name, **({"dropped": {"no_space": 3}} if dropped else {}), "n": 1}
+    )
+    assert [end for end in range(len(text) + 1) if is_balanced(text[:end])] == [len(text)]

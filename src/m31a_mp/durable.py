@@ -66,10 +66,7 @@ class operation:  # noqa: N801  # reads as the function that it would be
     and that returns from the handler, the next step raises `ForkedError` instead of doing it once more.
     """
 
-    __slots__ = ("_around",)
-
-    def __init__(self) -> None:
-        self._around: tuple[int, ...] | None = None
+    _around: tuple[int, ...] | None = None
 
     def __enter__(self) -> None:
         self._around = _thread.operations
@@ -124,7 +121,7 @@ def open_private(path: StrPath, flags: int) -> int:
 class changing:  # noqa: N801  # as above
     """While a file is being changed, and then close it."""
 
-    __slots__ = ("_fd",)
+    _fd = -1
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

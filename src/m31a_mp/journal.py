@@ -203,10 +203,9 @@ def is_balanced(text: bytes) -> bool:
 class _LockedIfFree:
     """The lock, held between `__enter__` and `__exit__` if it was free."""
 
-    __slots__ = ("_interrupting", "_is_over", "_lock", "_me")
+    _is_over = True
 
     def __init__(self, path: str) -> None:
-        self._is_over = True
         self._lock = FileLock(path)
         self._me = (path, get_ident())
         self._interrupting = self._me in _holding
@@ -235,8 +234,6 @@ class _LockedIfFree:
 
 class _Locked(_LockedIfFree):
     """The lock, held between `__enter__` and `__exit__`."""
-
-    __slots__ = ("_timeout",)
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__(path)
