@@ -55,11 +55,11 @@ print(*(imported - before))
 """
 
 
-def modules_of(program: str, sessions: Path, **environment: str) -> set[str]:
+def modules_of(program: str, sessions: Path) -> set[str]:
     """What a program prints, which is the modules that it has imported."""
     command = [sys.executable, "-S", "-c", program, str(sessions)]
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    variables = {"PYTHONPATH": path, "M31A_MP_SESSION": str(sessions / "s"), **environment}
+    variables = {"PYTHONPATH": path, "M31A_MP_SESSION": str(sessions / "s")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())

@@ -131,14 +131,9 @@ class Journal:
             _deferred.setdefault(me, []).append(call)
         return me in _holding
 
-    def is_held_here(self) -> bool:
-        """Whether a thread of this process holds the lock, perhaps this one."""
-        return any(holder[0] == self._session.lock_name for holder in list(_holding))
-
-    def is_held_by_another_thread(self) -> bool:
-        """Whether a thread of this process, and not this one, holds the lock."""
-        path, me = self._session.lock_name, get_ident()
-        return any(holder[0] == path and holder[1] != me for holder in list(_holding))
+    def threads(self) -> set[int]:
+        """The threads of this process that hold the lock: one, or two while it changes hands."""
+        return {thread for path, thread in list(_holding) if path == self._session.lock_name}
 
     def append(self, batches: Iterable[Batch]) -> None:
         """Append the batches, if there are any, with one write. The caller holds the lock.

@@ -227,11 +227,12 @@ class Recorder:
             DamagedMetricsError: `metrics.json` is not valid.
             OSError: A file could not be read.
         """
-        from m31a_mp import compactor  # late: most processes never look  # noqa: PLC0415
-        from m31a_mp.model import SessionMetrics  # noqa: PLC0415
-
         if self._session is None:
+            from m31a_mp.model import SessionMetrics  # noqa: PLC0415
+
             return SessionMetrics("")
+        from m31a_mp import compactor  # late: most processes never look  # noqa: PLC0415
+
         return compactor.look(self._session, time.time_ns()).totals.to_metrics(self._session.id)
 
     def flush(self) -> None:

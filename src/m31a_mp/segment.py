@@ -110,8 +110,8 @@ class Segment:
             FileNotFoundError: Another process took the unfinished one for stillborn, and deleted it.
             OSError: There is no room for it, or another reason not to have it.
         """
-        name = f"{directory}/{writer}.{first:020d}.seg"
-        temporary = f"{directory}/.{writer}.{first:020d}.seg.tmp"
+        name = f"{directory}/{_file_name(writer, first)}"
+        temporary = f"{directory}/.{_file_name(writer, first)}.tmp"
         with durable.step("make segment"):
             durable.delete_if_there(temporary)  # it was to be given up once, and the disk did not let it
             fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -345,7 +345,7 @@ def _parse_identity(header: bytes, name: str) -> tuple[str, int, int, ProcessIde
     raw_writer, first, size, pid, started, namespace, raw_boot_id = _IDENTITY.unpack(identity)
     writer = raw_writer.decode(errors="replace")
     if (
-        name != f"{writer}.{first:020d}.seg"
+        name != _file_name(writer, first)
         or not _HEXADECIMAL.issuperset(writer)
         or size > MAX_BYTES
         or first > INT64_MAX
@@ -353,6 +353,10 @@ def _parse_identity(header: bytes, name: str) -> tuple[str, int, int, ProcessIde
         raise DamagedSegmentError("it is not the segment that its name says")
     boot_id = raw_boot_id.rstrip(b"\0").decode(errors="replace")
     return writer, first, size, ProcessIdentity(pid, started, boot_id, namespace)
+
+
+def _file_name(writer: str, first: int) -> str:
+    return f"{writer}.{first:020d}.seg"
 
 
 def name_parts(name: str) -> tuple[str, int] | None:

@@ -63,9 +63,7 @@ class Session:
 
     @property
     def directory(self) -> Path:
-        from pathlib import Path  # late: what records does without  # noqa: PLC0415
-
-        return Path(self.root)
+        return _as_path(self.root)
 
     @property
     def sessions_dir(self) -> Path:
@@ -77,11 +75,11 @@ class Session:
 
     @property
     def journal(self) -> Path:
-        return self.directory / "journal.ndjson"
+        return _as_path(self.journal_name)
 
     @property
     def journal_lock(self) -> Path:
-        return self.directory / "journal.lock"
+        return _as_path(self.lock_name)
 
     @property
     def rejected(self) -> Path:
@@ -89,7 +87,7 @@ class Session:
 
     @property
     def segments(self) -> Path:
-        return self.directory / "segments"
+        return _as_path(self.segments_name)
 
     @property
     def owner_lock(self) -> Path:
@@ -168,6 +166,12 @@ def is_file(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
+
+
+def _as_path(name: str) -> Path:
+    from pathlib import Path  # late: what records does without  # noqa: PLC0415
+
+    return Path(name)
 
 
 def _path(value: str | os.PathLike[str]) -> str:

@@ -153,7 +153,7 @@ class Writer:
             return
         journal = Journal(self._session)
         end = time.monotonic() + _INSISTENT_SECONDS
-        while time.monotonic() < end and not journal.is_held_here():
+        while time.monotonic() < end and not journal.threads():
             os.sched_yield()
             if self._drain_if_free():
                 return
@@ -182,7 +182,7 @@ class Writer:
         deadline = time.monotonic() + _OWN_THREADS_SECONDS
         while (
             self._backlog() >= BACKLOG_BYTES // 2
-            and journal.is_held_by_another_thread()
+            and journal.threads() - {get_ident()}
             and time.monotonic() < deadline
         ):
             time.sleep(0.001)
