@@ -90,17 +90,22 @@ def test_forked_child_does_not_hold_the_lock_and_cannot_give_it_back(tmp_path: P
     lock = FileLock(tmp_path / "lock")
     assert lock.acquire()
     ready, go = os.pipe()
+    done, tried = os.pipe()
     pid = os.fork()
     if not pid:
         status = 1
         try:
             lock.release()
             status = 2 if lock.held or FileLock(tmp_path / "lock").acquire() else 0
+            os.write(tried, b"x")
             os.close(go)
             os.read(ready, 1)  # lives on until the parent has let go
         finally:
             os._exit(status)
     os.close(ready)
+    os.close(tried)
+    os.read(done, 1)  # not before the child has tried
+    os.close(done)
     assert lock.held
     lock.release()
     other = FileLock(tmp_path / "lock")
