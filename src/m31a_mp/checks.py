@@ -11,15 +11,57 @@ if TYPE_CHECKING:
 INT64_MAX = 2**63 - 1
 _INFINITE = float("inf")
 MAX_NAME_BYTES = 4096
+_NUMPY_BOOLS = ("numpy.bool", "numpy.bool_")  # since version 2, and before
 
 # How many names are kept ready; with more distinct ones than that, they are made anew.
 _NAMES_KEPT = 4096
 
 
+def kind(value: object) -> str:
+    """The name of a value's type, with its module unless it is a builtin: NumPy has a `bool`, too."""
+    cls = type(value)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _is_a(tower: str, value: object) -> bool:
+    # Not imported for this: NumPy and whoever else has such numbers has registered them there, and so has
+    # imported it.
+    return isinstance(value, getattr(sys.modules.get("numbers"), tower, ()))
+
+
+def as_int(value: object) -> int | None:
+    """The integer that a value is, NumPy's included; None if it is none, as no bool is."""
+    if isinstance(value, bool):
+        return None
+    # NumPy's time spans are integers by registration, but without `__index__`: their unit would be lost.
+    if isinstance(value, int) or (_is_a("Integral", value) and hasattr(type(value), "__index__")):
+        return int(value)  # type: ignore[call-overload, no-any-return]  # as was just asked
+    return None
+
+
+def as_bool(value: object) -> bool | None:
+    """The truth value that a value is, NumPy's included; None if it is none."""
+    if isinstance(value, bool):
+        return value
+    return bool(value) if kind(value) in _NUMPY_BOOLS else None
+
+
+def as_float(value: object) -> float | None:
+    """The number that a value is, NumPy's included; None if it is none, infinite if it is too large."""
+    number = as_int(value)
+    is_real = isinstance(value, float) or (_is_a("Real", value) and not _is_a("Integral", value))
+    if number is None and not is_real:
+        return None
+    try:
+        return float(value if number is None else number)  # type: ignore[arg-type]  # as was just asked
+    except OverflowError:
+        return _INFINITE
+
+
 def check_name(field: str, value: object) -> str:
     """A name: text of 1 to 4096 bytes of UTF-8."""
     if not isinstance(value, str):
-        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
+        raise TypeError(f"{field} must be a str, not {kind(value)}")
     if not value:
         raise ValueError(f"{field} must not be empty")
     try:
@@ -33,23 +75,21 @@ def check_name(field: str, value: object) -> str:
 
 def check_int(field: str, value: object) -> int:
     """A count or a duration: an integer from 0 to 2**63 - 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        hint = "; round it" if isinstance(value, float) else ""
-        raise TypeError(f"{field} must be an int, not {type(value).__name__}{hint}")
-    if not 0 <= value <= INT64_MAX:
-        given = "is negative" if value < 0 else f"has {int(value).bit_length()} bits"
+    number = value if type(value) is int else as_int(value)
+    if number is None:
+        hint = "; round it" if as_float(value) is not None else ""
+        raise TypeError(f"{field} must be an int, not {kind(value)}{hint}")
+    if not 0 <= number <= INT64_MAX:
+        given = "is negative" if number < 0 else f"has {number.bit_length()} bits"
         raise ValueError(f"{field} must be from 0 to 2**63 - 1; this one {given}")
-    return int(value)
+    return number
 
 
 def check_cost(field: str, value: object) -> float:
     """A cost: a finite number that is not negative."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{field} must be a float, not {type(value).__name__}")
-    try:
-        cost = float(value)
-    except OverflowError:
-        cost = _INFINITE
+    cost = value if type(value) is float else as_float(value)
+    if cost is None:
+        raise TypeError(f"{field} must be a float, not {kind(value)}")
     if not -_INFINITE < cost < _INFINITE:
         raise ValueError(f"{field} must be finite, not {cost}")
     if cost < 0:
@@ -59,20 +99,23 @@ def check_cost(field: str, value: object) -> float:
 
 def check_bool(field: str, value: object) -> bool:
     """True or False, and nothing that only counts as such."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{field} must be a bool, not {type(value).__name__}")
-    return value
+    truth = as_bool(value)
+    if truth is None:
+        raise TypeError(f"{field} must be a bool, not {kind(value)}")
+    return truth
 
 
-def check_usage(usage: object) -> Usage:
-    """A `Usage` whose numbers are in range."""
-    # Whoever has one has imported where it comes from; a worker without need not.
+def check_usage(usage: object) -> tuple[int, int, int]:
+    """The tokens of a `Usage`: of the prompt, of the completion, and in all."""
+    # A caller that holds a Usage has imported model already; a worker without one need not.
     made: type[Usage] | tuple[()] = getattr(sys.modules.get("m31a_mp.model"), "Usage", ())
     if not isinstance(usage, made):
-        raise TypeError(f"usage must be a Usage or None, not {type(usage).__name__}")
-    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        check_int(f"usage.{name}", getattr(usage, name))
-    return usage
+        raise TypeError(f"usage must be a Usage or None, not {kind(usage)}")
+    return (
+        check_int("usage.prompt_tokens", usage.prompt_tokens),
+        check_int("usage.completion_tokens", usage.completion_tokens),
+        check_int("usage.total_tokens", usage.total_tokens),
+    )
 
 
 # All that JSON wants escaped.

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from m31a_mp.checks import INT64_MAX
+from m31a_mp.checks import INT64_MAX, as_bool, as_float, as_int, kind
 
 """The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
 
@@ -185,7 +185,7 @@ def _kind(value: object) -> str:
         return "missing or null"
     # Of what another program wrote: it may be nested without end, or have a million digits.
     shown = f" {value!r:.60}" if isinstance(value, str | float) or _fits(value) else ""
-    return f"{type(value).__name__}{shown}"
+    return f"{kind(value)}{shown}"
 
 
 def _fits(value: object) -> bool:
@@ -200,26 +200,26 @@ def _text(value: object) -> str:
 
 
 def _integer(value: object) -> int:
-    if value is None:
-        return 0
-    if not isinstance(value, int) or isinstance(value, bool) or not _fits(value):
+    number = 0 if value is None else as_int(value)
+    if number is None or not _fits(number):
         raise TypeError(f"is {_kind(value)}, not an integer of 64 bits")
-    return int(value)
+    return number
 
 
 def _number(value: object) -> float:
     if value is None:
         return 0.0
-    whole = _fits(value) and not isinstance(value, bool)
-    if not whole and not (isinstance(value, float) and math.isfinite(value)):
+    whole, number = as_int(value), as_float(value)
+    if number is None or not math.isfinite(number) or not (whole is None or _fits(whole)):
         raise TypeError(f"is {_kind(value)}, not a finite number")
-    return float(value)  # type: ignore[arg-type]  # as was just asked
+    return number
 
 
 def _flag(value: object) -> bool:
-    if value is not None and not isinstance(value, bool):
+    flag = False if value is None else as_bool(value)
+    if flag is None:
         raise TypeError(f"is {_kind(value)}, not true or false")
-    return bool(value)
+    return flag
 
 
 def _time(value: object) -> datetime:

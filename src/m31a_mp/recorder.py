@@ -47,7 +47,7 @@ class Recorder:
     children may all use the same object.
 
     Names and phases are strings of 1 to 4096 bytes of UTF-8; counts and durations are ints from 0 to
-    2**63 - 1; a bool is not an int.
+    2**63 - 1; a bool is not an int. NumPy's integers, bools and floats are taken for what they are.
     """
 
     def __init__(self, session: Session | None, durability: str = PROCESS) -> None:
@@ -103,7 +103,7 @@ class Recorder:
         if type(name) is not str:
             name = checks.check_name("name", name)
         if success is not True and success is not False:
-            checks.check_bool("success", success)
+            success = checks.check_bool("success", success)
         if type(duration_ms) is not int or not 0 <= duration_ms <= INT64_MAX:
             duration_ms = checks.check_int("duration_ms", duration_ms)
         self._put("tool_call", (_SUCCEEDED if success else _FAILED)[name], duration_ms)
@@ -119,12 +119,12 @@ class Recorder:
         if self._session is None or usage is None:
             return
         phase = checks.check_name("phase", phase)
-        usage = checks.check_usage(usage)
+        prompt, completion, total = checks.check_usage(usage)
         cost = checks.check_cost("cost", cost)
         self._put(
             "llm_interaction",
-            f'{_PHASE[phase]},"prompt_tokens":{usage.prompt_tokens:d}'
-            f',"completion_tokens":{usage.completion_tokens:d},"total_tokens":{usage.total_tokens:d}'
+            f'{_PHASE[phase]},"prompt_tokens":{prompt}'
+            f',"completion_tokens":{completion},"total_tokens":{total}'
             f',"cost":{cost!r}',
         )
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from m31a_mp.checks import as_int, kind
+
 _BITS = 63
 
 
@@ -28,7 +30,7 @@ def tokens(response: object) -> tuple[int, int, int] | None:
         prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     elif _get(usage, "input_tokens") is None or _get(usage, "output_tokens") is None:
         raise ValueError(
-            f"the usage, a {type(usage).__name__}, has neither prompt_tokens nor input_tokens and "
+            f"the usage, a {kind(usage)}, has neither prompt_tokens nor input_tokens and "
             "output_tokens; of a stream, take the final message"
         )
     else:
@@ -49,7 +51,7 @@ def _usage(response: object) -> object:
     if not isinstance(response, Mapping) and not any(
         hasattr(response, k) for k in ("usage", "object", "type")
     ):
-        raise TypeError(f"a {type(response).__name__} is no response of OpenAI or Anthropic")
+        raise TypeError(f"a {kind(response)} is no response of OpenAI or Anthropic")
     usage = _get(response, "usage")
     if usage is None and str(_get(response, "type")).startswith("response."):
         return _get(_get(response, "response"), "usage")  # `response.completed` in a stream of OpenAI's
@@ -65,8 +67,9 @@ def _count(usage: object, key: str) -> int:
     count = _get(usage, key)
     if count is None:
         return 0
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"{key} of the usage must be an int, not {type(count).__name__}")
-    if count < 0 or count.bit_length() > _BITS:
+    number = as_int(count)
+    if number is None:
+        raise TypeError(f"{key} of the usage must be an int, not {kind(count)}")
+    if number < 0 or number.bit_length() > _BITS:
         raise ValueError(f"{key} of the usage must be from 0 to 2**{_BITS} - 1")
-    return int(count)
+    return number
