@@ -10,14 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, assert_type
 
+import orjson
 import pytest
 
 from m31a_mp import Collector, PhaseMetric, Recorder, ToolMetric, WorkflowPhase, attach, timing
+from m31a_mp.segment import DATA_OFFSET
+from m31a_mp.timing import Measured
 from workers import Forked
 
 REAL_CLOCK = timing.monotonic_ns  # type: ignore[attr-defined]  # which the tests replace
@@ -255,6 +259,228 @@ class TestMany:
         counted = {tool.name: (tool.success_count, tool.fail_count) for tool in collector.snapshot().tools}
         assert counted == {"shared": (1200, 400), "function": (1200, 400)}
         assert not shared._under_way
+
+
+class TestOthersAtOnce:
+    """The one's failure is not the other's, although both entered the same object."""
+
+    @staticmethod
+    def told(sessions: Path) -> list[tuple[bool, int]]:
+        """The outcome and the duration of each call, in the order in which they were recorded."""
+        lines = [
+            line
+            for segment in sorted((sessions / "s" / "segments").iterdir())
+            for line in segment.read_bytes()[DATA_OFFSET:].rstrip(b"\0").splitlines()
+        ]
+        records = [orjson.loads(line) for line in lines]
+        records.sort(key=lambda record: record["time"])
+        return [(record["success"], record["duration_ms"]) for record in records]
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_tasks_that_say_they_failed_or_raise(
+        self, sessions: Path, collector: Collector, clock: Clock, is_async: bool
+    ) -> None:
+        stopwatch = collector.tool_call("fetch")
+        gates = [asyncio.Event() for _ in range(3)]
+
+        async def block(i: int, call: Measured) -> None:
+            call.success = i != 0  # the first one says it, the last one raises
+            await gates[i].wait()
+            if i == 2:
+                raise ValueError
+
+        async def fetch(i: int) -> None:
+            if is_async:
+                async with stopwatch as call:
+                    await block(i, call)
+            else:
+                with stopwatch as call:
+                    await block(i, call)
+
+        async def open_gates() -> None:
+            for gate in gates:  # the first one in is the first one out
+                clock.advance(10)
+                gate.set()
+                await asyncio.sleep(0)
+
+        async def main() -> None:
+            found = await asyncio.gather(*map(fetch, range(3)), open_gates(), return_exceptions=True)
+            assert [type(result) for result in found] == [type(None), type(None), ValueError, type(None)]
+
+        asyncio.run(main())
+        assert self.told(sessions) == [(False, 10), (True, 20), (False, 30)]
+        assert not stopwatch._under_way
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    def test_tasks_with_an_exit_stack(
+        self, sessions: Path, collector: Collector, clock: Clock, is_async: bool
+    ) -> None:
+        stopwatch = collector.tool_call("fetch")
+        gates = [asyncio.Event(), asyncio.Event()]
+
+        async def fetch(i: int) -> None:
+            async with AsyncExitStack() as stack:
+                entered = stack.enter_async_context(stopwatch) if is_async else None
+                call = await entered if entered else stack.enter_context(stopwatch)
+                call.success = i == 1
+                await gates[i].wait()
+
+        async def main() -> None:
+            tasks = [asyncio.create_task(fetch(i)) for i in range(2)]
+            for task, gate in zip(tasks, gates, strict=True):
+                await asyncio.sleep(0)
+                clock.advance(10)
+                gate.set()
+                await task
+
+        asyncio.run(main())
+        assert self.told(sessions) == [(False, 10), (True, 20)]
+
+    def test_threads(self, sessions: Path, collector: Collector, clock: Clock) -> None:
+        stopwatch = collector.tool_call("bash")
+        gates = [threading.Event(), threading.Event()]
+        entered = threading.Barrier(3)
+
+        def bash(i: int) -> None:
+            with stopwatch as call:
+                call.success = i == 1
+                entered.wait()
+                gates[i].wait()
+
+        threads = [threading.Thread(target=bash, args=(i,)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        entered.wait()
+        for thread, gate in zip(threads, gates, strict=True):
+            clock.advance(10)
+            gate.set()
+            thread.join()
+        assert self.told(sessions) == [(False, 10), (True, 20)]
+        assert not stopwatch._under_way
+
+    def test_generators_that_one_thread_runs_in_turns(
+        self, sessions: Path, collector: Collector, clock: Clock
+    ) -> None:
+        stopwatch = collector.tool_call("tail")
+
+        def tail(i: int) -> Iterator[int]:
+            with stopwatch as call:
+                call.success = i == 1
+                yield i
+
+        generators = [tail(0), tail(1)]
+        for generator in generators:
+            next(generator)
+        for generator in generators:
+            clock.advance(10)
+            assert next(generator, None) is None
+        assert self.told(sessions) == [(False, 10), (True, 20)]
+
+    def test_async_generators_that_one_task_runs_in_turns(
+        self, sessions: Path, collector: Collector, clock: Clock
+    ) -> None:
+        stopwatch = collector.tool_call("tail")
+
+        async def tail(i: int) -> AsyncIterator[int]:
+            async with stopwatch as call:
+                call.success = i == 1
+                yield i
+
+        async def main() -> None:
+            generators = [tail(0), tail(1)]
+            for generator in generators:
+                await anext(generator)
+            for generator in generators:
+                clock.advance(10)
+                assert await anext(generator, None) is None
+
+        asyncio.run(main())
+        assert self.told(sessions) == [(False, 10), (True, 20)]
+
+    def test_generator_that_is_driven_in_another_context_and_thread(
+        self, sessions: Path, collector: Collector, clock: Clock
+    ) -> None:
+        stopwatch = collector.tool_call("tail")
+
+        def tail(i: int) -> Iterator[int]:
+            with stopwatch as call:
+                call.success = i == 1
+                yield i
+
+        generators = [tail(0), tail(1)]
+        for generator in generators:
+            copy_context().run(next, generator)
+        with stopwatch:
+            for generator in generators:
+                clock.advance(10)
+                thread = threading.Thread(target=list, args=(generator,))
+                thread.start()
+                thread.join()
+        assert self.told(sessions) == [(False, 10), (True, 20), (True, 20)]
+        assert not stopwatch._under_way
+
+    def test_block_without_a_with_that_is_left_in_another_context(
+        self, sessions: Path, collector: Collector, clock: Clock
+    ) -> None:
+        stopwatch = collector.tool_call("bash")
+        one, other = Context(), Context()
+        for _ in range(10):
+            with stopwatch:
+                one.run(stopwatch.__enter__).success = False
+                clock.advance(1)
+                other.run(stopwatch.__exit__, None, None, None)
+        assert self.told(sessions) == [(False, 1), (True, 1)] * 10
+        assert not stopwatch._under_way
+        assert len(one.run(timing._entered.get)) <= 1
+        assert not other.run(timing._entered.get)
+
+    def test_block_that_is_left_twice_is_recorded_once(self, sessions: Path, collector: Collector) -> None:
+        stopwatch = collector.tool_call("bash")
+        stopwatch.__enter__()
+        stopwatch.__exit__(None, None, None)
+        with pytest.raises(RuntimeError, match="left more often"):
+            stopwatch.__exit__(None, None, None)
+        assert self.told(sessions) == [(True, 0)]
+
+    def test_children_that_are_forked_in_the_block(self, collector: Collector) -> None:
+        stopwatch = collector.tool_call("bash")
+        with stopwatch as outer:
+            with stopwatch as inner:
+                inner.success = False
+                pid = os.fork()
+            assert outer.success
+        if not pid:
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert calls(collector) == {"bash": (2, 2, 0)}
+
+    def test_stopwatch_that_is_kept_does_not_grow(self, collector: Collector) -> None:
+        stopwatch = collector.tool_call("bash")
+
+        async def fetch() -> None:
+            async with stopwatch:
+                await asyncio.sleep(0)
+
+        async def main() -> int:
+            for _ in range(20):
+                await asyncio.gather(*(fetch() for _ in range(50)))
+            return len(timing._entered.get())
+
+        assert Context().run(asyncio.run, main()) == 0
+        assert not stopwatch._under_way
+
+    def test_context_keeps_few_of_the_blocks_that_are_left_elsewhere_or_never(
+        self, collector: Collector
+    ) -> None:
+        stopwatch, context, most = collector.tool_call("bash"), Context(), 0
+        left: list[Measured] = []
+        for i in range(1000):
+            left.append(context.run(stopwatch.__enter__))
+            if i % 2:
+                Context().run(stopwatch.__exit__, None, None, None)
+            most = max(most, len(context.run(timing._entered.get)))
+        assert 1 < most < 100
+        assert len(stopwatch._under_way) == 500
 
 
 class TestAsync:

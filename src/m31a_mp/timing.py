@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from contextvars import ContextVar
 from time import monotonic_ns
 
 from m31a_mp import checks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Iterator
     from subprocess import CompletedProcess
-    from types import TracebackType
+    from types import FrameType, TracebackType
     from typing import Any, ParamSpec, TypeVar
 
     P = ParamSpec("P")
@@ -24,9 +26,12 @@ class Measured:
         success: Set it to False where something failed and no exception tells it.
     """
 
-    __slots__ = ("_started", "_success")
+    __slots__ = ("_started", "_success", "entered_by", "is_left")
 
-    def __init__(self) -> None:
+    def __init__(self, entered_by: int = 0) -> None:
+        """Not for users: `entered_by` is the id of the frame whose block it is."""
+        self.entered_by = entered_by
+        self.is_left = False
         self._success = True
         self._started = monotonic_ns()
 
@@ -43,10 +48,19 @@ class Measured:
         return (monotonic_ns() - self._started) // 1_000_000
 
 
+# The blocks of this context (task, thread) that are not left yet, of all stopwatches, the newest last. One
+# variable for all of them: a context would keep each stopwatch's own for as long as it lives.
+_entered: ContextVar[tuple[Measured, ...]] = ContextVar("m31a_mp_entered", default=())
+# More than so many are looked through for those that were left elsewhere, and more than so many not kept.
+_FEW = 8
+_MOST = 64
+
+
 class Stopwatch:
     """Measures the block of a `with` or an `async with`, and records it whichever way the block is left.
 
-    It can be kept and entered again, also by other threads and tasks, and while it is entered.
+    It can be kept and entered again, also by other threads, tasks and generators, and while it is entered:
+    each block is measured by itself. A block may be left in another thread or context than it was entered.
     """
 
     __slots__ = ("_enter", "_leave", "_under_way")
@@ -55,14 +69,10 @@ class Stopwatch:
         """Not for users: `leave` takes the success and the milliseconds."""
         self._leave = leave
         self._enter = enter
-        self._under_way: list[Measured] = []
+        self._under_way: dict[Measured, None] = {}
 
     def __enter__(self) -> Measured:
-        if self._enter:
-            self._enter()
-        measured = Measured()
-        self._under_way.append(measured)
-        return measured
+        return self._begin(sys._getframe().f_back)  # noqa: SLF001  # as in `_candidates`
 
     def __exit__(
         self,
@@ -70,21 +80,74 @@ class Stopwatch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Whose it is does not matter: of blocks that are left in another order than they were entered, the
-        # sum of the durations is the same.
-        measured = self._under_way.pop()
-        self._leave(measured.success and exc_type is None, measured.milliseconds())
+        self._end(sys._getframe().f_back, exc_type)  # noqa: SLF001
 
-    async def __aenter__(self) -> Measured:
-        return self.__enter__()
+    # No coroutine functions: their frame would be the caller's no more.
+    def __aenter__(self) -> Coroutine[Any, Any, Measured]:
+        return _returning(self._begin(sys._getframe().f_back))  # noqa: SLF001
 
-    async def __aexit__(
+    def __aexit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(exc_type, exc, traceback)
+    ) -> Coroutine[Any, Any, None]:
+        self._end(sys._getframe().f_back, exc_type)  # noqa: SLF001
+        return _returning(None)
+
+    def _begin(self, frame: FrameType | None) -> Measured:
+        if self._enter:
+            self._enter()
+        measured = Measured(id(frame))
+        self._under_way[measured] = None
+        entered = _entered.get()
+        if entered and (len(entered) > _FEW or entered[-1].is_left):
+            # Some may have been left in another context, or never will be.
+            entered = tuple(block for block in entered if not block.is_left)[-_MOST:]
+        _entered.set((*entered, measured))
+        return measured
+
+    def _end(self, frame: FrameType | None, exc_type: type[BaseException] | None) -> None:
+        entered = _entered.get()
+        measured = entered[-1] if entered else None
+        if measured and measured.entered_by == id(frame) and self._take(measured):
+            _entered.set(entered[:-1])  # nearly always
+        else:
+            measured = self._find(id(frame))
+            _entered.set(tuple(block for block in entered if block is not measured))
+        measured.is_left = True
+        self._leave(measured.success and exc_type is None, measured.milliseconds())
+
+    def _find(self, frame: int) -> Measured:
+        """Take the block that is being left out of those under way."""
+        while self._under_way:
+            for measured in self._candidates(frame):
+                if self._take(measured):
+                    return measured
+        raise RuntimeError("a measured block was left more often than it was entered")
+
+    def _take(self, measured: Measured) -> bool:
+        """Whether it was under way: a thread to which it was the second choice may have been faster."""
+        return self._under_way.pop(measured, False) is None
+
+    def _candidates(self, frame: int) -> Iterator[Measured]:
+        """The blocks under way, the likeliest first.
+
+        A `with` enters and leaves its block in the same frame, in whatever context that frame is run: only
+        this tells generators apart that one thread runs in turns. A block without a `with`, as an `ExitStack`
+        has it, is the newest one of its context. If it was entered in another context, it may be taken for
+        another's; each is recorded once.
+        """
+        here = [measured for measured in reversed(_entered.get()) if measured in self._under_way]
+        yield from (measured for measured in here if measured.entered_by == frame)
+        anywhere = list(self._under_way)[::-1]
+        yield from (measured for measured in anywhere if measured.entered_by == frame)
+        yield from here
+        yield from anywhere
+
+
+async def _returning(result: R) -> R:
+    return result
 
 
 def measuring(stopwatch: Callable[[], Stopwatch], function: Callable[P, R]) -> Callable[P, R]:
