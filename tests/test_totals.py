@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from fractions import Fraction
+from pathlib import Path
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import SessionMetrics, totals
+from m31a_mp import Collector, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, load, save, totals
 from m31a_mp.events import fold_record
 from m31a_mp.totals import ExactSum, TooManyEntriesError, Totals
 from strategies import INT64_MAX, Record, entries, expected, few_names, few_records, records_of
@@ -171,6 +173,86 @@ def test_one_distinct_name_too_many_is_refused_and_the_known_ones_go_on(
     assert result.to_metrics("s") == before
     fold_record(result, Record("tool_call", ("a", True, 1)).line(1), 0)
     assert result.to_metrics("s").tools[0].call_count == 2
+
+
+def restored(metrics: SessionMetrics) -> SessionMetrics:
+    """As another program's file reads when the library has gone on from it."""
+    document = orjson.loads(orjson.dumps(metrics.to_json()))
+    return Totals.restore(SessionMetrics.from_json(document), {}).to_metrics("s")
+
+
+small = st.integers(0, 50)
+parts = st.lists(
+    st.one_of(
+        st.builds(ToolMetric, few_names, small, small, small, small),
+        st.builds(LLMMetric, few_names, small, small, small, st.sampled_from([0.1, 0.2, 1e16]), small),
+        st.builds(PhaseMetric, few_names, small, small, small, small, st.booleans()),
+    ),
+    max_size=12,
+)
+
+
+def made_of(parts: list[ToolMetric | LLMMetric | PhaseMetric]) -> SessionMetrics:
+    time = datetime(2026, 1, 2, tzinfo=UTC)
+    return SessionMetrics(
+        "s",
+        time,
+        time,
+        [part for part in parts if isinstance(part, ToolMetric)],
+        [part for part in parts if isinstance(part, LLMMetric)],
+        [part for part in parts if isinstance(part, PhaseMetric)],
+    )
+
+
+def by_name(metrics: SessionMetrics) -> dict[str, object]:
+    return {repr(entry)[: repr(entry).index(",")]: entry for table in (
+        metrics.tools, metrics.llms, metrics.phases
+    ) for entry in table}  # fmt: skip
+
+
+class TestEntriesOfOneName:
+    def test_sums_of_another_program_are_all_kept(self) -> None:
+        tools = [
+            ToolMetric("a", 10, 4, 3, 50, 5.0),
+            ToolMetric("b", 1, 1, 1, 1, 1.0),
+            ToolMetric("a", 1, 0, 9, 4, 4.0),
+        ]
+        llms = [LLMMetric("p", 1, 2, 4, 0.1, 1), LLMMetric("p", 10, 20, 40, 0.2, 2)]
+        phases = [PhaseMetric("p", 7, 1, 2, 3, True), PhaseMetric("p", 5, 10, 20, 30, False)]
+        time = datetime(2026, 1, 2, tzinfo=UTC)
+        found = restored(SessionMetrics("s", time, time, tools, llms, phases))
+        assert found.tools == [ToolMetric("a", 11, 4, 12, 54, 54 / 11), ToolMetric("b", 1, 1, 1, 1, 1.0)]
+        assert found.llms == [LLMMetric("p", 11, 22, 44, 0.1 + 0.2, 3)]
+        assert found.phases == [PhaseMetric("p", 7, 11, 22, 33, True)]
+
+    @given(parts, st.randoms(use_true_random=False))
+    def test_their_order_does_not_show_in_the_numbers(
+        self, parts: list[ToolMetric | LLMMetric | PhaseMetric], random: st.DataObject
+    ) -> None:
+        shuffled = list(parts)
+        random.shuffle(shuffled)  # type: ignore[attr-defined]
+        assert by_name(restored(made_of(parts))) == by_name(restored(made_of(shuffled)))
+
+    @given(parts)
+    def test_nothing_is_lost_and_nothing_is_added_by_going_on_again(
+        self, parts: list[ToolMetric | LLMMetric | PhaseMetric]
+    ) -> None:
+        metrics = made_of(parts)
+        found = restored(metrics)
+        for key in ("call_count", "success_count", "fail_count", "total_duration_ms"):
+            wanted = sum(getattr(tool, key) for tool in metrics.tools)
+            assert sum(getattr(tool, key) for tool in found.tools) == wanted
+        assert restored(found) == found
+
+    def test_records_come_on_top_of_them(self, sessions: Path) -> None:
+        tools = [ToolMetric("a", 10, 4, 3, 50, 5.0), ToolMetric("a", 1, 0, 9, 4, 4.0)]
+        save(sessions, "s", SessionMetrics("s", tools=tools))
+        for _ in range(2):
+            with Collector("s", sessions) as collector:
+                collector.record_tool_call("a", False, 6)
+        metrics = load(sessions, "s")
+        assert metrics
+        assert metrics.tools == [ToolMetric("a", 13, 4, 14, 66, 66 / 13)]
 
 
 def test_forgotten_writers_are_those_that_are_gone() -> None:

@@ -37,6 +37,7 @@ def _fold_tool_call(totals: Totals, time: int, name: str, success: bool, duratio
     tool = totals.tool(name, time)
     tool.calls += 1
     tool.successes += success
+    tool.failures += not success
     tool.duration_ms += duration_ms
 
 
@@ -101,7 +102,7 @@ EVENTS: dict[str, Event] = {
 _PHASE_COUNTS = {"phase_transition": "transitions", "heal_trigger": "heals", "bisect_trigger": "bisects"}
 
 
-def fold_known(  # noqa: C901, PLR0912  # a call for each record would take as long as the rest
+def fold_known(  # noqa: C901, PLR0912, PLR0915  # a call for each record would take as long as the rest
     totals: Totals, records: list[Any]
 ) -> list[int]:
     """Count those records that are plainly valid and whose names have an entry: nearly all there are.
@@ -130,7 +131,10 @@ def fold_known(  # noqa: C901, PLR0912  # a call for each record would take as l
                     raise ValueError
                 entry = tool = tools[record["name"]]
                 tool.calls += 1
-                tool.successes += success
+                if success:
+                    tool.successes += 1
+                else:
+                    tool.failures += 1
                 tool.duration_ms += duration_ms
             elif event == "llm_interaction":
                 prompt, completion = record["prompt_tokens"], record["completion_tokens"]

@@ -65,7 +65,15 @@ class ToolTotal:
     first: int
     calls: int = 0
     successes: int = 0
+    failures: int = 0
     duration_ms: int = 0
+
+    def add(self, tool: ToolMetric) -> None:
+        """Add what `metrics.json` says; the average follows from the rest."""
+        self.calls += tool.call_count
+        self.successes += tool.success_count
+        self.failures += tool.fail_count
+        self.duration_ms += tool.total_duration_ms
 
 
 @dataclass(slots=True)
@@ -76,6 +84,15 @@ class LLMTotal:
     total_tokens: int = 0
     interactions: int = 0
     costs: ExactSum = field(default_factory=ExactSum)
+
+    def add(self, llm: LLMMetric, costs: list[float]) -> None:
+        """Add what `metrics.json` says, `costs` in place of its rounded cost."""
+        self.prompt_tokens += llm.prompt_tokens
+        self.completion_tokens += llm.completion_tokens
+        self.total_tokens += llm.total_tokens
+        self.interactions += llm.interaction_count
+        for cost in costs:
+            self.costs.add(cost)
 
 
 @dataclass(slots=True)
@@ -93,6 +110,14 @@ class PhaseTotal:
         duration = (time, duration_ms, success)
         if self.latest is None or duration > self.latest:
             self.latest = duration
+
+    def add(self, phase: PhaseMetric, time: int | None) -> None:
+        """Add what `metrics.json` says; `time` is that of its duration, None if it has none."""
+        self.transitions += phase.transition_count
+        self.heals += phase.heal_trigger_count
+        self.bisects += phase.bisect_trigger_count
+        if time is not None:
+            self.saw_duration(time, phase.duration_ms, phase.success)
 
 
 Entry = TypeVar("Entry", ToolTotal, LLMTotal, PhaseTotal)
@@ -222,33 +247,24 @@ class Totals:
             totals.writers[writer] = WriterMark(
                 _number(mark["last"]), {r: _number(n) for r, n in mark["dropped"].items()}
             )
+        # Entries of one name, as another program or `save()` may have left them, add up.
         for i, tool in enumerate(metrics.tools):
             first = _first(checkpoint, "tools", tool.name, started + i)
-            totals.tools[tool.name] = ToolTotal(
-                first, tool.call_count, tool.success_count, tool.total_duration_ms
-            )
+            totals.tools.setdefault(tool.name, ToolTotal(first)).add(tool)
         for i, llm in enumerate(metrics.llms):
             first = _first(checkpoint, "llms", llm.phase, started + i)
             known = checkpoint.get("llms", {}).get(llm.phase, {})
             costs = ExactSum([_finite(part) for part in known.get("costs", [])])
-            totals.llms[llm.phase] = LLMTotal(
-                first,
-                llm.prompt_tokens,
-                llm.completion_tokens,
-                llm.total_tokens,
-                llm.interaction_count,
-                costs if costs.value() == llm.cost else ExactSum([llm.cost]),
-            )
+            exact = costs.parts() if costs.value() == llm.cost else [llm.cost]
+            totals.llms.setdefault(llm.phase, LLMTotal(first)).add(llm, exact)
         for i, phase in enumerate(metrics.phases):
             first = _first(checkpoint, "phases", phase.phase, started + i)
             known = checkpoint.get("phases", {}).get(phase.phase, {})
             time = known.get("latest")
             if time is None and (phase.duration_ms or phase.success):
                 time = totals.updated  # it came with `save()`, or from another program
-            latest = None if time is None else (_number(time), phase.duration_ms, phase.success)
-            totals.phases[phase.phase] = PhaseTotal(
-                first, phase.transition_count, phase.heal_trigger_count, phase.bisect_trigger_count, latest
-            )
+            entry = totals.phases.setdefault(phase.phase, PhaseTotal(first))
+            entry.add(phase, None if time is None else _number(time))
         totals.set_aside = set(map(str, checkpoint.get("set_aside", [])))
         totals.dropped = dict(metrics.dropped)
         totals.rejected = metrics.rejected
@@ -266,7 +282,7 @@ def _tool_metric(name: str, total: ToolTotal) -> ToolMetric:
         name,
         _stop(total.calls),
         _stop(total.successes),
-        _stop(total.calls - total.successes),
+        _stop(total.failures),
         _stop(total.duration_ms),
         _stop(total.duration_ms) / _stop(total.calls) if total.calls else 0.0,
     )
