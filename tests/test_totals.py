@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,7 +21,7 @@ LARGEST = 1.7976931348623157e308
 
 
 def folded(records: list[tuple[int, Record]], into: Totals | None = None) -> Totals:
-    result = into or Totals(0)
+    result = Totals(0) if into is None else into
     for time, record in records:
         fold_record(result, record.line(time), 0)
     return result
@@ -143,6 +143,38 @@ def test_times_are_those_of_the_start_and_of_the_latest_record() -> None:
 def test_session_is_never_updated_before_it_started() -> None:
     metrics = folded([(1, Record("heal_trigger", ("plan",)))], Totals(10**9)).to_metrics("s")
     assert metrics.updated_at == metrics.started_at
+
+
+PLAN = Record("heal_trigger", ("plan",))
+
+
+def span(metrics: SessionMetrics) -> tuple[int, int]:
+    """Beginning and end in microseconds since the epoch."""
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    step = timedelta(microseconds=1)
+    return (metrics.started_at - epoch) // step, (metrics.updated_at - epoch) // step
+
+
+@given(
+    st.none() | st.integers(0, 10**6),
+    st.lists(st.tuples(st.integers(0, 10**6), few_records), min_size=1, max_size=8),
+    st.integers(0, 8),
+)
+def test_session_lasts_from_its_owner_or_first_record_to_its_last_one_wherever_it_was_published(
+    owned: int | None, records: list[tuple[int, Record]], at: int
+) -> None:
+    times = [time for time, _ in records]
+    wanted = (min([*times, *([] if owned is None else [owned])]) // 1000, max(times) // 1000)
+    assert span(folded(records, Totals(owned)).to_metrics("s")) == wanted
+    if owned is not None or at:  # else what is published is the time of this test
+        resumed = folded(records[at:], stored(folded(records[:at], Totals(owned))))
+        assert span(resumed.to_metrics("s")) == wanted
+
+
+def test_session_without_owner_and_record_starts_now() -> None:
+    before = datetime.now(UTC)
+    metrics = Totals().to_metrics("s")
+    assert before <= metrics.started_at == metrics.updated_at <= datetime.now(UTC)
 
 
 def test_drops_heard_of_twice_count_once() -> None:

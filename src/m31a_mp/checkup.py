@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 
 from m31a_mp import compactor, rejected
@@ -53,10 +52,10 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
     ]
     known = {(finding.file, finding.offset) for finding in findings}
     try:
-        fold = compactor.look(session, time.time_ns())
+        fold = compactor.look(session)
     except DamagedMetricsError as error:
         findings.append(Finding(session.metrics.name, 0, str(error)))
-        fold = compactor.look(session, time.time_ns(), from_zero=True)
+        fold = compactor.look(session, from_zero=True)
     return findings + [
         Finding(item.file, item.offset, item.reason)
         for item in fold.rejected

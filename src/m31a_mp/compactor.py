@@ -88,17 +88,18 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: b
         raise FileNotFoundError(ENOENT, "there is no session of that name", str(session.directory))
     session.make()
     with Lease.take(session):
-        return compact_session(session, time.time_ns(), rebuild=rebuild)
+        return compact_session(session, rebuild=rebuild)
 
 
 def compact_session(
-    session: Session, started: int, *, is_durable: bool = False, rebuild: bool = False
+    session: Session, started: int | None = None, *, is_durable: bool = False, rebuild: bool = False
 ) -> Compaction:
     """Bring `metrics.json` up to date with everything recorded. The caller holds the session's lease.
 
     Args:
         session: What to compact; its directory exists.
-        started: When the session started, in ns since the epoch, if `metrics.json` does not say.
+        started: When its owner opened the session, in ns since the epoch, if `metrics.json` does not say.
+            None: there is no owner, and the session starts with its first record.
         is_durable: The caller knows that `metrics.json` as it is survives a power cut, so that it need
             not be written when there is no news. One that another process wrote may not.
         rebuild: Start anew if `metrics.json` is damaged.
@@ -223,12 +224,11 @@ def _is_free(path: StrPath) -> bool:
         os.close(fd)
 
 
-def look(session: Session, started: int, *, from_zero: bool = False) -> Fold:
+def look(session: Session, *, from_zero: bool = False) -> Fold:
     """Fold everything recorded, and change nothing.
 
     Args:
         session: What to look at; it need not exist.
-        started: When the session started, in ns since the epoch, if its files do not say.
         from_zero: Take no notice of what `metrics.json` contains.
 
     Raises:
@@ -238,13 +238,13 @@ def look(session: Session, started: int, *, from_zero: bool = False) -> Fold:
     """
     for _ in range(_LOOKS):
         before = _publication(session)
-        fold = _look(session, started, from_zero)
+        fold = _look(session, from_zero)
         if fold and _publication(session) == before:
             return fold
     # While the lock is held nothing is drained or sealed, and what is published meanwhile says so.
     with Journal(session).locked():
         while True:
-            if fold := _look(session, started, from_zero):
+            if fold := _look(session, from_zero):
                 return fold
 
 
@@ -256,7 +256,7 @@ def _publication(session: Session) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _look(session: Session, started: int, from_zero: bool) -> Fold | None:
+def _look(session: Session, from_zero: bool) -> Fold | None:
     """One look; None if the files changed in a way that makes it worthless."""
     from tempfile import SpooledTemporaryFile  # late: most processes never look  # noqa: PLC0415
 
@@ -268,7 +268,7 @@ def _look(session: Session, started: int, from_zero: bool) -> Fold | None:
         live = _open(session.journal, files)
         sealed = session.sealed()
         published = None if from_zero else store.read_totals(session)
-        fold = Fold(published or Totals(started))
+        fold = Fold(published or Totals())
         for number, path in sealed:
             if fold.totals.journal < number <= fold.totals.journal + MAX_WAITING and is_file(path):
                 try:

@@ -114,8 +114,9 @@ class SessionMetrics:
 
     Attributes:
         session_id: The session's id.
-        started_at: When its first owner opened it, aware, in UTC.
-        updated_at: When its latest record was recorded, aware, in UTC.
+        started_at: When its first owner opened it, or the time of its first record if that is earlier or if
+            nobody ever owned it. Aware, in UTC.
+        updated_at: The time of its latest record; `started_at` if it has none. Aware, in UTC.
         tools: One entry for each tool.
         llms: One entry for each phase with language-model use.
         phases: One entry for each phase.

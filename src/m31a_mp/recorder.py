@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 from m31a_mp import checks, timing
 from m31a_mp.checks import INT64_MAX, Names
@@ -233,7 +232,7 @@ class Recorder:
             return SessionMetrics("")
         from m31a_mp import compactor  # late: most processes never look  # noqa: PLC0415
 
-        return compactor.look(self._session, time.time_ns()).totals.to_metrics(self._session.id)
+        return compactor.look(self._session).totals.to_metrics(self._session.id)
 
     def flush(self) -> None:
         """Hand what this process recorded to the journal.

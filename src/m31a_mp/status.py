@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from enum import StrEnum
 from errno import ENOENT
@@ -103,7 +102,7 @@ def status(session: Session) -> Status:
     writers = live_writers(session)
     owner = owner_of(session)
     is_running = owner is not None or bool(writers)
-    fold = compactor.look(session, _first_sign(session))
+    fold = compactor.look(session)
     metrics = fold.totals.to_metrics(session.id)
     state = State.RUNNING if is_running else _state_at_rest(session)
     return Status(session.directory, state, owner, writers, fold.records, metrics)
@@ -229,14 +228,3 @@ def _is_locked(path: Path) -> bool:
         return not lock_if_free(fd)
     finally:
         os.close(fd)
-
-
-def _first_sign(session: Session) -> int:
-    """When the session was made, in ns since the epoch, for one that has no `metrics.json` to say so."""
-    times = [time.time_ns()]
-    for path in (session.journal_lock, session.owner_lock, session.segments):
-        try:
-            times.append(path.lstat().st_mtime_ns)
-        except OSError:
-            continue
-    return min(times)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from time import time_ns
 from typing import Any, TypeVar
 
 import orjson
@@ -136,8 +137,8 @@ class Totals:
     """The state that a fold changes. Times are nanoseconds since the epoch.
 
     Attributes:
-        started: When the session started.
-        updated: The time of the latest record, or `started`.
+        started: When the first owner opened the session, or what `metrics.json` says; None if nobody did.
+        updated: The time of the latest record; 0 if there is none.
         tools, llms, phases: What was recorded, by name.
         writers: How far each writer is counted whose records may come again.
         journal: The number of the last sealed journal that is counted.
@@ -147,7 +148,7 @@ class Totals:
         set_aside: Files that are counted as rejected, and were to be put out of the way then.
     """
 
-    started: int
+    started: int | None = None
     updated: int = 0
     tools: dict[str, ToolTotal] = field(default_factory=dict)
     llms: dict[str, LLMTotal] = field(default_factory=dict)
@@ -208,11 +209,16 @@ class Totals:
                 self.dropped[reason] = self.dropped.get(reason, 0) + new
 
     def to_metrics(self, session_id: str) -> SessionMetrics:
-        """What users see of it."""
+        """What users see of it. A session with neither an owner nor a record starts now."""
+        tables: list[dict[str, Any]] = [self.tools, self.llms, self.phases]
+        starts = [total.first for table in tables for total in table.values()]
+        if self.started is not None:
+            starts.append(self.started)
+        started = min(starts) if starts else time_ns()
         return SessionMetrics(
             session_id,
-            _from_ns(self.started),
-            _from_ns(max(self.started, self.updated)),
+            _from_ns(started),
+            _from_ns(max(started, self.updated)),
             [_tool_metric(name, t) for name, t in _in_order(self.tools)],
             [_llm_metric(phase, t) for phase, t in _in_order(self.llms)],
             [_phase_metric(phase, t) for phase, t in _in_order(self.phases)],
@@ -242,7 +248,11 @@ class Totals:
             KeyError, TypeError, ValueError: The checkpoint is not one.
         """
         started = _to_ns(metrics.started_at)
-        totals = cls(started, _to_ns(metrics.updated_at), journal=_number(checkpoint.get("journal", 0)))
+        totals = cls(started, journal=_number(checkpoint.get("journal", 0)))
+        if metrics.tools or metrics.llms or metrics.phases or not checkpoint:
+            totals.updated = _to_ns(
+                metrics.updated_at
+            )  # else it is no record's, but when the session started
         for writer, mark in checkpoint.get("writers", {}).items():
             totals.writers[writer] = WriterMark(
                 _number(mark["last"]), {r: _number(n) for r, n in mark["dropped"].items()}
