@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from time import time_ns
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import fold
+from m31a_mp import Collector, PhaseMetric, ToolMetric, Usage, compact, fold, load
 from m31a_mp.decoder import Damage, Line
+from m31a_mp.events import fold_record
 from m31a_mp.fold import Fold
 from m31a_mp.journal import Batch
 from m31a_mp.rejected import Rejected
+from m31a_mp.session import Session
 from m31a_mp.totals import Totals
-from strategies import Record, entries, expected, few_records
+from strategies import INT64_MAX, Record, encoded, entries, expected, few_records
 
 
 def lines(records: list[Record], first: int) -> bytes:
@@ -71,25 +76,60 @@ _odd: st.SearchStrategy[object] = st.sampled_from(
 )
 
 
+_past = _odd.filter(lambda value: value != INT64_MAX)  # which would be the time of its folding, too
+
+
 @st.composite
 def _odd_lines(draw: st.DrawFn) -> bytes:
     """A record of which something may be missing, odd or too much; or no record, nor even a line."""
     record = orjson.loads(draw(few_records).line(draw(st.integers(0, 50))))
     for key in draw(st.lists(st.sampled_from([*record, "more"]), max_size=2)):
         if key == "time" or draw(st.booleans()):  # without a time, a line gets that of its folding
-            record[key] = draw(_odd)
+            record[key] = draw(_past if key == "time" else _odd)
         else:
             record.pop(key, None)
     line = json.dumps(record).encode()  # which writes integers of any size
-    return draw(
-        st.sampled_from([line, line, line, line, line[:-1], line + b"," + line, b"[]", b"{}", b"", b"1"])
+    parts = [
+        line[:-1],
+        line + b"," + line,
+        b"[]",
+        b"{}",
+        b"",
+        b"1",
+        b'{"a":[1',
+        b"2]}," + line,
+        b'{"x":"y',
+        b'z"}',
+    ]
+    parts += [
+        b'{"a":1',
+        b'"b":2}',
+        b'"b":{}},' + line,
+        b"[" + line,
+        line + b"]",
+        line + b",0," + line,
+        b"0," + line,
+    ]
+    return draw(st.sampled_from([line] * len(parts) + parts))
+
+
+_KNOWN = [
+    Record(event, arguments)
+    for name in ("bash", "plan")
+    for event, arguments in (
+        ("tool_call", (name, True, 1)),
+        ("heal_trigger", (name,)),
+        ("llm_interaction", (name, Usage(1, 2, 3), 0.5)),
     )
+]
 
 
 @given(st.lists(_odd_lines(), max_size=12), st.integers(0, 12))
 def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: int) -> None:
     data = b"".join(text + b"\n" for text in texts)
     batch, single = Fold(Totals(0)), Fold(Totals(0))
+    for one in (batch, single):  # those of known names are counted fast
+        one.journal("j", [Line(0, line) for line in lines(_KNOWN, 0).splitlines(keepends=True)])
     batch.totals.writer("a").last = known
     batch.batch("j", Batch("a", 1, data))
     offsets = [sum(len(text) + 1 for text in texts[:i]) for i in range(len(texts))]
@@ -97,6 +137,135 @@ def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: i
     assert batch.totals.to_metrics("s") == single.totals.to_metrics("s")
     assert batch.totals.to_checkpoint() | {"writers": {}} == single.totals.to_checkpoint() | {"writers": {}}
     assert (batch.records, batch.rejected) == (single.records, single.rejected)
+
+
+HEAL = Record("heal_trigger", ("plan",)).line(1).rstrip()
+
+
+@pytest.mark.parametrize(
+    ("texts", "counted"),
+    [
+        ([b'{"a":[1', b"2]}," + HEAL], 0),
+        ([b'{"a":[1', b"2]},0," + HEAL], 0),
+        ([b'{"a":[' + HEAL, HEAL + b"]}," + HEAL], 0),
+        ([b'{"a":1', b'"b":2},' + HEAL], 0),
+        ([b'{"a":1', b'"b":2},0,' + HEAL], 0),
+        ([b'{"a":"x', b'y"},' + HEAL], 0),
+        ([b'{"a":"x', b'y"},0,' + HEAL], 0),
+        ([b"[" + HEAL, HEAL + b"]", HEAL + b"," + HEAL], 0),
+        ([HEAL + b"," + HEAL, b""], 0),
+        ([HEAL, b"", HEAL + b"," + HEAL], 1),
+        ([HEAL[:-1], b"}," + HEAL], 0),
+        ([HEAL[:-1] + b',"a":[1]}', HEAL], 2),
+        ([HEAL[:-1] + b',"a":{"b":{}}}', b" " + HEAL + b"\r"], 2),
+    ],
+)
+@pytest.mark.parametrize("around", [0, 1])
+def test_lines_that_are_records_only_when_they_are_joined_are_rejected_each_by_itself(
+    texts: list[bytes], counted: int, around: int
+) -> None:
+    texts = [HEAL] * around + texts + [HEAL] * around
+    for lines in (texts, texts[::-1]):
+        result = Fold(Totals(0))
+        result.batch(
+            "j", Batch("b", 1, HEAL + b"\n")
+        )  # makes the entry: those of known names are counted fast
+        result.totals.phases["plan"].heals = result.records = 0
+        result.batch("j", Batch("a", 1, b"".join(text + b"\n" for text in lines)))
+        assert (result.records, len(result.rejected)) == (
+            counted + 2 * around,
+            len(texts) - counted - 2 * around,
+        )
+        assert result.totals.phases["plan"].heals == result.records
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_batch_whose_numbers_begin_anywhere_loses_no_record_and_counts_once(first: int) -> None:
+    records = lines([Record("heal_trigger", ("plan",))] * 3, 5)
+    result = Fold(Totals(0))
+    for _ in range(2):
+        result.batch("j", Batch("a", first, records))
+    assert (result.records, result.totals.phases["plan"].heals, result.rejected) == (3, 3, [])
+    checkpoint = orjson.loads(orjson.dumps(result.totals.to_checkpoint()))
+    resumed = Fold(Totals.restore(result.totals.to_metrics("s"), checkpoint))
+    resumed.batch("j", Batch("a", first, records))
+    resumed.batch("j", Batch("a", first + 3, records))
+    assert resumed.totals.phases["plan"].heals == 6
+
+
+DAY = 24 * 60 * 60 * 10**9
+
+
+class TestWrongClock:
+    """A record whose clock is days ahead counts, and its time is that of the merging."""
+
+    @pytest.mark.parametrize("time", [INT64_MAX, "in two days"])
+    @pytest.mark.parametrize("by", ["line", "batch"])
+    def test_it_counts_and_is_not_the_last_one_for_ever(
+        self, session: Session, time: object, by: str
+    ) -> None:
+        before = datetime.now(UTC)
+        ahead = time if isinstance(time, int) else time_ns() + 2 * DAY
+        records = b"".join(
+            Record(*record).line(ahead)
+            for record in (
+                ("tool_call", ("bash", True, 3)),
+                ("phase_duration", ("plan", 7, True)),
+                ("tool_call", ("bash", False, 4)),
+            )
+        )
+        session.journal.write_bytes(records if by == "line" else encoded(Batch("a" * 16, 1, records)))
+        with Collector("s", session.sessions_dir) as collector:
+            metrics = collector.snapshot()
+            assert metrics.tools == [ToolMetric("bash", 2, 1, 1, 7, 3.5)]
+            assert metrics.phases == [PhaseMetric("plan", 7, success=True)]
+            assert before <= metrics.started_at <= metrics.updated_at <= datetime.now(UTC)
+            collector.record_phase_duration("plan", 5, False)
+            metrics = collector.snapshot()
+            assert metrics.phases == [PhaseMetric("plan", 5)]
+            assert before <= metrics.updated_at <= datetime.now(UTC)
+            assert metrics.rejected == 0
+
+    def test_clock_that_is_hours_ahead_is_believed(self, session: Session) -> None:
+        ahead = time_ns() + DAY - 60 * 10**9
+        session.journal.write_bytes(
+            Record("phase_duration", ("plan", 7, True)).line(ahead)
+            + Record("phase_duration", ("plan", 5, True)).line(time_ns())
+        )
+        assert compact(session.sessions_dir, "s").metrics.phases == [PhaseMetric("plan", 7, success=True)]
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from([0, 5, 10**18, INT64_MAX - 1, INT64_MAX]), few_records), max_size=8
+        ),
+        st.randoms(use_true_random=False),
+    )
+    def test_order_does_not_show(self, records: list[tuple[int, Record]], random: st.DataObject) -> None:
+        shuffled = list(records)
+        random.shuffle(shuffled)  # type: ignore[attr-defined]
+        results = []
+        for given_records in (records, shuffled):
+            result = Totals(0)
+            for time, record in given_records:
+                fold_record(result, record.line(time), 2 * 10**18)
+            results.append(result.to_metrics("s"))
+        assert results[0] == results[1]
+
+    def test_time_that_was_published_from_such_a_clock_is_overtaken(self, session: Session) -> None:
+        far = "2262-04-11T23:47:16.854775Z"
+        with Collector("s", session.sessions_dir) as collector:
+            collector.record_phase_duration("plan", 7, True)
+        document = orjson.loads(session.metrics.read_bytes())
+        document["updated_at"] = far
+        document["m31a_mp"]["phases"]["plan"] = {"first": INT64_MAX, "latest": INT64_MAX}
+        session.metrics.write_bytes(orjson.dumps(document))
+        before = datetime.now(UTC)
+        with Collector("s", session.sessions_dir) as collector:
+            assert before <= collector.snapshot().updated_at <= datetime.now(UTC)
+            assert collector.snapshot().phases == [PhaseMetric("plan", 7, success=True)]
+            collector.record_phase_duration("plan", 5, False)
+            assert collector.snapshot().phases == [PhaseMetric("plan", 5)]
+        assert load(session.sessions_dir, "s").updated_at <= datetime.now(UTC)  # type: ignore[union-attr]
 
 
 def test_damage_and_lines_are_told_apart() -> None:

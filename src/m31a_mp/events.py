@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from m31a_mp.checks import INT64_MAX, check_bool, check_cost, check_int, check_name
-from m31a_mp.totals import LLMTotal, PhaseTotal, ToolTotal, Totals
+from m31a_mp.checks import check_bool, check_cost, check_int, check_name
+from m31a_mp.totals import LLMTotal, PhaseTotal, ToolTotal, Totals, plausible
 
 Check = Callable[[str, object], Any]
 
@@ -103,7 +103,7 @@ _PHASE_COUNTS = {"phase_transition": "transitions", "heal_trigger": "heals", "bi
 
 
 def fold_known(  # noqa: C901, PLR0912, PLR0915  # a call for each record would take as long as the rest
-    totals: Totals, records: list[Any]
+    totals: Totals, records: list[Any], latest: int
 ) -> list[int]:
     """Count those records that are plainly valid and whose names have an entry: nearly all there are.
 
@@ -112,6 +112,7 @@ def fold_known(  # noqa: C901, PLR0912, PLR0915  # a call for each record would 
     Args:
         totals: What they are added to.
         records: Parsed lines.
+        latest: The latest time that a record may have, in nanoseconds since the epoch.
 
     Returns:
         The positions of the others, which were left alone.
@@ -122,7 +123,7 @@ def fold_known(  # noqa: C901, PLR0912, PLR0915  # a call for each record would 
     for position, record in enumerate(records):
         try:
             event, time = record["event"], record["time"]
-            if type(time) is not int or not 0 <= time <= INT64_MAX:
+            if type(time) is not int or not 0 <= time <= latest:
                 raise ValueError
             entry: ToolTotal | LLMTotal | PhaseTotal
             if event == "tool_call":
@@ -176,7 +177,8 @@ def fold_record(totals: Totals, text: bytes, now: int) -> None:
     Args:
         totals: What it is added to; left as it is if the line is no record.
         text: The line.
-        now: The time of a line that has none, in nanoseconds since the epoch.
+        now: The time of a line that has none, or one that cannot be (`plausible`), in nanoseconds since the
+            epoch.
 
     Raises:
         ValueError: It is no record; says why.
@@ -191,7 +193,7 @@ def fold_record(totals: Totals, text: bytes, now: int) -> None:
         given = repr(kind[:80]) if isinstance(kind, str) else f"a {type(kind).__name__}"
         raise ValueError(f"not a record: its event is {given}")
     try:
-        time = check_int("time", record["time"]) if "time" in record else now
+        time = plausible(check_int("time", record["time"]), now) if "time" in record else now
         values = [check(field, record[field]) for field, check in event.fields.items()]
     except KeyError as error:
         raise ValueError(f"{event.name} without {error.args[0]!r}") from None

@@ -134,6 +134,8 @@ class Recorder:
     def record_phase_duration(self, phase: str, duration_ms: int, success: bool) -> None:
         """Record how long a phase took, and its outcome. The latest call wins; durations do not add up.
 
+        A call whose clock is more than a day ahead when it is merged counts as made at that moment.
+
         Args:
             phase: The phase.
             duration_ms: How long it took, in milliseconds.

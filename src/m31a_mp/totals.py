@@ -28,6 +28,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COSTS_KEPT = 1024
 
 
+# A record of a later time than this after the moment of merging, in nanoseconds, is of a clock that is wrong.
+MAX_AHEAD = 24 * 60 * 60 * 10**9
+
+
+def plausible(time: int, now: int) -> int:
+    """The time of a record that is merged now: that moment, if its clock is more than a day ahead.
+
+    It is counted like any other. With its own time it would stay the session's last record, and its duration
+    that of its phase, for ever.
+    """
+    return time if time <= now + MAX_AHEAD else now
+
+
 class TooManyEntriesError(ValueError):
     """One more distinct name than a session may have; the message is the reason."""
 
@@ -126,9 +139,12 @@ Entry = TypeVar("Entry", ToolTotal, LLMTotal, PhaseTotal)
 
 @dataclass(slots=True)
 class WriterMark:
-    """How far a writer's records are counted: the number of the last one, and what it dropped so far."""
+    """How far a writer's records are counted: the number of the last one, and what it dropped so far.
 
-    last: int = 0
+    Ours count from 1; others may count from 0.
+    """
+
+    last: int = -1
     dropped: dict[str, int] = field(default_factory=dict)
 
 
@@ -247,34 +263,34 @@ class Totals:
         Raises:
             KeyError, TypeError, ValueError: The checkpoint is not one.
         """
-        started = _to_ns(metrics.started_at)
+        now = time_ns()
+        started = plausible(_to_ns(metrics.started_at), now)
         totals = cls(started, journal=_number(checkpoint.get("journal", 0)))
         if metrics.tools or metrics.llms or metrics.phases or not checkpoint:
-            totals.updated = _to_ns(
-                metrics.updated_at
-            )  # else it is no record's, but when the session started
+            # Else it is no record's, but when the session started.
+            totals.updated = plausible(_to_ns(metrics.updated_at), now)
         for writer, mark in checkpoint.get("writers", {}).items():
             totals.writers[writer] = WriterMark(
                 _number(mark["last"]), {r: _number(n) for r, n in mark["dropped"].items()}
             )
         # Entries of one name, as another program or `save()` may have left them, add up.
         for i, tool in enumerate(metrics.tools):
-            first = _first(checkpoint, "tools", tool.name, started + i)
+            first = plausible(_first(checkpoint, "tools", tool.name, started + i), now)
             totals.tools.setdefault(tool.name, ToolTotal(first)).add(tool)
         for i, llm in enumerate(metrics.llms):
-            first = _first(checkpoint, "llms", llm.phase, started + i)
+            first = plausible(_first(checkpoint, "llms", llm.phase, started + i), now)
             known = checkpoint.get("llms", {}).get(llm.phase, {})
             costs = ExactSum([_finite(part) for part in known.get("costs", [])])
             exact = costs.parts() if costs.value() == llm.cost else [llm.cost]
             totals.llms.setdefault(llm.phase, LLMTotal(first)).add(llm, exact)
         for i, phase in enumerate(metrics.phases):
-            first = _first(checkpoint, "phases", phase.phase, started + i)
+            first = plausible(_first(checkpoint, "phases", phase.phase, started + i), now)
             known = checkpoint.get("phases", {}).get(phase.phase, {})
             time = known.get("latest")
             if time is None and (phase.duration_ms or phase.success):
                 time = totals.updated  # it came with `save()`, or from another program
             entry = totals.phases.setdefault(phase.phase, PhaseTotal(first))
-            entry.add(phase, None if time is None else _number(time))
+            entry.add(phase, None if time is None else plausible(_number(time), now))
         totals.set_aside = set(map(str, checkpoint.get("set_aside", [])))
         totals.dropped = dict(metrics.dropped)
         totals.rejected = metrics.rejected
