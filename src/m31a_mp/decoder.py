@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ MAX_BATCH_BYTES = segment.MAX_BYTES
 _HEADER_START = b'{"batch":'
 _MAX_WRITER_CHARACTERS = 64
 _BUFFER_BYTES = 256 * 1024
+# About as long as a header: so what is read in vain for a header is no more than what it takes itself.
+_FIRST_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,14 @@ def open_to_read(path: Path) -> BinaryIO:
 
 
 def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage | Torn]:
-    """What stands in a journal, in order, in memory bounded by the largest batch.
+    """Read a journal: what stands in it, in order, in memory bounded by the largest batch.
 
     A torn end is left out. A batch of which only the beginning is there counts as a shorter one. What is
     read behind a `Torn` may be the rest of that append, if it has been filled meanwhile.
+
+    Whatever stands there, no byte is read more than a few times: a header that lies about its length would
+    have megabytes read for nothing, and thousands of them would do it again and again. The first one may.
+    From then on no more is read for a header than there is before the next one.
     """
     offset = 0
     is_sound = True
@@ -73,16 +78,18 @@ def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage | Torn]:
             stream.seek(offset + len(torn) + 1)  # a line may have been appended right behind
         elif line.endswith(b"\n"):
             if line.startswith(_HEADER_START):
-                item, is_right = _read_batch(stream, line, offset, is_sound=is_sound)
+                items, is_right = _read_batch(stream, line, offset, is_sound=is_sound)
                 is_sound = is_sound and is_right
-                yield item
+                yield from items
             else:
                 yield Line(offset, line)
         elif len(line) == MAX_LINE_BYTES:
             _skip_line(stream)
             yield Damage(offset, f"a line of more than {MAX_LINE_BYTES} bytes", line)
-        elif _is_whole(line) and not line.startswith(_HEADER_START):
-            yield Line(offset, line)
+        else:
+            if _is_whole(line) and not line.startswith(_HEADER_START):
+                yield Line(offset, line)
+            return  # the end; what is appended meanwhile would be read as a line of its own
         offset = stream.tell()
 
 
@@ -106,73 +113,102 @@ class _Header:
     crc: int
 
 
-def _read_batch(stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool) -> tuple[Batch | Damage, bool]:
-    """A batch, and whether it is what its header says. `is_sound`: so far they all were."""
+def _read_batch(
+    stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool
+) -> tuple[list[Batch | Damage | Torn], bool]:
+    """Read the batch of that header, and go on behind it. `is_sound`: no header lied so far.
+
+    Returns:
+        What it is, and whether that is what the header says.
+    """
     header = _parse_header(line)
     if header is None:
-        return Damage(offset, "a batch header that cannot be read", line), True
-    # Where one header lied, others may: then no more is read for one than it has.
+        return [Damage(offset, "a batch header that cannot be read", line)], True
+    start = offset + len(line)
     records = stream.read(header.bytes) if is_sound else _read_until_header(stream, header.bytes)
-    batch = Batch(header.writer, header.first, records, header.dropped, offset + len(line))
-    if len(records) == header.bytes and batch.count == header.count:
-        covered = line[: line.rindex(b',"crc32"')]
-        if zlib.crc32(records, zlib.crc32(covered)) == header.crc:
-            return batch, True
-    return _read_what_is_there(stream, line, header, batch), False
-
-
-def _read_what_is_there(stream: BinaryIO, line: bytes, header: _Header, batch: Batch) -> Batch | Damage:
-    """Of a batch that is not what its header says: a shorter one if it is torn, else the damage."""
-    start, records = batch.offset, bytes(batch.records)
-    text, nul, rest = records.partition(b"\0")
-    if nul and len(records) == header.bytes and not rest.strip(b"\0"):
-        return _shortened(batch, text[: text.rfind(b"\n") + 1])  # torn
+    batch = Batch(header.writer, header.first, records, header.dropped, start)
+    if _is_right(batch, header, line):
+        return [batch], True
+    text = records.rstrip(b"\0")
+    is_text = b"\0" not in text and _find_header(text, 0) == len(text)
+    if is_text and len(text) < len(records) == header.bytes:
+        return _torn(header, text, start), False
     records = _until_next_header(records)
     if len(records) < header.bytes:
-        # The file was cut short. Its lines keep their numbers, as those of a torn batch do.
-        whole = _first_lines(records, header.count, ended=_is_whole(records.rpartition(b"\n")[2]))
-        stream.seek(start + len(whole))
-        return _shortened(batch, whole.removesuffix(b"\n") + b"\n" if whole else b"")
-    # Length or count may be what is wrong: the shorter of the two leaves more to others.
+        return [_cut_short(stream, header, records, start)], False
+    return [_damaged(stream, header, line, records, start)], False
+
+
+def _is_right(batch: Batch, header: _Header, line: bytes) -> bool:
+    records = bytes(batch.records)
+    if len(records) != header.bytes or batch.count != header.count or records[-1:] not in (b"", b"\n"):
+        return False
+    covered = line[: line.rindex(b',"crc32"')]
+    return zlib.crc32(records, zlib.crc32(covered)) == header.crc
+
+
+def _torn(header: _Header, text: bytes, start: int) -> list[Batch | Damage | Torn]:
+    """Its process died before it had filled all of it, or is about to: what is whole counts.
+
+    What its writer dropped, it says again.
+    """
+    records = text[: text.rfind(b"\n") + 1]
+    batch = Batch(header.writer, header.first, records, offset=start)
+    return [batch, Torn(start + len(text))]
+
+
+def _cut_short(stream: BinaryIO, header: _Header, records: bytes, start: int) -> Batch:
+    """The file was cut, and perhaps went on: the lines keep their numbers, as those of a torn batch do."""
+    whole = _first_lines(records, header.count, ended=_is_whole(records.rpartition(b"\n")[2]))
+    stream.seek(start + len(whole))
+    lines = whole.removesuffix(b"\n") + b"\n" if whole else b""
+    return Batch(header.writer, header.first, lines, offset=start)
+
+
+def _damaged(stream: BinaryIO, header: _Header, line: bytes, records: bytes, start: int) -> Damage:
+    """It is all there, and wrong. Its length or count may be that: the shorter one leaves more to others."""
     records = _first_lines(records, header.count, ended=True)
     stream.seek(start + len(records))
-    if records and not records.endswith(b"\n") and stream.read(1) not in (b"{", b""):
-        stream.seek(start + len(records))  # the length ends within a line
-        records += stream.readline(MAX_LINE_BYTES)
-    stream.seek(start + len(records))
+    if records and not records.endswith(b"\n"):  # the length ends within a line, or right before a record
+        rest = stream.readline(MAX_LINE_BYTES).partition(b"\0")[0]
+        records += b"" if rest.startswith(b"{") else rest
+        stream.seek(start + len(records))
     return Damage(start - len(line), "a batch whose checksum, length or count is wrong", line + records)
-
-
-def _shortened(batch: Batch, records: bytes) -> Batch:
-    """A torn batch: so many of its records. What its writer dropped, it says again."""
-    return Batch(batch.writer, batch.first, records, offset=batch.offset)
 
 
 def _first_lines(text: bytes, count: int, *, ended: bool) -> bytes:
     """The first `count` lines; one without its newline is among them if it is `ended` all the same."""
-    lines = re.findall(rb"[^\n]*\n|[^\n]+\Z", text)
-    if lines and not ended and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    return b"".join(lines[:count])
+    end = 0
+    for _ in range(count):
+        newline = text.find(b"\n", end)
+        if newline < 0:
+            return text if ended else text[:end]
+        end = newline + 1
+    return text[:end]
 
 
 def _read_until_header(stream: BinaryIO, size: int) -> bytes:
-    """So many bytes; or fewer, if a header is among them: one that lies costs little more than it has."""
-    records, piece, step = b"", b"", 4 * 1024
+    """Read `size` bytes, or fewer if a header is among them: not much more than there is before it."""
+    records, step = b"", _FIRST_STEP
     while len(records) < size and (piece := stream.read(min(step, size - len(records)))):
         seam = max(0, len(records) - len(_HEADER_START))
         records += piece
-        if records.startswith(_HEADER_START) or records.find(b"\n" + _HEADER_START, seam) >= 0:
+        if _find_header(records, seam) < len(records):
             break
         step = len(records)
     return records
 
 
 def _until_next_header(records: bytes) -> bytes:
-    if records.startswith(_HEADER_START):
-        return b""
-    found = records.find(b"\n" + _HEADER_START)
-    return records if found < 0 else records[: found + 1]
+    return records[: _find_header(records, 0)]
+
+
+def _find_header(records: bytes, start: int) -> int:
+    """Where a header starts as `read` finds one, at the start of a line or behind a NUL; else the end."""
+    found = records.find(_HEADER_START, start)
+    while found > 0 and records[found - 1] not in b"\n\0":
+        found = records.find(_HEADER_START, found + 1)
+    return len(records) if found < 0 else found
 
 
 def _parse_header(line: bytes) -> _Header | None:
