@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from errno import ELOOP, ENOENT, ENXIO
@@ -17,6 +18,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 from m31a_mp import decoder, durable, rejected, store
 from m31a_mp.drain import Drained, drain
+from m31a_mp.errors import InterruptedCallError
 from m31a_mp.fold import Fold
 from m31a_mp.journal import Batch, Journal
 from m31a_mp.lease import Lease
@@ -227,9 +229,16 @@ def _is_free(path: StrPath) -> bool:
 def look(session: Session, *, from_zero: bool = False) -> Fold:
     """Fold everything recorded, and change nothing.
 
+    It waits for nobody but where something is wrong in the live journal: that may be an append in progress,
+    of which a reader met the end before the beginning. So it is looked at again under the journal's lock.
+
     Args:
         session: What to look at; it need not exist.
         from_zero: Take no notice of what `metrics.json` contains.
+
+    Returns:
+        What is there. If the lock could not be had for 5 seconds, or not at all, the reason of what is wrong
+        in the live journal says that it is not certain.
 
     Raises:
         DamagedMetricsError: `metrics.json` is not valid.
@@ -240,12 +249,27 @@ def look(session: Session, *, from_zero: bool = False) -> Fold:
         before = _publication(session)
         fold = _look(session, from_zero)
         if fold and _publication(session) == before:
-            return fold
-    # While the lock is held nothing is drained or sealed, and what is published meanwhile says so.
+            return fold if fold.is_certain else _look_again(session, from_zero, fold)
     with Journal(session).locked():
-        while True:
-            if fold := _look(session, from_zero):
-                return fold
+        return _look_in_peace(session, from_zero)
+
+
+def _look_again(session: Session, from_zero: bool, seen: Fold) -> Fold:
+    if not os.path.lexists(session.lock_name):
+        return seen  # without the lock's file nobody appends; and no look makes one
+    try:
+        with Journal(session).locked():
+            return _look_in_peace(session, from_zero)
+    except (OSError, InterruptedCallError) as error:
+        seen.doubt(session.journal.name, str(error).partition(". ")[0])
+        return seen
+
+
+def _look_in_peace(session: Session, from_zero: bool) -> Fold:
+    # While the lock is held nothing is drained or sealed, and what is published meanwhile says so.
+    while True:
+        if fold := _look(session, from_zero):
+            return fold
 
 
 def _publication(session: Session) -> tuple[int, int, int] | None:
@@ -279,11 +303,33 @@ def _look(session: Session, from_zero: bool) -> Fold | None:
                 except FileNotFoundError:
                     return None  # published meanwhile
         if live:
-            fold.journal(session.journal.name, decoder.read(live))
-            if fold.torn is not None and os.pread(live.fileno(), 1, fold.torn) != b"\0":
+            rejected_before = fold.totals.rejected
+            try:
+                fold.journal(session.journal.name, _read_live(live))
+            except _OvertakenError:
                 return None
+            fold.is_certain = fold.totals.rejected == rejected_before
         _fold_staged(fold, staged, copy)
     return fold
+
+
+class _OvertakenError(Exception):
+    """An append went on while it was read."""
+
+
+def _read_live(live: BinaryIO) -> Iterator[decoder.Item]:
+    """Read a journal that others append to.
+
+    What stands behind room that is not filled may be the rest of that append, read a moment later than the
+    room: then its lines would count without their numbers. By now the room has been filled, for an append
+    is written from its beginning to its end.
+    """
+    torn = None
+    for item in decoder.read(live):
+        if torn is not None and os.pread(live.fileno(), 1, torn) != b"\0":
+            raise _OvertakenError
+        torn = item.offset if isinstance(item, decoder.Torn) else None
+        yield item
 
 
 def _copy_staged(session: Session, copy: IO[bytes]) -> list[tuple[str, Batch | Rejected, int]]:

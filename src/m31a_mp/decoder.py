@@ -48,6 +48,9 @@ class Torn:
     offset: int
 
 
+Item = Batch | Line | Damage | Torn
+
+
 def open_to_read(path: Path) -> BinaryIO:
     """Open a journal to `read` it; what it is sealed or deleted under meanwhile does not matter.
 
@@ -57,7 +60,7 @@ def open_to_read(path: Path) -> BinaryIO:
     return open(durable.open_private(path, os.O_RDONLY), "rb", buffering=_BUFFER_BYTES)
 
 
-def read(stream: BinaryIO) -> Iterator[Batch | Line | Damage | Torn]:
+def read(stream: BinaryIO) -> Iterator[Item]:
     """Read a journal: what stands in it, in order, in memory bounded by the largest batch.
 
     A torn end is left out. A batch of which only the beginning is there counts as a shorter one. What is
@@ -113,9 +116,7 @@ class _Header:
     crc: int
 
 
-def _read_batch(
-    stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool
-) -> tuple[list[Batch | Damage | Torn], bool]:
+def _read_batch(stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool) -> tuple[list[Item], bool]:
     """Read the batch of that header, and go on behind it. `is_sound`: no header lied so far.
 
     Returns:
@@ -147,7 +148,7 @@ def _is_right(batch: Batch, header: _Header, line: bytes) -> bool:
     return zlib.crc32(records, zlib.crc32(covered)) == header.crc
 
 
-def _torn(header: _Header, text: bytes, start: int) -> list[Batch | Damage | Torn]:
+def _torn(header: _Header, text: bytes, start: int) -> list[Item]:
     """Its process died before it had filled all of it, or is about to: what is whole counts.
 
     What its writer dropped, it says again.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 import orjson
 
-from m31a_mp.decoder import Damage, Line, Torn
+from m31a_mp.decoder import Damage, Item, Line, Torn
 from m31a_mp.events import fold_known, fold_record
 from m31a_mp.journal import Batch
 from m31a_mp.rejected import Rejected
@@ -65,25 +66,24 @@ class Fold:
         totals: What is added to.
         records: How many records were added.
         rejected: What was not, and why.
-        torn: Where in the last journal room for an append was not filled yet, if it was not.
+        is_certain: Whether what was rejected is wrong indeed, and not half of an append in progress.
     """
 
     def __init__(self, totals: Totals) -> None:
         self.totals = totals
         self.records = 0
         self.rejected: list[Rejected] = []
-        self.torn: int | None = None
+        self.is_certain = True
         self._rejected_bytes = 0
         self._now = time.time_ns()
 
-    def journal(self, file: str, items: Iterable[Batch | Line | Damage | Torn]) -> None:
+    def journal(self, file: str, items: Iterable[Item]) -> None:
         """Add what stands in a journal.
 
         Args:
             file: Its name, for what is rejected.
             items: What was read from it, in order.
         """
-        self.torn = None
         for item in items:
             match item:
                 case Batch():
@@ -91,7 +91,7 @@ class Fold:
                 case Line():
                     self._line(file, item.offset, item.text)
                 case Torn():
-                    self.torn = item.offset
+                    pass  # that is normal
                 case Damage():
                     self.reject(Rejected(file, item.offset, item.reason, item.data))
 
@@ -136,6 +136,13 @@ class Fold:
             self.reject(Rejected(file, offset, str(error), line))
         else:
             self.records += 1
+
+    def doubt(self, file: str, why: str) -> None:
+        """Say of what was rejected in that file that it is not certain, and why."""
+        self.rejected = [
+            replace(item, reason=f"{item.reason}; not certain, for {why}") if item.file == file else item
+            for item in self.rejected
+        ]
 
     def reject(self, rejected: Rejected) -> None:
         """Set something aside."""

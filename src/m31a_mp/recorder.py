@@ -219,7 +219,9 @@ class Recorder:
     def snapshot(self) -> SessionMetrics:
         """The metrics of the session now, with every record whose call returned before, in any process.
 
-        Reads the files and changes nothing; whatever the other processes do, it does not wait for them.
+        Reads the files and changes nothing; whatever the other processes do, it does not wait for them. Only
+        where the journal seems to be damaged is it looked at again under its lock, for 5 seconds at most: it
+        may be an append in progress.
 
         Returns:
             A copy of its own, the caller's to change. Empty if nothing is recorded here.
