@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load, store, verify
+from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load, store
 from m31a_mp.lease import Lease
 from m31a_mp.session import MAX_WAITING, Session
 from strategies import Record
@@ -68,20 +68,6 @@ def test_directory_that_is_none_is_an_error_and_a_symlink_is_not_followed(
     recorder.record_tool_call("bash", True, 1)
     recorder.stop()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_compact_of_no_session_raises_and_makes_none(sessions: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="session"):
-        compact(sessions, "s")
-    assert not sessions.exists()
-    assert verify(sessions, "s") == []
-
-
-def test_compact_of_an_empty_directory_publishes_an_empty_file(sessions: Path) -> None:
-    (sessions / "s").mkdir(parents=True)
-    compaction = compact(sessions, "s")
-    assert (compaction.records, compaction.rejected) == (0, [])
-    assert load(sessions, "s") == compaction.metrics
 
 
 def test_sealed_journals_are_folded_in_the_order_of_their_numbers(session: Session) -> None:

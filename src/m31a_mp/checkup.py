@@ -34,20 +34,22 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
     What a crash leaves (a torn tail, a sealed journal, the segments of the dead) is no finding: the next
     compaction takes it in. Damage is one, and so is what was set aside earlier, for as long as
     `journal.rejected.ndjson` has it. An append in progress is none either: where something seems to be wrong
-    in the journal, it is looked at again under its lock. If that cannot be had for 5 seconds, the finding says
-    that it is not certain.
+    in the journal, it is looked at again under its lock. If that cannot be had for 5 seconds, the finding
+    says that it is not certain.
 
     Args:
         sessions_dir: The directory of the sessions.
         session_id: The session's id.
 
     Returns:
-        What was found; empty when all is well, or when there is no such session.
+        What was found; empty when all is well.
 
     Raises:
+        FileNotFoundError: There is no such session.
         OSError: A file could not be read.
     """
     session = Session.named(session_id, sessions_dir)
+    session.must_be_there()
     findings = [
         Finding(item.file, item.offset, f"set aside: {item.reason}")
         for item in rejected.read(session.rejected)

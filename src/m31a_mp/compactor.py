@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from errno import ELOOP, ENOENT, ENXIO
+from errno import ELOOP, ENXIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
@@ -86,8 +86,7 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: b
         In all cases nothing is lost.
     """
     session = Session.named(session_id, sessions_dir)
-    if not session.exists():
-        raise FileNotFoundError(ENOENT, "there is no session of that name", str(session.directory))
+    session.must_be_there()
     session.make()
     with Lease.take(session):
         return compact_session(session, rebuild=rebuild)

@@ -55,6 +55,7 @@ class Recorder:
             raise ValueError(f"durability must be {PROCESS!r} or {DISK!r}, not {durability!r}")
         self._session = session
         self._durability = durability
+        self._told = False
         if session:
             stage = staging(session)
             self._put = stage.put_durably if durability == DISK else stage.put
@@ -224,7 +225,8 @@ class Recorder:
         may be an append in progress.
 
         Returns:
-            A copy of its own, the caller's to change. Empty if nothing is recorded here.
+            A copy of its own, the caller's to change. Empty if nothing is recorded here; if there is no
+            session at all, yet or any more, a warning in the log says so, once.
 
         Raises:
             DamagedMetricsError: `metrics.json` is not valid.
@@ -236,7 +238,10 @@ class Recorder:
             return SessionMetrics("")
         from m31a_mp import compactor  # late: most processes never look  # noqa: PLC0415
 
-        return compactor.look(self._session).totals.to_metrics(self._session.id)
+        metrics = compactor.look(self._session).totals.to_metrics(self._session.id)
+        if not (metrics.tools or metrics.llms or metrics.phases or self._told or self._session.is_there()):
+            self._told = warn("there is no session in %s: its snapshot is empty", self._session.root)
+        return metrics
 
     def flush(self) -> None:
         """Hand what this process recorded to the journal.

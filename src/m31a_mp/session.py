@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from errno import ENOENT
 
 from m31a_mp import durable
 from m31a_mp.errors import MetricsError
@@ -113,6 +114,26 @@ class Session:
     def exists(self) -> bool:
         """Whether the directory is there."""
         return _is_directory(self.root)
+
+    def is_there(self) -> bool:
+        """Whether the directory is there and has anything of a session: any other one is none.
+
+        Raises:
+            OSError: It cannot be listed.
+        """
+        names = (self.journal_name, self.lock_name, self.segments_name)
+        signs = (*names, f"{self.root}/metrics.json", f"{self.root}/owner.lock")
+        return self.exists() and (any(map(os.path.lexists, signs)) or bool(self.sealed_names()))
+
+    def must_be_there(self) -> None:
+        """Raise unless it is.
+
+        Raises:
+            FileNotFoundError: There is no such session.
+            OSError: The directory cannot be listed.
+        """
+        if not self.is_there():
+            raise FileNotFoundError(ENOENT, "there is no session of that name", self.root)
 
     def make(self) -> None:
         """Make the directories, 0700 each; those that exist are left as they are.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import StrEnum
-from errno import ENOENT
 from pathlib import Path
 
 import orjson
@@ -97,8 +96,7 @@ def status(session: Session) -> Status:
         JournalLockedError: Flushes overtook the look all the time, and the lock could not be had either.
         OSError: A file could not be read.
     """
-    if not is_session(session):
-        raise FileNotFoundError(ENOENT, "there is no session of that name", str(session.directory))
+    session.must_be_there()
     writers = live_writers(session)
     owner = owner_of(session)
     is_running = owner is not None or bool(writers)
@@ -113,9 +111,11 @@ def _state_at_rest(session: Session) -> State:
 
 
 def is_session(session: Session) -> bool:
-    """Whether the directory is there and has anything of a session."""
-    signs = (session.metrics, session.journal, session.journal_lock, session.owner_lock, session.segments)
-    return session.exists() and any(os.path.lexists(sign) for sign in signs)
+    """Whether a session can be found there; one that may not be looked into cannot."""
+    try:
+        return session.is_there()
+    except PermissionError:
+        return False
 
 
 def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
