@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -612,8 +614,13 @@ runpy.run_module("m31a_mp", run_name="__main__", alter_sys=True)
 def test_without_the_extra_one_line_says_how_to_install_it(missing: str, tmp_path: Path) -> None:
     result = python(_WITHOUT, missing, "run", "--", "touch", tmp_path / "file")
     assert (result.returncode, result.stdout) == (125, "")
-    names = missing.replace(",", " and ")
-    assert result.stderr == f"m31a-mp: {names} must be installed first: pip install 'm31a_mp[cli]'\n"
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    needed = [r for r in project["optional-dependencies"]["cli"] if r.partition(">")[0] in missing.split(",")]
+    names, verb = missing.replace(",", " and "), "are" if "," in missing else "is"
+    assert result.stderr == (
+        f"m31a-mp: {names} {verb} not installed\n"
+        f"hint: {shlex.join([sys.executable, '-m', 'pip', 'install', *needed])}\n"
+    )
     assert not (tmp_path / "file").exists()
 
 
