@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from m31a_mp import Collector, SessionMetrics, Usage, attach, load
-from m31a_mp.cli import main, progress, show
+from m31a_mp.cli import ls, main, progress, show
 from m31a_mp.session import Session
 from m31a_mp.status import Reading, reading
 from workers import Forked
@@ -164,7 +164,7 @@ def test_show_of_a_running_session_has_its_owner_and_writers_and_what_is_not_mer
         assert writer == {"pid": os.getpid(), "segments": 1, "bytes": 16384, "staged": 1}
         shown = call("show", directory).out
         assert f": running, owned by pid {os.getpid()} (" in shown
-        assert re.search(rf"^pid {os.getpid()} \(.*\)\s+1\s+16 KiB\s+1$", shown, re.MULTILINE)
+        assert re.search(rf"^ *{os.getpid()} .*\s+1\s+16 KiB\s+1$", shown, re.MULTILINE)
         assert shown.endswith("1 record of these not in metrics.json yet; its owner merges them\n")
 
 
@@ -196,7 +196,7 @@ def test_session_with_a_stopped_worker_is_running_and_finished_when_it_is_dead(
         document = call("show", directory, "--json").json
         assert (document["state"], document["owner"]) == ("running", None)
         assert [writer["pid"] for writer in document["writers"]] == [worker.pid]
-        assert re.search(rf"^pid {worker.pid} \(.*, stopped\) ", call("show", directory).out, re.MULTILINE)
+        assert re.search(rf"^ *{worker.pid} .* stopped ", call("show", directory).out, re.MULTILINE)
         worker.kill()
         document = call("show", directory, "--json").json
         assert (document["state"], document["writers"]) == ("finished", [])
@@ -327,6 +327,43 @@ def test_ls_goes_on_behind_a_damaged_session(call: Call, sessions: Path) -> None
     assert broken["error"].startswith("it is not JSON")
     assert broken.keys() == whole.keys()
     assert broken["totals"] is None
+
+
+def test_file_of_a_newer_version_is_not_called_damaged(call: Call, sessions: Path) -> None:
+    fill(sessions / "newer")
+    fill(sessions / "whole")
+    file = sessions / "newer" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"m31a_mp": {"version": 9}}))
+    helps = "use the release that wrote it, or a later one"
+    result = call("ls", sessions)
+    assert result.status == 1
+    assert result.row("newer")[0] == "newer version"
+    assert result.row("whole")[0] == "finished"
+    assert f"\nnewer: is of version 9; this library reads 1; {helps}\n" in result.out
+    assert "damaged" not in result.out
+    newer, _ = call("ls", sessions, "--json").json["sessions"]
+    assert (newer["state"], newer["totals"]) == (None, None)
+    assert newer["error"].startswith("is of version 9")
+    for command in (("show",), ("show", "--json"), ("watch", "--count", "1"), ("compact",)):
+        result = call(*command, file.parent)
+        assert (result.status, result.out) == (3, "")
+        message = f"m31a-mp: {file} is of version 9; this library reads 1\nhint: {helps}\n"
+        assert result.err == message
+    assert call("show", file).err.endswith(f"\nhint: {helps}\n")
+
+
+def test_ls_tells_a_session_that_cannot_be_read_from_a_damaged_one(
+    call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(directory)
+
+    def deny(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "metrics.json")
+
+    monkeypatch.setattr(ls, "status", deny)
+    result = call("ls", directory.parent)
+    assert (result.status, result.row("one")[0]) == (1, "unreadable")
+    assert "Permission denied" in result.out
 
 
 def test_ls_looks_where_the_session_of_the_environment_is_or_in_sessions(

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import click
 
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, TroubleError, json_option, shown
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, USE_OTHER_RELEASE, TroubleError, json_option, shown
 from m31a_mp.cli.progress import counting_progress
-from m31a_mp.errors import MetricsError
+from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session import Session
 from m31a_mp.status import Status, sessions_in, status
@@ -27,7 +27,7 @@ the next owner, takes in what is left. Else it is finished. Without DIRECTORY:
 the one of the session in ${SESSION_VARIABLE}, else ./{DEFAULT_SESSIONS}.
 """
 
-_Row = Status | tuple[str, str]
+_Row = Status | tables.Unreadable
 
 
 @click.command("ls", epilog=_EPILOG)
@@ -49,7 +49,7 @@ def command(directory: str | None, as_json: bool) -> int:
         tables.console().print(tables.list_view(rows))
     else:
         click.echo(f"no sessions in {shown(sessions_dir)}")
-    return 1 if any(isinstance(row, tuple) for row in rows) else 0
+    return 1 if any(isinstance(row, tables.Unreadable) for row in rows) else 0
 
 
 def _default() -> str:
@@ -62,8 +62,12 @@ def _look(session: Session, count: Callable[[], None]) -> _Row | None:
         return status(session)
     except FileNotFoundError:
         return None  # removed meanwhile
+    except UnsupportedVersionError as error:
+        return tables.Unreadable(session.id, "newer version", f"{error.reason}; {USE_OTHER_RELEASE}")
+    except DamagedMetricsError as error:
+        return tables.Unreadable(session.id, "damaged", error.reason)
     except (MetricsError, OSError) as error:
-        return session.id, str(getattr(error, "reason", error))
+        return tables.Unreadable(session.id, "unreadable", str(error))
     finally:
         count()
 
@@ -71,6 +75,5 @@ def _look(session: Session, count: Callable[[], None]) -> _Row | None:
 def _json(sessions_dir: str, row: _Row) -> dict[str, object]:
     if isinstance(row, Status):
         return tables.row_json(row)
-    name, error = row
     unknown = dict.fromkeys(("state", "owner", "started_at", "updated_at", "unmerged", "totals"))
-    return {"session": os.path.join(sessions_dir, name), **unknown, "error": error}
+    return {"session": os.path.join(sessions_dir, row.name), **unknown, "error": row.reason}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ from m31a_mp.status import is_session, sessions_in
 
 DEFAULT_SESSIONS = "sessions"
 """Where `run` makes a session when none is named, and where `ls` looks."""
+
+USE_OTHER_RELEASE = "use the release that wrote it, or a later one"
+"""What helps with a file of a newer version."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -83,6 +87,11 @@ def fresh() -> Session:
 def shown(text: str) -> str:
     """Text of others, fit for a terminal: in one line, and nothing in it that would steer the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shell_words(*words: str) -> str:
+    """Words as a shell takes them, fit for a terminal; for commands that a hint tells."""
+    return " ".join(shlex.quote(shown(word)) for word in words)
 
 
 def _some_session() -> str:

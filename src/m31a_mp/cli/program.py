@@ -16,7 +16,7 @@ import click
 
 from m31a_mp.child import SIGNAL_BASE
 from m31a_mp.cli import CANNOT_START
-from m31a_mp.cli.naming import TroubleError, shown
+from m31a_mp.cli.naming import USE_OTHER_RELEASE, TroubleError, shown
 from m31a_mp.errors import (
     DamagedMetricsError,
     JournalLockedError,
@@ -51,6 +51,7 @@ Exit status:
          not to be read (ls, compact)
   2      wrong usage
   3      not done: there is no such session, its owner lives, a file is damaged
+         or of a newer version
   125    run could not start the command; or click and rich are not installed
   126    run: the command cannot be executed
   127    run: there is no such command
@@ -140,6 +141,8 @@ def _usage_hint(error: click.ClickException) -> str:
 def _message(error: Exception) -> str:
     if isinstance(error, SessionOwnedError):
         return str(error).partition("; ")[0]  # the rest is for programmers
+    if isinstance(error, UnsupportedVersionError):
+        return f"{error.path} {error.reason}"
     if isinstance(error, DamagedMetricsError):
         return f"{error.path} cannot be used: {error.reason}"
     if isinstance(error, OSError) and error.strerror and not isinstance(error, MetricsError):
@@ -154,7 +157,7 @@ def _hint(error: Exception) -> str:
     directory = os.path.dirname(error.path) if isinstance(error, MetricsError) else ""
     hints: dict[type[Exception], str] = {
         SessionOwnedError: f"stop that process first; to look meanwhile: {NAME} show {directory}",
-        UnsupportedVersionError: "use the release that wrote it, or a later one",
+        UnsupportedVersionError: USE_OTHER_RELEASE,
         DamagedMetricsError: "restore it from a copy, or set it aside and count on from zero: "
         f"{NAME} compact --rebuild {directory}",
         JournalLockedError: "nothing is lost; try again, or stop the process that holds it",
