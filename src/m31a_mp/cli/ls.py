@@ -8,7 +8,16 @@ from collections.abc import Callable
 import click
 
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, USE_OTHER_RELEASE, TroubleError, json_option, shown
+from m31a_mp.cli.naming import (
+    DEFAULT_SESSIONS,
+    USE_OTHER_RELEASE,
+    TroubleError,
+    complete_directory,
+    is_session_at,
+    json_option,
+    path_word,
+    shown,
+)
 from m31a_mp.cli.progress import counting_progress
 from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
 from m31a_mp.recorder import SESSION_VARIABLE
@@ -31,7 +40,7 @@ _Row = Status | tables.Unreadable
 
 
 @click.command("ls", epilog=_EPILOG)
-@click.argument("directory", metavar="[DIRECTORY]", required=False)
+@click.argument("directory", metavar="[DIRECTORY]", required=False, shell_complete=complete_directory)
 @json_option
 def command(directory: str | None, as_json: bool) -> int:
     """List the sessions in a directory: state, owner, age, totals."""
@@ -40,6 +49,11 @@ def command(directory: str | None, as_json: bool) -> int:
         sessions = sessions_in(sessions_dir)
     except OSError as error:
         raise TroubleError(f"{sessions_dir}: {error.strerror}", "m31a-mp ls DIRECTORY") from None
+    if not sessions and is_session_at(sessions_dir):
+        raise TroubleError(
+            f"{sessions_dir} is a session, not a directory of sessions",
+            f"m31a-mp show {path_word(sessions_dir)}",
+        )
     with counting_progress("looking", len(sessions)) as count:
         rows = [row for row in (_look(session, count) for session in sessions) if row]
     if as_json:

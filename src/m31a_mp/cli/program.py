@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from click.shell_completion import shell_complete
 
 from m31a_mp.child import SIGNAL_BASE
 from m31a_mp.cli import CANNOT_START
-from m31a_mp.cli.naming import USE_OTHER_RELEASE, TroubleError, shown
+from m31a_mp.cli.naming import USE_OTHER_RELEASE, GuessingGroup, TroubleError, shell_words, shown
 from m31a_mp.errors import (
     DamagedMetricsError,
     JournalLockedError,
@@ -27,6 +28,7 @@ from m31a_mp.errors import (
 
 NAME = "m31a-mp"
 NOT_DONE = 3
+_COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {
     "run": "Run a command inside a session, and record the call.",
@@ -59,11 +61,12 @@ Exit status:
   Any other status of run is the command's own.
 
 A session is named by its directory; without one, by the environment variable
-M31A_MP_SESSION, which a command under run finds set.
+M31A_MP_SESSION, which a command under run finds set. Without either, show,
+watch and verify take the session in ./sessions that was used last.
 """
 
 
-class _Commands(click.Group):
+class _Commands(GuessingGroup):
     """The commands, each imported when it is asked for: `run` must start fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # as click calls it
@@ -101,6 +104,8 @@ def start(arguments: list[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name shows its code
     is_run = arguments[:1] == ["run"]  # its other statuses are those of the command
     try:
+        if instruction := os.environ.get(_COMPLETION):  # a shell asks what may stand here
+            return shell_complete(program, {}, NAME, _COMPLETION, instruction)
         with _warnings_told():
             status = program.main(arguments or ["--help"], prog_name=NAME, standalone_mode=False)
         if sys.stdout:
@@ -154,7 +159,7 @@ def _message(error: Exception) -> str:
 
 
 def _hint(error: Exception) -> str:
-    directory = os.path.dirname(error.path) if isinstance(error, MetricsError) else ""
+    directory = shell_words(os.path.dirname(error.path)) if isinstance(error, MetricsError) else ""
     hints: dict[type[Exception], str] = {
         SessionOwnedError: f"stop that process first; to look meanwhile: {NAME} show {directory}",
         UnsupportedVersionError: USE_OTHER_RELEASE,

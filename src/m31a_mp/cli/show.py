@@ -7,7 +7,7 @@ import os
 import click
 
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import TroubleError, existing, json_option, session_argument
+from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, session_argument
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.status import read_file, status
 
@@ -35,7 +35,7 @@ def command(directory: str | None, as_json: bool) -> int:
     if directory and os.path.isfile(directory):
         _show_file(os.path.abspath(directory), as_json=as_json)
         return 0
-    found = status(existing(directory, "m31a-mp show"))
+    found = status(existing_or_latest(directory, "m31a-mp show"))
     if as_json:
         tables.print_json(tables.status_json(found))
     else:

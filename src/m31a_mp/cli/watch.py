@@ -11,7 +11,7 @@ from rich.console import Console
 
 from m31a_mp.child import SIGNAL_BASE
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import existing, json_option, session_argument, shown
+from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument, shown
 from m31a_mp.cli.screen import QUIT, Screen
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import MetricsError
@@ -57,7 +57,7 @@ _GIVEN_BACK = -2
 @json_option
 def command(directory: str | None, interval: float, count: int | None, as_json: bool) -> int:
     """Show a session live, at a steady rate, until q or Ctrl-C."""
-    session = existing(directory, "m31a-mp watch")
+    session = existing_or_latest(directory, "m31a-mp watch")
     found = status(session)  # what is wrong from the start is an error
     with SignalPipe(_AWAITED) as pipe:
         console = tables.console()
