@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import fcntl
+import io
 import os
 import re
 import signal
@@ -18,10 +19,11 @@ from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from m31a_mp import Collector, SessionMetrics, Usage, save
-from m31a_mp.cli import watch
-from m31a_mp.cli.screen import Keys
+from m31a_mp.cli import screen, watch
+from m31a_mp.cli.screen import Keys, Screen
 from m31a_mp.session import Session
 from test_cli_run import ENVIRONMENT, PROGRAM, Terminal, await_signal, one, shell, signals_as_usual
 
@@ -384,6 +386,16 @@ def test_watch_whose_input_is_no_terminal_reads_no_keys_and_says_where_it_is(one
         assert terminal.end()[0] == 0
 
 
+def test_watch_whose_terminal_is_gone_ends_as_by_its_signal(one: Session) -> None:
+    many(one)
+    with on_terminal(80, 20, "watch", "--interval", "0.05", one.directory) as terminal:
+        Picture(terminal).await_footer("lines 1-19")
+        os.close(terminal.slave)
+        os.close(terminal.master)
+        assert terminal.process.wait() == 128 + signal.SIGHUP
+        terminal.master, terminal.slave = os.pipe()  # to be closed instead
+
+
 def test_signals_that_are_ignored_stay_ignored(one: Session) -> None:
     many(one)
     command = [*PROGRAM, "watch", "--json", "--interval", "0.05", str(one.directory)]
@@ -398,6 +410,28 @@ def test_signals_that_are_ignored_stay_ignored(one: Session) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_keys_that_came_before_the_program_lost_the_foreground_are_left_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading_end, writing_end = os.pipe()
+    monkeypatch.setattr(screen, "_input", lambda: reading_end)
+    foreground = True
+    monkeypatch.setattr(screen, "_is_foreground", lambda _: foreground)
+    shown = Screen(Console(file=io.StringIO(), force_terminal=True))
+    shown._modes, shown._is_shown = [0], True
+    os.write(writing_end, b"j")
+    assert shown.input == reading_end
+    foreground = False
+    assert shown.input is None
+    assert list(shown.read()) == []
+    foreground = True
+    assert list(shown.read()) == ["down"]
+    os.close(writing_end)
+    assert list(shown.read()) == []
+    assert shown.input is None  # to wait for an input that has ended would not be to wait
+    os.close(reading_end)
 
 
 # --- watch: the rate ----------------------------------------------------------------------------------

@@ -113,13 +113,13 @@ def start(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
         return SIGNAL_BASE + getattr(error.__cause__, "signal_number", signal.SIGINT)
     except (BrokenPipeError, SystemExit):  # which click and rich make of it
-        _forget_output()
+        forget_output()
         return SIGNAL_BASE + signal.SIGPIPE
     except click.ClickException as error:
         _tell(error.format_message(), _usage_hint(error))
         return CANNOT_START if is_run else getattr(error, "status", error.exit_code)
     except Exception as error:
-        _forget_output()
+        forget_output()
         _tell(_message(error), _hint(error))
         return CANNOT_START if is_run else NOT_DONE
     return int(status or 0)
@@ -128,6 +128,13 @@ def start(arguments: list[str]) -> int:
 def tell(message: str) -> None:
     """Tell something on stderr, in one line."""
     click.echo(f"{NAME}: {shown(message)}", err=True)
+
+
+def forget_output() -> None:
+    """What is left in the buffer cannot be written; the interpreter would try once more at its end."""
+    if sys.stdout is sys.__stdout__ and sys.stdout:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _tell(message: str, hint: str) -> None:
@@ -191,10 +198,3 @@ def _warnings_told() -> Iterator[None]:
 class _Teller(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         tell(record.getMessage())
-
-
-def _forget_output() -> None:
-    """What is left in the buffer cannot be written; the interpreter would try once more at its end."""
-    if sys.stdout is sys.__stdout__ and sys.stdout:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import termios
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment
 
 from m31a_mp.cli.layout import cut
+from m31a_mp.cli.program import forget_output
 
 QUIT = "q"
 
@@ -82,12 +84,18 @@ class Screen:
         self._lines_width = 0
         self._view: RenderableType = ""
         self._note = ""
+        self._before: Any = None
 
     def __enter__(self) -> Self:
+        # Put into the background between two steps, the program would be stopped by its next read.
+        self._before = signal.signal(signal.SIGTTIN, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
+        try:
+            self.leave()
+        finally:
+            signal.signal(signal.SIGTTIN, self._before)
 
     @property
     def is_mine(self) -> bool:
@@ -142,14 +150,16 @@ class Screen:
 
     def read(self) -> Iterator[str]:
         """Yield the keys that were pressed; none is waited for."""
-        assert self._input is not None  # noqa: S101  # for mypy
+        descriptor = self.input
+        if descriptor is None:
+            return  # taken while it was waited for: the keys are somebody else's
         try:
-            data = os.read(self._input, _CHUNK)
+            data = os.read(descriptor, _CHUNK)
         except OSError:
             data = b""
-        if not data:
+        if not data and _is_foreground(descriptor):
             self._input = None  # it is gone: to wait for it would return at once, for ever
-        return self._keys.feed(data)
+        yield from self._keys.feed(data)
 
     def leave(self) -> None:
         """Give the terminal back as it was found; `draw` takes it again."""
@@ -162,9 +172,11 @@ class Screen:
         self._modes = None
         if self._is_shown:
             self._is_shown = False
-            with suppress(OSError):  # a terminal that is gone needs nothing back
+            try:
                 self._console.set_alt_screen(False)
                 self._console.show_cursor(True)
+            except OSError:
+                forget_output()  # a terminal that is gone needs nothing back
 
     def listen(self) -> None:
         """Have keys come one by one and unseen; Ctrl-C and Ctrl-Z stay signals."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from errno import EIO
 
 import click
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.console import Console
 from m31a_mp.child import SIGNAL_BASE
 from m31a_mp.cli import tables
 from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument, shown
+from m31a_mp.cli.program import forget_output
 from m31a_mp.cli.screen import QUIT, Screen
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import MetricsError
@@ -63,8 +65,14 @@ def command(directory: str | None, interval: float, count: int | None, as_json: 
         console = tables.console()
         if as_json or not console.is_terminal or console.is_dumb_terminal:
             return _print(session, found, _events(pipe, interval, count), console, as_json=as_json)
-        with Screen(console) as screen:
-            return _draw(session, found, _events(pipe, interval, count, screen), screen)
+        try:
+            with Screen(console) as screen:
+                return _draw(session, found, _events(pipe, interval, count, screen), screen)
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            forget_output()
+            return _status_of(signal.SIGHUP)  # the terminal is gone; its signal is on the way
 
 
 def _events(
@@ -79,7 +87,7 @@ def _events(
             if screen and not screen.is_mine:
                 left = min(left, _BACKGROUND_SECONDS)
             numbers, has_input = pipe.wait(left, screen.input if screen else None)
-            yield from numbers
+            yield from sorted(numbers)  # one that ends the program before one that has it draw
             if has_input:
                 yield _INPUT
             if screen and screen.is_given_back:
