@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 import pytest
 
 from m31a_mp import Collector, SessionMetrics, Usage, attach, load
-from m31a_mp.cli import main, progress, show
+from m31a_mp.cli import ls, main, progress, show
 from m31a_mp.session import Session
 from m31a_mp.status import Reading, reading
 from workers import Forked
@@ -162,7 +165,7 @@ def test_show_of_a_running_session_has_its_owner_and_writers_and_what_is_not_mer
         assert writer == {"pid": os.getpid(), "segments": 1, "bytes": 16384, "staged": 1}
         shown = call("show", directory).out
         assert f": running, owned by pid {os.getpid()} (" in shown
-        assert re.search(rf"^pid {os.getpid()} \(.*\)\s+1\s+16 KiB\s+1$", shown, re.MULTILINE)
+        assert re.search(rf"^ *{os.getpid()} .*\s+1\s+16 KiB\s+1$", shown, re.MULTILINE)
         assert shown.endswith("1 record of these not in metrics.json yet; its owner merges them\n")
 
 
@@ -194,7 +197,7 @@ def test_session_with_a_stopped_worker_is_running_and_finished_when_it_is_dead(
         document = call("show", directory, "--json").json
         assert (document["state"], document["owner"]) == ("running", None)
         assert [writer["pid"] for writer in document["writers"]] == [worker.pid]
-        assert re.search(rf"^pid {worker.pid} \(.*, stopped\) ", call("show", directory).out, re.MULTILINE)
+        assert re.search(rf"^ *{worker.pid} .* stopped ", call("show", directory).out, re.MULTILINE)
         worker.kill()
         document = call("show", directory, "--json").json
         assert (document["state"], document["writers"]) == ("finished", [])
@@ -327,6 +330,52 @@ def test_ls_goes_on_behind_a_damaged_session(call: Call, sessions: Path) -> None
     assert broken["totals"] is None
 
 
+def test_ls_of_a_session_says_that_it_is_one(call: Call, directory: Path) -> None:
+    fill(directory)
+    result = call("ls", directory)
+    assert (result.status, result.out) == (3, "")
+    assert result.err == (
+        f"m31a-mp: {directory} is a session, not a directory of sessions\nhint: m31a-mp show {directory}\n"
+    )
+
+
+def test_file_of_a_newer_version_is_not_called_damaged(call: Call, sessions: Path) -> None:
+    fill(sessions / "newer")
+    fill(sessions / "whole")
+    file = sessions / "newer" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"m31a_mp": {"version": 9}}))
+    helps = "use the release that wrote it, or a later one"
+    result = call("ls", sessions)
+    assert result.status == 1
+    assert result.row("newer")[0] == "newer version"
+    assert result.row("whole")[0] == "finished"
+    assert f"\nnewer: is of version 9; this library reads 1; {helps}\n" in result.out
+    assert "damaged" not in result.out
+    newer, _ = call("ls", sessions, "--json").json["sessions"]
+    assert (newer["state"], newer["totals"]) == (None, None)
+    assert newer["error"].startswith("is of version 9")
+    for command in (("show",), ("show", "--json"), ("watch", "--count", "1"), ("compact",)):
+        result = call(*command, file.parent)
+        assert (result.status, result.out) == (3, "")
+        message = f"m31a-mp: {file} is of version 9; this library reads 1\nhint: {helps}\n"
+        assert result.err == message
+    assert call("show", file).err.endswith(f"\nhint: {helps}\n")
+
+
+def test_ls_tells_a_session_that_cannot_be_read_from_a_damaged_one(
+    call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(directory)
+
+    def deny(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "metrics.json")
+
+    monkeypatch.setattr(ls, "status", deny)
+    result = call("ls", directory.parent)
+    assert (result.status, result.row("one")[0]) == (1, "unreadable")
+    assert "Permission denied" in result.out
+
+
 def test_ls_looks_where_the_session_of_the_environment_is_or_in_sessions(
     call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,7 +462,7 @@ def test_verify_finds_nothing_in_a_crashed_session_and_damage_in_a_damaged_one(
     (directory / "journal.ndjson").write_text("garbage\n")
     result = call("verify", directory)
     assert result.status == 1
-    assert result.out.startswith("journal.ndjson, byte 0: not JSON")
+    assert result.out.startswith(f"{directory}: 1 finding\njournal.ndjson, byte 0: not JSON")
     (finding,) = call("verify", directory, "--json").json["findings"]
     assert finding.keys() == {"file", "offset", "reason"}
     assert (finding["file"], finding["offset"]) == ("journal.ndjson", 0)
@@ -521,18 +570,66 @@ def test_session_that_is_not_named_or_not_there(call: Call, command: str, tmp_pa
     result = call(command)
     assert (result.status, result.out) == (2, "")
     assert result.err == f"m31a-mp: no session is named\nhint: m31a-mp {command} sessions/NAME\n"
-    fill(tmp_path / "sessions" / "mine")
-    assert call(command).err.endswith(f"\nhint: m31a-mp {command} sessions/mine\n")
     (tmp_path / "empty").mkdir()
     for name in ("none", "empty"):
         result = call(command, name)
         assert (result.status, result.out) == (3, "")
-        assert (
-            result.err == f"m31a-mp: there is no session in {tmp_path}/{name}\nhint: m31a-mp ls {tmp_path}\n"
+        assert result.err == (
+            f"m31a-mp: there is no session in {tmp_path}/{name}\n"
+            f"hint: this makes one: m31a-mp run --session {name} -- COMMAND\n"
         )
+    fill(tmp_path / "sessions" / "my mine")
+    if command == "compact":  # which changes something: only what was named
+        assert call(command).err.endswith(f"\nhint: m31a-mp {command} 'sessions/my mine'\n")
+    for name, hint in {
+        "none": "m31a-mp ls sessions",
+        "my mine": f"did you mean: m31a-mp {command} 'sessions/my mine'",
+        "sessions/mymine": f"did you mean: m31a-mp {command} 'sessions/my mine'",
+        "sessions/other": "m31a-mp ls sessions",
+        "sessions/my mine/none": f"m31a-mp {command} 'sessions/my mine'",
+        "sessions/my mine/metrics.json/none": "m31a-mp ls sessions",
+    }.items():
+        result = call(command, name)
+        assert (result.status, result.out) == (3, "")
+        assert result.err == f"m31a-mp: there is no session in {tmp_path}/{name}\nhint: {hint}\n"
     assert not list((tmp_path / "empty").iterdir())
     assert call(command, "x" * 201).status == 2
     assert call(command, "/").status == 2
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "compact", "verify"])
+def test_directory_of_sessions_is_not_taken_for_one(call: Call, command: str, sessions: Path) -> None:
+    fill(sessions / "one")
+    result = call(command, sessions)
+    assert (result.status, result.out) == (3, "")
+    message = f"m31a-mp: {sessions} is no session; it holds a session\nhint: m31a-mp ls {sessions}\n"
+    assert result.err == message
+    fill(sessions / "two")
+    assert "; it holds 2 sessions\n" in call(command, sessions).err
+
+
+@pytest.mark.parametrize("command", [("show",), ("watch", "--count", "1"), ("verify",)])
+def test_without_a_name_the_session_is_the_one_that_was_used_last(
+    call: Call, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = Path("sessions").absolute()
+    for name in ("early", "latest", "middle"):
+        fill(sessions / name)
+    for hour, name in enumerate(["early", "middle", "latest"]):
+        for path in [*(sessions / name).rglob("*"), sessions / name]:
+            os.utime(path, (3600 * hour, 3600 * hour))
+    assert call(*command).out.startswith(f"{sessions}/latest: ")
+    (sessions / "latest" / "metrics.json").unlink()
+    for path in (sessions / "latest", sessions / "middle"):
+        os.utime(path, (0, 0))
+    os.utime(sessions / "middle" / "metrics.json", (9000, 9000))  # a file in it says more than the directory
+    assert call(*command).out.startswith(f"{sessions}/middle: ")
+    with Collector("early", sessions):
+        for path in [*(sessions / "early").rglob("*"), sessions / "early"]:
+            os.utime(path, (0, 0))
+        assert call(*command).out.startswith(f"{sessions}/early: ")  # what lives is in use now
+        monkeypatch.setenv("M31A_MP_SESSION", str(sessions / "latest"))
+        assert call(*command).out.startswith(f"{sessions}/latest: ")
 
 
 def test_session_is_found_by_the_environment_a_relative_path_and_a_symlink(
@@ -564,6 +661,24 @@ def test_help_of_the_program_lists_commands_and_exit_statuses(call: Call) -> Non
     for status in ("0 ", "1 ", "2 ", "3 ", "125", "126", "127", "128\\+N"):
         assert re.search(rf"^ +{status}  +\w", result.out, re.MULTILINE)
     assert call("--version").out.startswith("m31a-mp, version ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["shwo"], "'shwo'; did you mean show?"),
+        (["wathc", "sessions"], "'wathc'; did you mean watch?"),
+        (["record", "tol"], "'tol'; did you mean tool?"),
+        (["nothing"], "'nothing'"),
+        (["\x1b[31m"], r"'\x1b[31m'"),
+    ],
+)
+def test_mistyped_command_names_the_one_that_was_meant(
+    call: Call, arguments: list[str], expected: str
+) -> None:
+    result = call(*arguments)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"m31a-mp: there is no command {expected}\nhint: m31a-mp ")
 
 
 @pytest.mark.parametrize("arguments", [["nothing"], ["--nothing"], ["show", "a", "b"], ["ls", "--nothing"]])
@@ -612,8 +727,13 @@ runpy.run_module("m31a_mp", run_name="__main__", alter_sys=True)
 def test_without_the_extra_one_line_says_how_to_install_it(missing: str, tmp_path: Path) -> None:
     result = python(_WITHOUT, missing, "run", "--", "touch", tmp_path / "file")
     assert (result.returncode, result.stdout) == (125, "")
-    names = missing.replace(",", " and ")
-    assert result.stderr == f"m31a-mp: {names} must be installed first: pip install 'm31a_mp[cli]'\n"
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    needed = [r for r in project["optional-dependencies"]["cli"] if r.partition(">")[0] in missing.split(",")]
+    names, verb = missing.replace(",", " and "), "are" if "," in missing else "is"
+    assert result.stderr == (
+        f"m31a-mp: {names} {verb} not installed\n"
+        f"hint: {shlex.join([sys.executable, '-m', 'pip', 'install', *needed])}\n"
+    )
     assert not (tmp_path / "file").exists()
 
 
@@ -633,6 +753,81 @@ def test_output_that_cannot_be_written(directory: Path, full: bool) -> None:
         assert re.fullmatch(r"m31a-mp: No space left on device\nhint: .*\n", result.stderr)
     else:
         assert (result.returncode, result.stderr) == (128 + 13, "")
+
+
+# --- Completion ---------------------------------------------------------------------------------------
+
+
+def completed(line: str, where: Path) -> list[str]:
+    """What a shell is told of the last word of a line: each a type and a value."""
+    words = line.split(" ")
+    result = subprocess.run(
+        [sys.executable, "-m", "m31a_mp"],
+        env=os.environ
+        | {"_M31A_MP_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
+        cwd=where,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout.split("\n")[:-1]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A directory with two sessions in `sessions`, and one elsewhere."""
+    for name in ("sessions/one", "sessions/other", "runs/mine"):
+        fill(tmp_path / name)
+    (tmp_path / "sessions" / "no session").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("show", "watch", "verify", "compact", "compact --rebuild", "show --json"),
+        *("run --session", "record --session", "record tool --session", "record tool make --session"),
+    ],
+)
+def test_every_command_that_takes_a_session_completes_it(two: Path, command: str) -> None:
+    both = ["plain,sessions/one", "plain,sessions/other"]
+    assert completed(f"m31a-mp {command} ", two) == both
+    assert completed(f"m31a-mp {command} sess", two) == both
+    assert completed(f"m31a-mp {command} sessions/ot", two) == ["plain,sessions/other"]
+    assert completed(f"m31a-mp {command} runs/", two) == ["plain,runs/mine"]
+    assert completed(f"m31a-mp {command} ./sessions/on", two) == ["plain,./sessions/one"]
+    assert completed(f"m31a-mp {command} {two}/se", two) == [
+        f"plain,{two}/sessions/{name}" for name in ("one", "other")
+    ]
+    assert completed(f"m31a-mp {command} ru", two) == ["file,ru"]  # the shell goes on by itself
+
+
+def test_other_words_are_completed(two: Path) -> None:
+    assert completed("m31a-mp ls se", two) == ["dir,se"]
+    assert completed("m31a-mp run -- tes", two) == ["file,tes"]
+    assert completed("m31a-mp w", two) == ["plain,watch"]
+    assert set(completed("m31a-mp ", two)) == {f"plain,{name}" for name in COMMANDS}
+    assert completed("m31a-mp record he", two) == ["plain,heal"]
+    assert completed("m31a-mp show --js", two) == ["plain,--json"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_completion_as_the_readme_has_it_works_in_bash(two: Path) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (line,) = re.findall(r"^ +(eval .*bash_source.*m31a-mp.*?)(?:  .*)?$", readme, re.MULTILINE)
+    press_tab = "COMP_WORDS=(m31a-mp show sessions/o) COMP_CWORD=2; _m31a_mp_completion m31a-mp"
+    result = subprocess.run(
+        ["bash", "-c", f'{line}\n{press_tab} 2>&1\necho "${{COMPREPLY[@]}}"\ncomplete -p m31a-mp'],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        cwd=two,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines()[0] == "sessions/one sessions/other"
+    assert "m31a-mp" in result.stdout.splitlines()[1]
+    assert result.stderr == ""
 
 
 # --- Progress -----------------------------------------------------------------------------------------

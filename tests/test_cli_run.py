@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,6 @@ import psutil
 import pytest
 
 from m31a_mp import Collector, attach, load, verify
-from m31a_mp.cli import watch
 from m31a_mp.journal import Journal
 from m31a_mp.session import Session
 from m31a_mp.status import State, owner_of, status
@@ -569,22 +567,6 @@ def test_watch_in_a_pipe_ends_without_a_word(one: Session, number: signal.Signal
         process.send_signal(number)
         assert process.communicate()[1] == ""
     assert process.returncode == expected
-
-
-def test_watch_looks_at_a_steady_rate_and_does_not_catch_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-
-    def wait(_: object, seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(signal, "sigtimedwait", wait)
-    looks = []
-    for _ in watch._ticks(1.0, 8):
-        looks.append(now)
-        now += 3.5 if len(looks) == 3 else 0.25  # what a look takes
-    assert looks == [101, 102, 103, 106.5, 107.5, 108.5, 109.5]
 
 
 # --- Progress -----------------------------------------------------------------------------------------

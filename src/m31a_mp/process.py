@@ -62,14 +62,20 @@ def seen_alive(identity: ProcessIdentity) -> bool:
 
 def describe(pid: int) -> str:
     """The process in words for an error message: `pid 42 (python, stopped)`."""
+    found = name_and_state(pid)
+    return f"pid {pid} ({found[0]}, {found[1]})" if found else f"pid {pid}"
+
+
+def name_and_state(pid: int) -> tuple[str, str] | None:
+    """What the process is called and what it does, in a word each; None if it cannot be told."""
     import psutil  # noqa: PLC0415
 
     try:
         process = psutil.Process(pid)
         name = " ".join(process.name().split())  # a process may call itself anything
-        return f"pid {pid} ({name}, {process.status()})"
+        return name, process.status()
     except psutil.Error:
-        return f"pid {pid}"
+        return None
 
 
 def start_time(pid: int) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -135,6 +138,11 @@ def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
     return found
 
 
+def last_used(sessions: Iterable[Session]) -> Session | None:
+    """The session that was used last, if there is one: what lives is in use now."""
+    return max(sessions, key=_use, default=None)
+
+
 def owner_of(session: Session) -> Owner | None:
     """The living owner. Nobody who wants to become it has to wait for this look."""
     pids = holders(session.owner_lock)
@@ -217,6 +225,20 @@ def reading(session: Session) -> Reading:
             done = total + min(position, size)  # they are read in this order
         total += size
     return Reading(done, total)
+
+
+def _use(session: Session) -> tuple[bool, int]:
+    """Whether anything lives in the session, and when a file in it changed last, in ns since the epoch."""
+    try:
+        # A store into mapped memory does not change the time of its file everywhere: ask for the living.
+        is_alive = owner_of(session) is not None or bool(live_writers(session))
+        changed = [session.directory.lstat().st_mtime_ns]
+        for directory in (session.root, session.segments_name):
+            with suppress(FileNotFoundError), os.scandir(directory) as entries:
+                changed += [entry.stat(follow_symlinks=False).st_mtime_ns for entry in entries]
+    except OSError:
+        return False, 0  # it is not ours to look at, or was removed meanwhile
+    return is_alive, max(changed)
 
 
 def _is_locked(path: Path) -> bool:

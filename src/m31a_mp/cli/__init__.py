@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib import import_module
 
 CANNOT_START = 125
 """The exit status when nothing could be started: an extra is missing, or `run` could not run its command."""
 
-_NEEDED = ("click", "rich")
+_NEEDED = {"click": "click>=8.1.8", "rich": "rich>=13.7"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,8 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     missing = [name for name in _NEEDED if not _is_installed(name)]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        needed = shlex.join([sys.executable, "-m", "pip", "install", *(_NEEDED[name] for name in missing)])
         print(  # noqa: T201  # there is nothing else to say it with
-            f"m31a-mp: {' and '.join(missing)} must be installed first: pip install 'm31a_mp[cli]'",
+            f"m31a-mp: {' and '.join(missing)} {verb} not installed\nhint: {needed}",
             file=sys.stderr,
         )
         return CANNOT_START

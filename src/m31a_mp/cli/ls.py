@@ -8,9 +8,18 @@ from collections.abc import Callable
 import click
 
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, TroubleError, json_option, shown
+from m31a_mp.cli.naming import (
+    DEFAULT_SESSIONS,
+    USE_OTHER_RELEASE,
+    TroubleError,
+    complete_directory,
+    is_session_at,
+    json_option,
+    path_word,
+    shown,
+)
 from m31a_mp.cli.progress import counting_progress
-from m31a_mp.errors import MetricsError
+from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session import Session
 from m31a_mp.status import Status, sessions_in, status
@@ -27,11 +36,11 @@ the next owner, takes in what is left. Else it is finished. Without DIRECTORY:
 the one of the session in ${SESSION_VARIABLE}, else ./{DEFAULT_SESSIONS}.
 """
 
-_Row = Status | tuple[str, str]
+_Row = Status | tables.Unreadable
 
 
 @click.command("ls", epilog=_EPILOG)
-@click.argument("directory", metavar="[DIRECTORY]", required=False)
+@click.argument("directory", metavar="[DIRECTORY]", required=False, shell_complete=complete_directory)
 @json_option
 def command(directory: str | None, as_json: bool) -> int:
     """List the sessions in a directory: state, owner, age, totals."""
@@ -40,6 +49,11 @@ def command(directory: str | None, as_json: bool) -> int:
         sessions = sessions_in(sessions_dir)
     except OSError as error:
         raise TroubleError(f"{sessions_dir}: {error.strerror}", "m31a-mp ls DIRECTORY") from None
+    if not sessions and is_session_at(sessions_dir):
+        raise TroubleError(
+            f"{sessions_dir} is a session, not a directory of sessions",
+            f"m31a-mp show {path_word(sessions_dir)}",
+        )
     with counting_progress("looking", len(sessions)) as count:
         rows = [row for row in (_look(session, count) for session in sessions) if row]
     if as_json:
@@ -49,7 +63,7 @@ def command(directory: str | None, as_json: bool) -> int:
         tables.console().print(tables.list_view(rows))
     else:
         click.echo(f"no sessions in {shown(sessions_dir)}")
-    return 1 if any(isinstance(row, tuple) for row in rows) else 0
+    return 1 if any(isinstance(row, tables.Unreadable) for row in rows) else 0
 
 
 def _default() -> str:
@@ -62,8 +76,12 @@ def _look(session: Session, count: Callable[[], None]) -> _Row | None:
         return status(session)
     except FileNotFoundError:
         return None  # removed meanwhile
+    except UnsupportedVersionError as error:
+        return tables.Unreadable(session.id, "newer version", f"{error.reason}; {USE_OTHER_RELEASE}")
+    except DamagedMetricsError as error:
+        return tables.Unreadable(session.id, "damaged", error.reason)
     except (MetricsError, OSError) as error:
-        return session.id, str(getattr(error, "reason", error))
+        return tables.Unreadable(session.id, "unreadable", str(error))
     finally:
         count()
 
@@ -71,6 +89,5 @@ def _look(session: Session, count: Callable[[], None]) -> _Row | None:
 def _json(sessions_dir: str, row: _Row) -> dict[str, object]:
     if isinstance(row, Status):
         return tables.row_json(row)
-    name, error = row
     unknown = dict.fromkeys(("state", "owner", "started_at", "updated_at", "unmerged", "totals"))
-    return {"session": os.path.join(sessions_dir, name), **unknown, "error": error}
+    return {"session": os.path.join(sessions_dir, row.name), **unknown, "error": row.reason}

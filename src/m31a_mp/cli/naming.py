@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import shlex
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session import Session
-from m31a_mp.status import is_session, sessions_in
+from m31a_mp.status import is_session, last_used, sessions_in
 
 DEFAULT_SESSIONS = "sessions"
 """Where `run` makes a session when none is named, and where `ls` looks."""
+
+USE_OTHER_RELEASE = "use the release that wrote it, or a later one"
+"""What helps with a file of a newer version."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,9 +35,56 @@ class TroubleError(click.ClickException):
         self.status = status
 
 
+class GuessingGroup(click.Group):
+    """Commands, of which it names the nearest one when a name is mistyped."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if ctx.resilient_parsing or args[0] in known or args[0].startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(args[0], known, n=1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        raise click.UsageError(f"there is no command {args[0]!r}{guess}", ctx)
+
+
+def complete_session(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The sessions that a beginning may be meant for; if there is none, the shell goes on with files.
+
+    It could not do both: the shell's own completion of files replaces what it is given.
+    """
+    parent, start = os.path.split(incomplete)
+    places = [parent] + ([os.path.join(parent, DEFAULT_SESSIONS)] if _is_default(start) else [])
+    names = [
+        os.path.join(place, session.id)
+        for place in places
+        for session in _sessions(os.path.expanduser(place) or os.curdir)
+        if session.id.isprintable()  # the shell is told one in each line
+    ]
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or complete_file(_, __, incomplete)
+
+
+def complete_file(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The files that a beginning may be meant for, as the shell completes them."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_directory(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The directories that a beginning may be meant for, as the shell completes them."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
 def session_argument(function: Function) -> Function:
     """The session as a positional argument: for the commands that look."""
-    return click.argument("directory", metavar="[SESSION]", envvar=SESSION_VARIABLE, required=False)(function)
+    return click.argument(
+        "directory",
+        metavar="[SESSION]",
+        envvar=SESSION_VARIABLE,
+        required=False,
+        shell_complete=complete_session,
+    )(function)
 
 
 def session_option(function: Function) -> Function:
@@ -40,6 +94,7 @@ def session_option(function: Function) -> Function:
         "directory",
         metavar="DIR",
         envvar=SESSION_VARIABLE,
+        shell_complete=complete_session,
         help=f"The session's directory; made if it does not exist. By default ${SESSION_VARIABLE}.",
     )(function)
 
@@ -66,12 +121,25 @@ def named(directory: str | None, example: str) -> Session:
 def existing(directory: str | None, example: str) -> Session:
     """The session that was named and exists."""
     session = named(directory, example)
-    if not is_session(session):
-        raise TroubleError(
-            f"there is no session in {session.directory}",
-            f"m31a-mp ls {session.sessions_dir}",
-        )
-    return session
+    with suppress(NotADirectoryError):  # a file on the way is no session either
+        if is_session(session):
+            return session
+    raise _no_session(session, example)
+
+
+def existing_or_latest(directory: str | None, example: str) -> Session:
+    """The session that was named and exists; if none is named, the one of `./sessions` that was used last."""
+    latest = None if directory else last_used(_sessions(DEFAULT_SESSIONS))
+    return latest or existing(directory, example)
+
+
+def is_session_at(directory: str) -> bool:
+    """Whether a directory is a session."""
+    try:
+        sessions_dir, session_id = os.path.split(os.path.realpath(directory))
+        return is_session(Session.named(session_id, sessions_dir))
+    except (OSError, ValueError):
+        return False
 
 
 def fresh() -> Session:
@@ -85,11 +153,53 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def shell_words(*words: str) -> str:
+    """Words as a shell takes them, fit for a terminal; for commands that a hint tells."""
+    return " ".join(shlex.quote(shown(word)) for word in words)
+
+
+def path_word(path: str) -> str:
+    """A path for a command in a hint, from the working directory if it is below that."""
+    near = os.path.relpath(path, os.path.realpath(os.curdir))
+    return shell_words(path if near.startswith(os.pardir) else near)
+
+
+def _no_session(session: Session, example: str) -> TroubleError:
+    """What is wrong with a directory that is no session, and what was meant, as far as one can guess."""
+    directory = str(session.directory)
+    if inside := _sessions(directory):
+        holds = "it holds a session" if len(inside) == 1 else f"it holds {len(inside):,} sessions"
+        return TroubleError(f"{directory} is no session; {holds}", f"m31a-mp ls {path_word(directory)}")
+    parent = str(session.sessions_dir)
+    return TroubleError(f"there is no session in {directory}", _meant(session, parent, example))
+
+
+def _meant(session: Session, parent: str, example: str) -> str:
+    """A hint: the command that was meant, or the one that tells more."""
+    if is_session_at(parent):
+        return f"{example} {path_word(parent)}"
+    beside, usual = _sessions(parent), _sessions(DEFAULT_SESSIONS)
+    near = {other.id: other.root for other in [*beside, *usual]}
+    if found := difflib.get_close_matches(session.id, near, n=1):
+        return f"did you mean: {example} {path_word(near[found[0]])}"
+    if beside or usual:
+        return f"m31a-mp ls {path_word(parent if beside else os.path.abspath(DEFAULT_SESSIONS))}"
+    return f"this makes one: m31a-mp run --session {path_word(str(session.directory))} -- COMMAND"
+
+
+def _sessions(directory: str) -> list[Session]:
+    """The sessions there; none if it cannot be listed."""
+    try:
+        return sessions_in(directory)
+    except (OSError, ValueError):  # the latter has a NUL in it
+        return []
+
+
+def _is_default(start: str) -> bool:
+    return DEFAULT_SESSIONS.startswith(start)
+
+
 def _some_session() -> str:
     """For an example: the session that was used last, as far as one is near."""
-    try:
-        found = sessions_in(DEFAULT_SESSIONS)
-        newest = max(found, key=lambda session: session.directory.stat().st_mtime_ns)
-    except (OSError, ValueError):
-        return f"{DEFAULT_SESSIONS}/NAME"
-    return os.path.relpath(newest.directory)
+    session = last_used(_sessions(DEFAULT_SESSIONS))
+    return path_word(session.root) if session else f"{DEFAULT_SESSIONS}/NAME"

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from click.shell_completion import shell_complete
 
 from m31a_mp.child import SIGNAL_BASE
 from m31a_mp.cli import CANNOT_START
-from m31a_mp.cli.naming import TroubleError, shown
+from m31a_mp.cli.naming import USE_OTHER_RELEASE, GuessingGroup, TroubleError, shell_words, shown
 from m31a_mp.errors import (
     DamagedMetricsError,
     JournalLockedError,
@@ -27,6 +28,7 @@ from m31a_mp.errors import (
 
 NAME = "m31a-mp"
 NOT_DONE = 3
+_COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {
     "run": "Run a command inside a session, and record the call.",
@@ -51,6 +53,7 @@ Exit status:
          not to be read (ls, compact)
   2      wrong usage
   3      not done: there is no such session, its owner lives, a file is damaged
+         or of a newer version
   125    run could not start the command; or click and rich are not installed
   126    run: the command cannot be executed
   127    run: there is no such command
@@ -58,11 +61,12 @@ Exit status:
   Any other status of run is the command's own.
 
 A session is named by its directory; without one, by the environment variable
-M31A_MP_SESSION, which a command under run finds set.
+M31A_MP_SESSION, which a command under run finds set. Without either, show,
+watch and verify take the session in ./sessions that was used last.
 """
 
 
-class _Commands(click.Group):
+class _Commands(GuessingGroup):
     """The commands, each imported when it is asked for: `run` must start fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # as click calls it
@@ -100,6 +104,8 @@ def start(arguments: list[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name shows its code
     is_run = arguments[:1] == ["run"]  # its other statuses are those of the command
     try:
+        if instruction := os.environ.get(_COMPLETION):  # a shell asks what may stand here
+            return shell_complete(program, {}, NAME, _COMPLETION, instruction)
         with _warnings_told():
             status = program.main(arguments or ["--help"], prog_name=NAME, standalone_mode=False)
         if sys.stdout:
@@ -107,13 +113,13 @@ def start(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
         return SIGNAL_BASE + getattr(error.__cause__, "signal_number", signal.SIGINT)
     except (BrokenPipeError, SystemExit):  # which click and rich make of it
-        _forget_output()
+        forget_output()
         return SIGNAL_BASE + signal.SIGPIPE
     except click.ClickException as error:
         _tell(error.format_message(), _usage_hint(error))
         return CANNOT_START if is_run else getattr(error, "status", error.exit_code)
     except Exception as error:
-        _forget_output()
+        forget_output()
         _tell(_message(error), _hint(error))
         return CANNOT_START if is_run else NOT_DONE
     return int(status or 0)
@@ -122,6 +128,13 @@ def start(arguments: list[str]) -> int:
 def tell(message: str) -> None:
     """Tell something on stderr, in one line."""
     click.echo(f"{NAME}: {shown(message)}", err=True)
+
+
+def forget_output() -> None:
+    """What is left in the buffer cannot be written; the interpreter would try once more at its end."""
+    if sys.stdout is sys.__stdout__ and sys.stdout:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _tell(message: str, hint: str) -> None:
@@ -140,6 +153,8 @@ def _usage_hint(error: click.ClickException) -> str:
 def _message(error: Exception) -> str:
     if isinstance(error, SessionOwnedError):
         return str(error).partition("; ")[0]  # the rest is for programmers
+    if isinstance(error, UnsupportedVersionError):
+        return f"{error.path} {error.reason}"
     if isinstance(error, DamagedMetricsError):
         return f"{error.path} cannot be used: {error.reason}"
     if isinstance(error, OSError) and error.strerror and not isinstance(error, MetricsError):
@@ -151,10 +166,10 @@ def _message(error: Exception) -> str:
 
 
 def _hint(error: Exception) -> str:
-    directory = os.path.dirname(error.path) if isinstance(error, MetricsError) else ""
+    directory = shell_words(os.path.dirname(error.path)) if isinstance(error, MetricsError) else ""
     hints: dict[type[Exception], str] = {
         SessionOwnedError: f"stop that process first; to look meanwhile: {NAME} show {directory}",
-        UnsupportedVersionError: "use the release that wrote it, or a later one",
+        UnsupportedVersionError: USE_OTHER_RELEASE,
         DamagedMetricsError: "restore it from a copy, or set it aside and count on from zero: "
         f"{NAME} compact --rebuild {directory}",
         JournalLockedError: "nothing is lost; try again, or stop the process that holds it",
@@ -183,10 +198,3 @@ def _warnings_told() -> Iterator[None]:
 class _Teller(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         tell(record.getMessage())
-
-
-def _forget_output() -> None:
-    """What is left in the buffer cannot be written; the interpreter would try once more at its end."""
-    if sys.stdout is sys.__stdout__ and sys.stdout:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from m31a_mp.checks import INT64_MAX
-from m31a_mp.cli.naming import TroubleError, named, session_option
+from m31a_mp.cli.naming import GuessingGroup, TroubleError, named, session_option
 from m31a_mp.model import Usage
 from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
 
@@ -39,7 +39,7 @@ def _example(text: str) -> str:
     return f"\b\nExample:\n  m31a-mp record {text}"
 
 
-@click.group("record", epilog=_GROUP_EPILOG, no_args_is_help=False)
+@click.group("record", cls=GuessingGroup, epilog=_GROUP_EPILOG, no_args_is_help=False)
 @session_option
 @click.pass_context
 def command(ctx: click.Context, directory: str | None) -> None:

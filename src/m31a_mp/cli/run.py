@@ -9,7 +9,7 @@ import click
 
 from m31a_mp.checks import check_name
 from m31a_mp.child import SIGNAL_BASE, Held, run_recorded
-from m31a_mp.cli.naming import TroubleError, fresh, named, session_option
+from m31a_mp.cli.naming import TroubleError, complete_file, fresh, named, session_option
 from m31a_mp.cli.program import tell
 from m31a_mp.collector import Collector
 from m31a_mp.compactor import compact
@@ -59,7 +59,14 @@ def _name(_: click.Context, parameter: click.Parameter, value: str | None) -> st
 )
 @click.option("--phase", metavar="PHASE", callback=_name, help="The command is this phase: record that, too.")
 @session_option
-@click.argument("command_line", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument(
+    "command_line",
+    metavar="COMMAND...",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    shell_complete=complete_file,
+)
 def command(tool: str | None, phase: str | None, directory: str | None, command_line: tuple[str, ...]) -> int:
     """Run a command inside a session, and record the call."""
     if not command_line[0]:

@@ -7,8 +7,8 @@ import os
 import click
 
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import TroubleError, existing, json_option, session_argument
-from m31a_mp.errors import DamagedMetricsError
+from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, session_argument
+from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.status import read_file, status
 
 _EPILOG = """\
@@ -21,6 +21,9 @@ Examples:
 Works while the session runs and after a crash, and counts every record in it,
 merged or not. Also shows a bare metrics.json, whoever wrote it. Changes
 nothing.
+
+Where the terminal is narrow, columns are left out and names cut; the last line
+says which columns. In a pipe, and in --json, nothing is left out.
 """
 
 
@@ -32,7 +35,7 @@ def command(directory: str | None, as_json: bool) -> int:
     if directory and os.path.isfile(directory):
         _show_file(os.path.abspath(directory), as_json=as_json)
         return 0
-    found = status(existing(directory, "m31a-mp show"))
+    found = status(existing_or_latest(directory, "m31a-mp show"))
     if as_json:
         tables.print_json(tables.status_json(found))
     else:
@@ -43,6 +46,8 @@ def command(directory: str | None, as_json: bool) -> int:
 def _show_file(path: str, *, as_json: bool) -> None:
     try:
         metrics = read_file(path)
+    except UnsupportedVersionError:
+        raise  # it is not damaged
     except DamagedMetricsError as error:
         raise TroubleError(str(error), "name a session's directory, or a metrics.json") from None
     if as_json:

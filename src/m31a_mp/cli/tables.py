@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from m31a_mp.cli.naming import shown
+from m31a_mp.cli.layout import Cell, Column, Table, cut
+from m31a_mp.cli.naming import shell_words, shown
 from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, format_time
-from m31a_mp.process import describe
+from m31a_mp.process import describe, name_and_state
 from m31a_mp.status import LiveWriter, Owner, State, Status
 
 JSON_VERSION = 1
@@ -23,7 +23,8 @@ JSON_VERSION = 1
 
 # In a pipe a table is as wide as it needs to be.
 _PIPE_COLUMNS = 10_000
-_STATE_STYLES = {State.RUNNING: "green", State.CRASHED: "bold red", State.FINISHED: ""}
+_STATE_STYLES = {"running": "green", "crashed": "bold red", "not closed": "yellow"}
+_NAME_CELLS = 200  # of a name in running text; an id has no more
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -114,13 +115,101 @@ def _owner_json(owner: Owner | None) -> dict[str, Any] | None:
 
 
 # --- Tables -------------------------------------------------------------------------------------------
+#
+# Where not all columns have room, those of rank 0 stay, and the others come in the order of their rank.
+
+_TOOLS = (
+    Column("tool", is_right=False, may_be_cut=True),
+    Column("calls", 1),
+    Column("ok", 6),
+    Column("failed", 2),
+    Column("success rate", 5, short="success"),
+    Column("average", 3),
+    Column("total", 4),
+)
+_MODEL_USE = (
+    Column("phase", is_right=False, may_be_cut=True),
+    Column("interactions", 3, short="calls"),
+    Column("prompt tokens", 4, short="prompt"),
+    Column("completion tokens", 5, short="completion"),
+    Column("total tokens", 2, short="tokens"),
+    Column("cost", 1),
+)
+_PHASES = (
+    Column("phase", is_right=False, may_be_cut=True),
+    Column("outcome", is_right=False),
+    Column("duration", 1),
+    Column("entered", 2),
+    Column("heals", 3),
+    Column("bisects", 4),
+)
+_WRITERS = (
+    Column("process"),
+    Column("command", 3, is_right=False, may_be_cut=True),
+    Column("state", 2, is_right=False),
+    Column("segments", 5),
+    Column("size", 4),
+    Column("records staged", 1, short="staged"),
+)
+_SESSIONS = (
+    Column("session", is_right=False, may_be_cut=True),
+    Column("state", is_right=False),
+    Column("owner", 7, is_right=False),
+    Column("age", 8),
+    Column("last record", 3, short="last"),
+    Column("calls", 1),
+    Column("failed", 2),
+    Column("tokens", 5),
+    Column("cost", 4),
+    Column("unmerged", 6),
+)
 
 
-def status_view(status: Status) -> RenderableType:
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A session among others that cannot be read.
+
+    Attributes:
+        name: Its id.
+        state: In a word or two, why.
+        reason: In a sentence, why.
+    """
+
+    name: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Texts and tables, each table with an empty line before it; and notes at the end."""
+
+    parts: Sequence[Text | Table]
+    notes: Sequence[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for i, part in enumerate(self.parts):
+            if i and isinstance(part, Table):
+                yield ""
+            yield part
+        notes = [Text(note) for note in self.notes]
+        if hidden := self._hidden(options.max_width):
+            notes.append(Text(f"no room for: {hidden}", "dim"))
+        if notes:
+            yield ""
+            yield from notes
+
+    def _hidden(self, width: int) -> str:
+        hidden = [(part.title, part.hidden(width)) for part in self.parts if isinstance(part, Table)]
+        return "; ".join(
+            ", ".join(columns) + (f" ({title})" if title else "") for title, columns in hidden if columns
+        )
+
+
+def status_view(status: Status) -> View:
     """A session as tables."""
-    head = Text.assemble(
-        (shown(str(status.directory)), "bold"), ": ", (str(status.state), _STATE_STYLES[status.state])
-    )
+    directory = shown(str(status.directory))
+    head = Text.assemble((directory, "bold"), ": ", _state(status.state))
     if status.owner:
         head.append(f", owned by {_who(status.owner.pid)}")
     parts = [head, *_metrics_view(status.metrics)]
@@ -131,64 +220,49 @@ def status_view(status: Status) -> RenderableType:
         notes.append(
             f"{_count(status.unmerged, 'record')} of these not in metrics.json yet{_merge_note(status)}"
         )
-    notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shown(str(status.directory))}")
-    return _spaced(parts, notes)
+    notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(str(status.directory))}")
+    return View(parts, notes)
 
 
-def file_view(path: str, metrics: SessionMetrics) -> RenderableType:
+def file_view(path: str, metrics: SessionMetrics) -> View:
     """A file of metrics as tables."""
-    head = Text(f"{shown(path)}: session {shown(metrics.session_id)}", "bold")
-    return _spaced([head, *_metrics_view(metrics)], _loss_notes(metrics, ""))
+    head = Text(f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold")
+    return View([head, *_metrics_view(metrics)], _loss_notes(metrics, ""))
 
 
-def _spaced(parts: list[RenderableType], notes: list[str]) -> RenderableType:
-    """Each table with an empty line before it; the notes together."""
-    lines: list[RenderableType] = []
-    for part in parts:
-        lines += ["", part] if isinstance(part, Table) else [part]
-    return Group(*lines, *([""] if notes else []), *(Text(note) for note in notes))
-
-
-def list_view(rows: Iterable[Status | tuple[str, str]]) -> RenderableType:
-    """Sessions, one a line; of one that cannot be read its name and the reason."""
-    columns = (
-        "session",
-        "state",
-        "owner",
-        "age",
-        "last record",
-        "calls",
-        "failed",
-        "tokens",
-        "cost",
-        "unmerged",
-    )
-    table = _table(None, columns, left=3)
+def list_view(rows: Iterable[Status | Unreadable]) -> View:
+    """Sessions, one a line; of those that cannot be read the reasons below."""
+    table = Table("", _SESSIONS)
+    notes = []
     for row in rows:
-        if isinstance(row, tuple):
-            table.add_row(shown(row[0]), Text("damaged", "bold red"), Text(shown(row[1])))
+        if isinstance(row, Unreadable):
+            unknown = ["-"] * (len(_SESSIONS) - 2)
+            table.rows.append([shown(row.name), (row.state, "bold red"), *unknown])
+            notes.append(f"{shown(row.name)}: {shown(row.reason)}")
             continue
         sums = totals(row.metrics)
-        table.add_row(
-            shown(row.directory.name),
-            Text(str(row.state), _STATE_STYLES[row.state]),
-            (str(row.owner.pid) if row.owner.pid else "not seen") if row.owner else "-",
-            _ago(row.metrics.started_at),
-            _ago(row.metrics.updated_at),
-            f"{sums['tool_calls']:,}",
-            _bad(sums["tool_failures"]),
-            f"{sums['total_tokens']:,}",
-            _cost(sums["cost"]),
-            f"{row.unmerged:,}" if row.unmerged else "-",
+        table.rows.append(
+            [
+                shown(row.directory.name),
+                _state(row.state),
+                (str(row.owner.pid) if row.owner.pid else "not seen") if row.owner else "-",
+                _ago(row.metrics.started_at),
+                _ago(row.metrics.updated_at),
+                f"{sums['tool_calls']:,}",
+                _bad(sums["tool_failures"]),
+                f"{sums['total_tokens']:,}",
+                _cost(sums["cost"]),
+                f"{row.unmerged:,}" if row.unmerged else "-",
+            ]
         )
-    return table
+    return View([table], notes)
 
 
-def _metrics_view(metrics: SessionMetrics) -> list[RenderableType]:
+def _metrics_view(metrics: SessionMetrics) -> list[Text | Table]:
     has_records = bool(metrics.tools or metrics.llms or metrics.phases)
     latest = f"last record {_ago(metrics.updated_at)} ago" if has_records else "nothing is recorded yet"
     started = f"{metrics.started_at:%Y-%m-%d %H:%M:%S} UTC, {_ago(metrics.started_at)} ago"
-    views: list[RenderableType] = [Text(f"started {started}; {latest}")]
+    views: list[Text | Table] = [Text(f"started {started}; {latest}")]
     if metrics.tools:
         views.append(_tool_table(metrics.tools))
     if metrics.llms:
@@ -199,70 +273,65 @@ def _metrics_view(metrics: SessionMetrics) -> list[RenderableType]:
 
 
 def _tool_table(tools: list[ToolMetric]) -> Table:
-    table = _table("Tools", ("tool", "calls", "ok", "failed", "success rate", "average", "total"))
+    table = Table("Tools", _TOOLS)
     for tool in tools:
         rate = f"{100 * tool.success_count / tool.call_count:.1f} %" if tool.call_count else "-"
-        table.add_row(
-            shown(tool.name),
-            f"{tool.call_count:,}",
-            f"{tool.success_count:,}",
-            _bad(tool.fail_count),
-            rate,
-            duration(tool.avg_duration_ms),
-            duration(tool.total_duration_ms),
+        table.rows.append(
+            [
+                shown(tool.name),
+                f"{tool.call_count:,}",
+                f"{tool.success_count:,}",
+                _bad(tool.fail_count),
+                rate,
+                duration(tool.avg_duration_ms),
+                duration(tool.total_duration_ms),
+            ]
         )
     return table
 
 
 def _llm_table(llms: list[LLMMetric], sums: dict[str, int | float]) -> Table:
-    columns = ("phase", "interactions", "prompt tokens", "completion tokens", "total tokens", "cost")
-    table = _table("Model use", columns)
+    table = Table("Model use", _MODEL_USE)
     for llm in llms:
         numbers = (llm.interaction_count, llm.prompt_tokens, llm.completion_tokens, llm.total_tokens)
-        table.add_row(shown(llm.phase), *(f"{number:,}" for number in numbers), _cost(llm.cost))
-    table.add_section()
+        table.rows.append([shown(llm.phase), *(f"{number:,}" for number in numbers), _cost(llm.cost)])
     keys = ("llm_interactions", "prompt_tokens", "completion_tokens", "total_tokens")
-    table.add_row("in all", *(f"{sums[key]:,}" for key in keys), _cost(sums["cost"]), style="bold")
+    table.total = ["in all", *(f"{sums[key]:,}" for key in keys), _cost(sums["cost"])]
     return table
 
 
 def _phase_table(phases: list[PhaseMetric]) -> Table:
-    table = _table("Phases", ("phase", "outcome", "duration", "entered", "heals", "bisects"), left=2)
+    table = Table("Phases", _PHASES)
     for phase in phases:
         is_known = phase.success or phase.duration_ms  # nobody says so before it has ended
-        table.add_row(
-            shown(phase.phase),
-            Text("ok" if phase.success else "failed", "" if phase.success else "red") if is_known else "-",
-            duration(phase.duration_ms) if is_known else "-",
-            f"{phase.transition_count:,}",
-            f"{phase.heal_trigger_count:,}",
-            f"{phase.bisect_trigger_count:,}",
+        outcome: Cell = "ok" if phase.success else ("failed", "red")
+        table.rows.append(
+            [
+                shown(phase.phase),
+                outcome if is_known else "-",
+                duration(phase.duration_ms) if is_known else "-",
+                f"{phase.transition_count:,}",
+                f"{phase.heal_trigger_count:,}",
+                f"{phase.bisect_trigger_count:,}",
+            ]
         )
     return table
 
 
 def _live_table(writers: list[LiveWriter]) -> Table:
-    table = _table("Live writers", ("process", "segments", "size", "records staged"))
+    table = Table("Live writers", _WRITERS)
     for writer in writers:
         size = f"{writer.size // 1024:,} KiB"
-        table.add_row(_who(writer.pid), f"{writer.segments:,}", size, f"{writer.staged:,}")
-    return table
-
-
-def _table(title: str | None, columns: Iterable[str], *, left: int = 1) -> Table:
-    table = Table(
-        title=title,
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-    )
-    for i, column in enumerate(columns):
-        is_name = i == 0
-        table.add_column(
-            column, justify="left" if i < left else "right", overflow="fold" if is_name else "ellipsis"
+        command, state = (name_and_state(writer.pid) if writer.pid else None) or ("-", "-")
+        table.rows.append(
+            [
+                str(writer.pid or "not seen"),
+                shown(command),
+                (state, "yellow") if state == "stopped" else state,
+                f"{writer.segments:,}",
+                size,
+                f"{writer.staged:,}",
+            ]
         )
     return table
 
@@ -272,7 +341,9 @@ def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
     if metrics.rejected:
         notes.append(f"{_count(metrics.rejected, 'piece')} of damaged or invalid input set aside{hint}")
     if metrics.dropped:
-        reasons = ", ".join(f"{shown(reason)} {count:,}" for reason, count in metrics.dropped.items())
+        reasons = ", ".join(
+            f"{cut(shown(reason), _NAME_CELLS)} {count:,}" for reason, count in metrics.dropped.items()
+        )
         notes.append(f"{_count(sum(metrics.dropped.values()), 'record')} dropped and not counted: {reasons}")
     return notes
 
@@ -280,15 +351,19 @@ def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
 def _merge_note(status: Status) -> str:
     if status.owner:
         return "; its owner merges them"
-    return f"; to merge them: m31a-mp compact {shown(str(status.directory))}"
+    return f"; to merge them: m31a-mp compact {shell_words(str(status.directory))}"
 
 
 def _who(pid: int | None) -> str:
     return shown(describe(pid)) if pid else "a process that is not seen from here"
 
 
-def _bad(count: float) -> Text:
-    return Text(f"{count:,}", "red" if count else "")
+def _state(state: State) -> tuple[str, str]:
+    return str(state), _STATE_STYLES.get(state, "")
+
+
+def _bad(count: float) -> Cell:
+    return (f"{count:,}", "red") if count else "0"
 
 
 def _count(number: int, noun: str) -> str:

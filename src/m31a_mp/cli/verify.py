@@ -6,7 +6,7 @@ import click
 
 from m31a_mp.checkup import verify
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import existing, json_option, session_argument, shown
+from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument, shown
 from m31a_mp.cli.progress import reading_progress
 
 _EPILOG = """\
@@ -24,15 +24,16 @@ next owner takes it in. The exit status is 1 if there are findings.
 @json_option
 def command(directory: str | None, as_json: bool) -> int:
     """Check everything that a session has on disk."""
-    session = existing(directory, "m31a-mp verify")
+    session = existing_or_latest(directory, "m31a-mp verify")
     with reading_progress(session, "checking"):
         findings = verify(session.sessions_dir, session.id)
     if as_json:
         listed = [{"file": f.file, "offset": f.offset, "reason": f.reason} for f in findings]
         tables.print_json({"session": str(session.directory), "findings": listed})
     else:
+        noun = "finding" if len(findings) == 1 else "findings"
+        found = f"{len(findings):,} {noun}" if findings else "all is well"
+        click.echo(f"{shown(str(session.directory))}: {found}")
         for finding in findings:
             click.echo(shown(str(finding)))
-        if not findings:
-            click.echo(f"{shown(str(session.directory))}: all is well")
     return 1 if findings else 0

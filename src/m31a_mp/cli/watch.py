@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from errno import EIO
 
 import click
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
+from rich.console import Console
 
 from m31a_mp.child import SIGNAL_BASE
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import existing, json_option, session_argument, shown
+from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument, shown
+from m31a_mp.cli.program import forget_output
+from m31a_mp.cli.screen import QUIT, Screen
+from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import MetricsError
 from m31a_mp.session import Session
 from m31a_mp.status import Status, status
@@ -24,13 +26,23 @@ Examples:
   m31a-mp watch sessions/demo
   m31a-mp watch --interval 5 --count 12 --json sessions/demo
 
-On a terminal it draws in place; Ctrl-C ends it, and the terminal is as it was.
-Elsewhere it prints one snapshot after the other, with --json one a line. Who
-records is never stopped or slowed.
+On a terminal it draws in place: arrow keys, PgUp, PgDn, Home, End, j and k
+scroll, q or Ctrl-C ends it, and the terminal is as it was. In the background
+it waits until it has the terminal. Elsewhere it prints one snapshot after the
+other, with --json one a line. Processes that record are never stopped or
+slowed.
 """
 
 _ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
-_AWAITED = _ENDS | {signal.SIGTSTP, signal.SIGWINCH}
+_AWAITED = _ENDS | {signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH}
+
+# How soon a program in the background sees that it was brought to the front: nobody tells it.
+_BACKGROUND_SECONDS = 0.2
+
+# What happens, besides signals.
+_LOOK = 0
+_INPUT = -1
+_GIVEN_BACK = -2
 
 
 @click.command("watch", epilog=_EPILOG)
@@ -46,82 +58,93 @@ _AWAITED = _ENDS | {signal.SIGTSTP, signal.SIGWINCH}
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many looks.")
 @json_option
 def command(directory: str | None, interval: float, count: int | None, as_json: bool) -> int:
-    """Show a session live, at a steady rate, until Ctrl-C."""
-    session = existing(directory, "m31a-mp watch")
+    """Show a session live, at a steady rate, until q or Ctrl-C."""
+    session = existing_or_latest(directory, "m31a-mp watch")
     found = status(session)  # what is wrong from the start is an error
-    # Held back, signals come between two drawings: there is nothing half done to clean up.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-    try:
-        screen = tables.console()
-        ticks = _ticks(interval, count)
-        if as_json or not screen.is_terminal or screen.is_dumb_terminal:
-            return _print(session, found, ticks, screen, as_json=as_json)
-        return _draw(session, found, ticks, screen)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with SignalPipe(_AWAITED) as pipe:
+        console = tables.console()
+        if as_json or not console.is_terminal or console.is_dumb_terminal:
+            return _print(session, found, _events(pipe, interval, count), console, as_json=as_json)
+        try:
+            with Screen(console) as screen:
+                return _draw(session, found, _events(pipe, interval, count, screen), screen)
+        except OSError as error:
+            if error.errno != EIO:
+                raise
+            forget_output()
+            return _status_of(signal.SIGHUP)  # the terminal is gone; its signal is on the way
 
 
-def _ticks(interval: float, count: int | None) -> Iterator[int]:
-    """Yields the signal that came, or 0 when it is time to look again; ends after `count` looks."""
+def _events(
+    pipe: SignalPipe, interval: float, count: int | None, screen: Screen | None = None
+) -> Iterator[int]:
+    """Yields the signals that come, and what else happens; ends after `count` looks."""
     due = time.monotonic()
     looks = 1
     while count is None or looks < count:
         due = max(due + interval, time.monotonic())  # a slow look does not have others catch up
         while (left := due - time.monotonic()) > 0:
-            if received := signal.sigtimedwait(_AWAITED, left):
-                yield received.si_signo
+            if screen and not screen.is_mine:
+                left = min(left, _BACKGROUND_SECONDS)
+            numbers, has_input = pipe.wait(left, screen.input if screen else None)
+            yield from sorted(numbers)  # one that ends the program before one that has it draw
+            if has_input:
+                yield _INPUT
+            if screen and screen.is_given_back:
+                yield _GIVEN_BACK
         looks += 1
-        yield 0
+        yield _LOOK
 
 
-def _print(session: Session, found: Status, ticks: Iterator[int], screen: Console, *, as_json: bool) -> int:
+def _print(session: Session, found: Status, events: Iterator[int], console: Console, *, as_json: bool) -> int:
     """One snapshot after the other."""
-    _print_one(found, screen, as_json=as_json)
-    for signal_number in ticks:
-        if signal_number in _ENDS:
-            return _status_of(signal_number)
-        if signal_number == signal.SIGTSTP:
-            _stop()
-        if not signal_number:
-            _print_one(status(session), screen, as_json=as_json)
+    _print_one(found, console, as_json=as_json)
+    for event in events:
+        if event in _ENDS:
+            return _status_of(event)
+        if event == signal.SIGTSTP:
+            stop_until_continued()
+        if event == _LOOK:
+            _print_one(status(session), console, as_json=as_json)
     return 0
 
 
-def _print_one(found: Status, screen: Console, *, as_json: bool) -> None:
+def _print_one(found: Status, console: Console, *, as_json: bool) -> None:
     if as_json:
         tables.print_json(tables.status_json(found), in_one_line=True)
     else:
-        screen.print(tables.status_view(found))
-        screen.print()
-        screen.file.flush()
+        console.print(tables.status_view(found))
+        console.print()
+        console.file.flush()
 
 
-def _draw(session: Session, found: Status, ticks: Iterator[int], screen: Console) -> int:
+def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen) -> int:
     """In place, on the terminal's other screen."""
-    with Live(tables.status_view(found), console=screen, screen=True, auto_refresh=False) as live:
-        for signal_number in ticks:
-            if signal_number in _ENDS:
-                return _status_of(signal_number)
-            if signal_number == signal.SIGTSTP:
-                live.stop()
-                _stop()
-                live.start()
+    screen.show(tables.status_view(found))
+    for event in events:
+        if event in _ENDS:
+            return _status_of(event)
+        if event == _LOOK:
+            note = ""
             try:
                 found = status(session)
             except (MetricsError, OSError) as error:
                 # It may pass, and what was seen last is better than nothing.
-                note = Text(f"not to be read now: {shown(str(error))}", "red")
-                live.update(Group(note, tables.status_view(found)), refresh=True)
-            else:
-                live.update(tables.status_view(found), refresh=True)
+                note = f"not to be read now: {shown(str(error))}"
+            screen.show(tables.status_view(found), note)
+            continue
+        if event == _INPUT:
+            for key in screen.read():
+                if key == QUIT:
+                    return 0
+                screen.press(key)
+        if event == signal.SIGTSTP:
+            screen.leave()
+            stop_until_continued()
+        if event == signal.SIGCONT:
+            screen.listen()  # whoever stopped it may have changed the terminal's modes
+        screen.draw()
     return 0
-
-
-def _stop() -> None:
-    """Stop as Ctrl-Z does, until somebody continues this process."""
-    signal.raise_signal(signal.SIGTSTP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})  # here it stops
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
 
 
 def _status_of(signal_number: int) -> int:
