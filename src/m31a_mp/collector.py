@@ -61,7 +61,7 @@ class Collector(Recorder):
         session = Session.named(session_id, sessions_dir)
         super().__init__(session if enabled else None, durability)
         interval = None if flush_interval is None else check_interval("flush_interval", flush_interval)
-        self.session_id = session.id
+        self._session_id = session.id
         self._pid = os.getpid()
         self._started = time.time_ns()
         self._lease: Lease | None = None
@@ -80,6 +80,11 @@ class Collector(Recorder):
             except BaseException:
                 self._lease.release()
                 raise
+
+    @property
+    def session_id(self) -> str:
+        """The id that it was made with, also if it is disabled."""
+        return self._session_id
 
     def snapshot(self) -> SessionMetrics:
         """See `Recorder.snapshot`."""
