@@ -23,7 +23,7 @@ from m31a_mp.drain import drain
 from m31a_mp.durable import ForkedError
 from m31a_mp.errors import JournalLockedError, MetricsError
 from m31a_mp.journal import Batch, Journal
-from m31a_mp.log import warn
+from m31a_mp.log import warn_of_loss
 from m31a_mp.segment import DATA_OFFSET, Segment
 from m31a_mp.session import Session
 
@@ -240,7 +240,8 @@ class Writer:
             self.segments[-1].show_dropped(reason, self._dropped[reason])
         if self._session not in _warned:
             _warned.add(self._session)  # before: a handler of the log may record, too
-            if not warn("records are being dropped in %s: %s", self._session.root, error):
+            why = error or reason
+            if not warn_of_loss("records are being dropped in %s: %s", self._session.root, why):
                 _warned.discard(self._session)
 
 
@@ -315,7 +316,9 @@ class Staging:
         except (OSError, MetricsError) as error:
             if not self._warned:
                 self._warned = True  # before: a handler of the log may record, too
-                self._warned = warn("records are staged, but not on the disk: %s", error)
+                self._warned = warn_of_loss(
+                    "records of %s are not on the disk: %s", self._session.root, error
+                )
 
     def _await_disk(self, ticket: int) -> None:
         while self._settled < ticket and self._syncing != get_ident():
