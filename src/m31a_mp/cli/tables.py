@@ -23,7 +23,7 @@ JSON_VERSION = 1
 
 # In a pipe a table is as wide as it needs to be.
 _PIPE_COLUMNS = 10_000
-_STATE_STYLES = {State.RUNNING: "green", State.CRASHED: "bold red", State.FINISHED: ""}
+_STATE_STYLES = {State.RUNNING: "green", State.NOT_CLOSED: "yellow", State.FINISHED: ""}
 
 
 def console(*, stderr: bool = False) -> Console:
