@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from m31a_mp import compactor, durable
+from m31a_mp import compactor, durable, ending
 from m31a_mp.compactor import Compaction
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.journal import Journal
@@ -25,7 +25,8 @@ from m31a_mp.writer import staging
 class Collector(Recorder):
     """The owner of a session: records like everybody, and merges what everybody recorded.
 
-    Only one may live per session. In a forked child the inherited object is a `Recorder`.
+    Only one may live per session. In a forked child the inherited object is a `Recorder`. A program that ends
+    without `stop()` merges and gives the session up at its end, if that is quick.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Collector(Recorder):
             try:
                 self._compact(session)
                 _collectors.add(self)
+                ending.opened(session, self, self._started)
                 if interval:
                     self._refresher = Refresher(self._refresh, interval)
             except BaseException:
@@ -161,6 +163,31 @@ class Collector(Recorder):
             lease, self._lease = self._lease, None
             if lease:
                 lease.release()
+            ending.closed(session)
+
+    def end(self, deadline: float) -> None:
+        """Not for users: at the program's end, merge and give the session up, if that is quick.
+
+        Args:
+            deadline: Until when, by `time.monotonic()`.
+
+        Raises:
+            TimeoutError, MetricsError, OSError: That did not work; this process still owns the session.
+        """
+        if self._session is None or not self._owns():
+            return
+        if self._refresher:
+            self._refresher.end()
+        # A daemon thread may be in the middle of a flush, and go on with it for ever.
+        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TimeoutError("another thread was flushing it all the time")
+        try:
+            if self._lease and self._owns():
+                ending.merge(self._session, self._started, deadline)
+                self._lease.release()
+                self._lease = None
+        finally:
+            self._turn.release()
 
     def _flush_in_turn(self, session: Session) -> list[OSError]:
         staging(session).tell_drops()
