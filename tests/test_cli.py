@@ -513,6 +513,19 @@ def test_record_that_is_not_kept_is_an_error(call: Call, tmp_path: Path) -> None
     assert re.match(r"m31a-mp: not recorded: .*file is not a directory", result.err)
 
 
+def test_record_in_a_deleted_working_directory_is_an_error(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = call("record", "heal", "plan", "--session", "one")
+    assert (result.status, result.out) == (3, "")
+    hint = "hint: name the session by its full path"
+    assert result.err == f"m31a-mp: not recorded: No such file or directory\n{hint}\n"
+    assert call("record", "heal", "plan", "--session", tmp_path / "one").status == 0
+
+
 # --- names, help, errors ------------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ class Collector(Recorder):
                 was just being handed over.
             OSError: The disk is full, or fails.
 
-            In all cases nothing is lost, and the next flush does it.
+            In all cases the records stay where they are, and the next flush that succeeds merges them.
         """
         if self._session is None:
             return
@@ -158,7 +158,7 @@ class Collector(Recorder):
                     len(metrics.phases),
                 )
         except Exception as error:
-            warn("the last flush of session %s failed, nothing is lost: %s", session.id, error)
+            warn("the last flush of session %s failed: %s", session.id, error)
         finally:
             lease, self._lease = self._lease, None
             if lease:

@@ -267,7 +267,7 @@ class Recorder:
         try:
             staging(self._session).close()
         except Exception as error:
-            warn("records stay staged in %s: %s", self._session.root, error)
+            warn("records of %s are not handed over to its journal: %s", self._session.root, error)
 
     def __enter__(self) -> Self:
         return self
