@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_loss_is_told_wherever_it_comes(sessions: Path, program: str) -> None:
 
 
 _RECORDS_IN_A_WRITE = """
-import signal
+import select, signal
 def drop_and_come_again(*_):
     drop()
     signal.setitimer(signal.ITIMER_REAL, 1e-4)
@@ -190,16 +191,19 @@ signal.setitimer(signal.ITIMER_REAL, 1e-4)
 for _ in range(300):
     sys.stderr.write("x" * 4095 + chr(10))
     sys.stderr.flush()
-signal.signal(signal.SIGALRM, signal.SIG_IGN)
+# Not ignored: of a signal that is on its way, Python would complain.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+select.select([], [2], [])  # the pipe was full, perhaps, whenever a record came
 drop()
 """
 
 
 def test_loss_in_the_middle_of_another_write_to_stderr_is_told(sessions: Path) -> None:
     told = stderr_of(sessions, _RECORDS_IN_A_WRITE)
-    assert (
-        told.replace("x", "").split() == f"m31a_mp: {dropped_in(sessions / 'one')}".replace("x", "").split()
-    )
+    # One that found the pipe full is told later, in other words.
+    others, count = re.subn(f"m31a_mp: records are being dropped in {sessions}/one: .+\n", "", told)
+    assert count == 1
+    assert set(others) == {"x", "\n"}
 
 
 @pytest.mark.parametrize(
