@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Bring a session's metrics.json up to date when its owner died, with every record that was left behind.
+"""Bring the metrics.json of a session up to date that its owner did not close, with every record left behind.
 
-The exit status is 0 when all is well, 1 when something could not be read and was set aside, 2 when nothing
-could be done, for instance because the owner lives.
+The exit status is 0 when all is well, 1 when something was damaged and set aside, 2 when not all could be
+done: the owner lives, metrics.json cannot be used, or records could not be read and stay where they are.
 """
 
 from __future__ import annotations

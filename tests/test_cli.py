@@ -171,7 +171,7 @@ def test_show_of_a_running_session_has_its_owner_and_writers_and_what_is_not_mer
 
 def test_show_after_a_crash_counts_what_was_left_behind(call: Call, directory: Path) -> None:
     crash(directory)
-    assert [call("show", directory, "--json").json[key] for key in ("state", "unmerged")] == ["crashed", 1]
+    assert [call("show", directory, "--json").json[key] for key in ("state", "unmerged")] == ["not closed", 1]
     result = call("show", directory)
     assert result.row("make")[:3] == ["1", "1", "0"]
     assert "Live writers" not in result.out
@@ -278,20 +278,20 @@ def test_show_of_an_empty_session(call: Call, directory: Path) -> None:
 
 def test_ls_has_a_row_for_every_session(call: Call, sessions: Path) -> None:
     fill(sessions / "finished")
-    crash(sessions / "crashed")
+    crash(sessions / "open")
     (sessions / "no session").mkdir()
     (sessions / "file").touch()
     with Collector("running", sessions):
         result = call("ls", sessions)
         listed = call("ls", sessions, "--json").json
     assert (result.status, result.err) == (0, "")
-    assert result.row("crashed")[:2] == ["crashed", "-"]
-    assert result.row("crashed")[4:] == ["1", "0", "0", "0.0000", "1"]
+    assert result.row("open")[:2] == ["not closed", "-"]
+    assert result.row("open")[4:] == ["1", "0", "0", "0.0000", "1"]
     assert result.row("finished")[:2] == ["finished", "-"]
     assert result.row("finished")[4:] == ["4", "1", "1,100", "0.7500", "-"]
     assert result.row("running")[:2] == ["running", str(os.getpid())]
     assert len(result.out.splitlines()) == 5
-    assert [Path(row["session"]).name for row in listed["sessions"]] == ["crashed", "finished", "running"]
+    assert [Path(row["session"]).name for row in listed["sessions"]] == ["finished", "open", "running"]
 
 
 def test_ls_json_is_of_the_form_that_is_promised(call: Call, directory: Path) -> None:
@@ -468,7 +468,7 @@ def test_verify_finds_nothing_in_a_crashed_session_and_damage_in_a_damaged_one(
     assert (finding["file"], finding["offset"]) == ("journal.ndjson", 0)
 
 
-@pytest.mark.parametrize("state", ["running", "crashed", "damaged"])
+@pytest.mark.parametrize("state", ["running", "not closed", "damaged"])
 def test_looking_changes_nothing(call: Call, directory: Path, state: str) -> None:
     crash(directory)
     (directory / "journal.ndjson").write_text("garbage\n")
@@ -560,6 +560,19 @@ def test_record_that_is_not_kept_is_an_error(call: Call, tmp_path: Path) -> None
     result = call("record", "heal", "plan", "--session", "file")
     assert (result.status, result.out) == (3, "")
     assert re.match(r"m31a-mp: not recorded: .*file is not a directory", result.err)
+
+
+def test_record_in_a_deleted_working_directory_is_an_error(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = call("record", "heal", "plan", "--session", "one")
+    assert (result.status, result.out) == (3, "")
+    hint = "hint: name the session by its full path"
+    assert result.err == f"m31a-mp: not recorded: No such file or directory\n{hint}\n"
+    assert call("record", "heal", "plan", "--session", tmp_path / "one").status == 0
 
 
 # --- names, help, errors ------------------------------------------------------------------------------

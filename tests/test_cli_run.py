@@ -266,7 +266,6 @@ def test_phase_is_entered_while_the_command_runs(one: Session) -> None:
         ["--session", "s", "--nothing", "--", "touch", "ran"],
         ["--session", "s", "--tool", "", "--", "touch", "ran"],
         ["--session", "s", "--phase", "x" * 4097, "--", "touch", "ran"],
-        ["--session", "x" * 201, "--", "touch", "ran"],
     ],
 )
 def test_run_called_wrongly_is_125_and_runs_nothing(tmp_path: Path, arguments: list[str]) -> None:
@@ -283,7 +282,9 @@ def test_run_runs_its_command_when_the_session_is_damaged(one: Session) -> None:
     one.metrics.write_text("damaged")
     result = run(one, "--", "echo", "out")
     assert (result.returncode, result.stdout) == (0, "out\n")
-    assert result.stderr.startswith("m31a-mp: this call waits for the session's next owner to count it: ")
+    reason = f"{one.metrics} cannot be used: it is not JSON"
+    message = f"m31a-mp: this call is recorded, but not merged into metrics.json: {reason}"
+    assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
     one.metrics.unlink()
     run(one, "--", "true")
@@ -296,7 +297,7 @@ def test_run_in_a_session_whose_owner_crashed_takes_over_what_is_left(one: Sessi
         attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
         for pid in (process.pid, keeper.pid):
             os.kill(pid, signal.SIGKILL)
-    assert status(one).state in {State.CRASHED, State.RUNNING}  # what is staged here is a writer's
+    assert status(one).state in {State.NOT_CLOSED, State.RUNNING}  # what is staged here is a writer's
     run(one, "--", "true")
     assert calls(one) == {"left": (1, 0), "true": (1, 0)}
 
@@ -390,7 +391,7 @@ def test_run_whose_keeper_is_killed_says_so(one: Session) -> None:
         keeper_of(process).kill()
         assert process.wait() == 137
         _, err = process.communicate("x\n")
-    assert err == "m31a-mp: the process that waits for sh was killed; this call is not recorded\n"
+    assert err == "m31a-mp: the process that waits for sh was killed; this call may not be recorded\n"
     assert calls(one) == {}
 
 

@@ -43,8 +43,16 @@ from m31a_mp.lock import FileLock
 from m31a_mp.segment import Segment, SegmentFile
 from m31a_mp.session import Session
 from strategies import INT64_MAX, Record, entries, expected, few_records, records
+from workers import Forked
 
 USAGE = Usage(10, 20, 35)
+
+
+def open_again(sessions: Path) -> None:
+    with pytest.raises(SessionOwnedError, match=f"pid {os.getppid()} ") as error:
+        Collector("s", sessions)
+    assert "this process" not in str(error.value)
+    assert str(error.value).endswith("; record into it with attach(), or stop its owner first")
 
 
 def files(directory: Path) -> set[str]:
@@ -677,9 +685,15 @@ class TestResume:
             assert error.value.pid == os.getpid()
             assert error.value.started_at is not None
             assert error.value.started_at in str(error.value)
+            assert ", which is this process, " in str(error.value)
+            assert str(error.value).endswith("; use the collector that has it, or stop() that first")
             assert datetime.fromisoformat(error.value.started_at).utcoffset() == timedelta(0)
             collector.flush()
             assert collector.snapshot().tools[0].call_count == 1
+
+    def test_second_owner_in_another_process_is_told_how_to_record(self, sessions: Path) -> None:
+        with Collector("s", sessions):
+            assert Forked(open_again, sessions).wait() == 0
 
     def test_damaged_file_stops_a_new_owner_who_leaves_everything_as_it_was(self, session: Session) -> None:
         session.metrics.write_bytes(b'{"session_id":')

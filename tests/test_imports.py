@@ -92,6 +92,7 @@ def test_worker_imports_little(tmp_path: Path) -> None:
         "fcntl",
         "itertools",
         "mmap",
+        "select",
         "struct",
         "zlib",
     }

@@ -16,6 +16,8 @@ fold        journals -> totals, each record once
 store       metrics.json
 """
 
+__version__ = "0.1.0"  # the package's too: its build reads this line
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from m31a_mp.checkup import Finding, verify
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, Usage, WorkflowPhase
     from m31a_mp.recorder import Recorder, attach
     from m31a_mp.store import load, save
+    from m31a_mp.timing import Measured, Stopwatch
 
 __all__ = [
     "Collector",
@@ -41,15 +44,18 @@ __all__ = [
     "InterruptedCallError",
     "JournalLockedError",
     "LLMMetric",
+    "Measured",
     "MetricsError",
     "PhaseMetric",
     "Recorder",
     "SessionMetrics",
     "SessionOwnedError",
+    "Stopwatch",
     "ToolMetric",
     "UnsupportedVersionError",
     "Usage",
     "WorkflowPhase",
+    "__version__",
     "attach",
     "compact",
     "load",
@@ -66,6 +72,7 @@ _HOMES = {
     "model": ("LLMMetric", "PhaseMetric", "SessionMetrics", "ToolMetric", "Usage", "WorkflowPhase"),
     "recorder": ("Recorder", "attach"),
     "store": ("load", "save"),
+    "timing": ("Measured", "Stopwatch"),
 }
 
 

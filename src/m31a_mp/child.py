@@ -22,7 +22,6 @@ from m31a_mp.collector import Collector
 from m31a_mp.compactor import compact
 from m31a_mp.errors import MetricsError
 from m31a_mp.recorder import Recorder
-from m31a_mp.session import Session
 
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
@@ -57,25 +56,25 @@ class Held:
 
 def run_recorded(  # noqa: PLR0913  # all of them by name
     recorder: Recorder,
-    session: Session,
     command: list[str],
     *,
     tool: str,
     phase: str | None,
     held: Held,
     complain: Callable[[str], None],
+    recorded: Callable[[Exception | None], None],
 ) -> int:
     """Run a command and record the call; with a phase also that it was entered, its duration and outcome.
 
     Args:
         recorder: Where to record. If it is the session's owner and this process is killed, the keeper
             merges the session in its place.
-        session: The recorder's session.
         command: The command and its arguments.
         tool: The name to record the call under.
         phase: The phase that the command is.
         held: The signals that this process held back so far.
         complain: Told in words what is wrong with the command.
+        recorded: Called in the keeper when the call is recorded, with what a record raised, if one did.
 
     Returns:
         The exit status as a shell tells it.
@@ -88,47 +87,61 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
     if not keeper:
         status = CANNOT_EXECUTE
         try:
-            status = _keep(recorder, command, tool, phase, runner, held, complain)
-            if isinstance(recorder, Collector) and os.getppid() != runner:
-                _merge_instead(recorder, session)
+            records = _Records()
+            if phase is not None:
+                records.make(recorder.record_phase_transition, phase)
+            started = time.monotonic_ns()
+            status = _keep(recorder, command, runner, held, complain)
+            duration_ms = (time.monotonic_ns() - started) // 1_000_000
+            records.make(recorder.record_tool_call, tool, status == 0, duration_ms)
+            if phase is not None:
+                records.make(recorder.record_phase_duration, phase, duration_ms, status == 0)
+            recorded(records.error)
+            if os.getppid() != runner:
+                _merge_instead(recorder)
         except BaseException as error:
             complain(f"{command[0]}: {error!r}")
         finally:
             os._exit(status)
     status = _wait(keeper)
     if status < 0:
-        complain(f"the process that waits for {command[0]} was killed; this call is not recorded")
+        complain(f"the process that waits for {command[0]} was killed; this call may not be recorded")
     return _as_shell(status)
 
 
-def _merge_instead(recorder: Recorder, session: Session) -> None:
+class _Records:
+    """The records of a call. None of them may take the command's status.
+
+    Attributes:
+        error: What the first one raised that raised something.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def make(self, record: Callable[..., None], *arguments: object) -> None:
+        """Make one."""
+        try:
+            record(*arguments)
+        except Exception as error:
+            self.error = self.error or error
+
+
+def _merge_instead(recorder: Recorder) -> None:
     recorder.stop()  # of a forked child: gives up its own shared memory
-    with suppress(MetricsError, OSError):  # then it waits for whoever is next
-        compact(session.sessions_dir, session.id)
+    if isinstance(recorder, Collector) and recorder.directory:
+        with suppress(MetricsError, OSError):  # then it waits for whoever is next
+            compact(os.path.dirname(recorder.directory), recorder.session_id)
 
 
-def _keep(  # noqa: PLR0913, PLR0917  # as above
-    recorder: Recorder,
-    command: list[str],
-    tool: str,
-    phase: str | None,
-    runner: int,
-    held: Held,
-    complain: Callable[[str], None],
+def _keep(
+    recorder: Recorder, command: list[str], runner: int, held: Held, complain: Callable[[str], None]
 ) -> int:
-    if phase is not None:
-        recorder.record_phase_transition(phase)
-    started = time.monotonic_ns()
     try:
-        status = _as_shell(_wait(_start(command, {**os.environ, **recorder.env()}, held), runner))
+        return _as_shell(_wait(_start(command, {**os.environ, **recorder.env()}, held), runner))
     except OSError as error:
         complain(f"{command[0]}: {error.strerror}")
-        status = NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
-    duration_ms = (time.monotonic_ns() - started) // 1_000_000
-    recorder.record_tool_call(tool, status == 0, duration_ms)
-    if phase is not None:
-        recorder.record_phase_duration(phase, duration_ms, status == 0)
-    return status
+        return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
 
 
 def _start(command: list[str], environment: Mapping[str, str], held: Held) -> int:

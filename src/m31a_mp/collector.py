@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from m31a_mp import compactor, durable
+from m31a_mp import compactor, durable, ending
 from m31a_mp.compactor import Compaction
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.journal import Journal
@@ -25,7 +25,8 @@ from m31a_mp.writer import staging
 class Collector(Recorder):
     """The owner of a session: records like everybody, and merges what everybody recorded.
 
-    Only one may live per session. In a forked child the inherited object is a `Recorder`.
+    Only one may live per session. In a forked child the inherited object is a `Recorder`. A program that ends
+    without `stop()` merges and gives the session up at its end, if that is quick.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Collector(Recorder):
         session = Session.named(session_id, sessions_dir)
         super().__init__(session if enabled else None, durability)
         interval = None if flush_interval is None else check_interval("flush_interval", flush_interval)
-        self.session_id = session.id
+        self._session_id = session.id
         self._pid = os.getpid()
         self._started = time.time_ns()
         self._lease: Lease | None = None
@@ -75,11 +76,17 @@ class Collector(Recorder):
             try:
                 self._compact(session)
                 _collectors.add(self)
+                ending.opened(session, self, self._started)
                 if interval:
                     self._refresher = Refresher(self._refresh, interval)
             except BaseException:
                 self._lease.release()
                 raise
+
+    @property
+    def session_id(self) -> str:
+        """The id that it was made with, also if it is disabled."""
+        return self._session_id
 
     def snapshot(self) -> SessionMetrics:
         """See `Recorder.snapshot`."""
@@ -99,7 +106,7 @@ class Collector(Recorder):
                 was just being handed over.
             OSError: The disk is full, or fails.
 
-            In all cases nothing is lost, and the next flush does it.
+            In all cases the records stay where they are, and the next flush that succeeds merges them.
         """
         if self._session is None:
             return
@@ -151,11 +158,36 @@ class Collector(Recorder):
                     len(metrics.phases),
                 )
         except Exception as error:
-            warn("the last flush of session %s failed, nothing is lost: %s", session.id, error)
+            warn("the last flush of session %s failed: %s", session.id, error)
         finally:
             lease, self._lease = self._lease, None
             if lease:
                 lease.release()
+            ending.closed(session)
+
+    def end(self, deadline: float) -> None:
+        """Not for users: at the program's end, merge and give the session up, if that is quick.
+
+        Args:
+            deadline: Until when, by `time.monotonic()`.
+
+        Raises:
+            TimeoutError, MetricsError, OSError: That did not work; this process still owns the session.
+        """
+        if self._session is None or not self._owns():
+            return
+        if self._refresher:
+            self._refresher.end()
+        # A daemon thread may be in the middle of a flush, and go on with it for ever.
+        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TimeoutError("another thread was flushing it all the time")
+        try:
+            if self._lease and self._owns():
+                ending.merge(self._session, self._started, deadline)
+                self._lease.release()
+                self._lease = None
+        finally:
+            self._turn.release()
 
     def _flush_in_turn(self, session: Session) -> list[OSError]:
         staging(session).tell_drops()

@@ -7,14 +7,15 @@ look: what he sees is what a compaction would publish now.
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from errno import ELOOP, ENXIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar
 
 from m31a_mp import decoder, durable, rejected, store
 from m31a_mp.drain import Drained, drain
@@ -43,6 +44,10 @@ _LOOKS = 20
 # What it keeps of the segments in memory; more than that goes to a temporary file.
 _STAGED_BYTES = 8 * 1024 * 1024
 _MAX_NAME_BYTES = 255
+# To render a name's entry and write it takes about so long.
+_ENTRY_SECONDS = 20e-6
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,12 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: b
 
 
 def compact_session(
-    session: Session, started: int | None = None, *, is_durable: bool = False, rebuild: bool = False
+    session: Session,
+    started: int | None = None,
+    *,
+    is_durable: bool = False,
+    rebuild: bool = False,
+    timeout: float | None = None,
 ) -> Compaction:
     """Bring `metrics.json` up to date with everything recorded. The caller holds the session's lease.
 
@@ -104,10 +114,14 @@ def compact_session(
         is_durable: The caller knows that `metrics.json` as it is survives a power cut, so that it need
             not be written when there is no news. One that another process wrote may not.
         rebuild: Start anew if `metrics.json` is damaged.
+        timeout: Seconds to wait for the journal's lock, to fold and to publish; None: 5 for the lock, and as
+            long as the rest takes.
 
     Raises:
         DamagedMetricsError, JournalLockedError, OSError: As `compact`.
+        TimeoutError: It was given up, for it would take longer. Nothing is counted; the next one begins anew.
     """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     damage = store.set_aside_if_damaged(session) if rebuild else None
     published = None if damage else store.read_totals(session)
     fold = Fold(published or Totals(started))
@@ -117,12 +131,13 @@ def compact_session(
         durable.sync_parents(session.directory)  # whoever made it may have been killed right after
     while True:
         counted = fold.records
-        drained, failure = _drain_and_seal(session, fold.totals.journal)
+        drained, failure = _drain_and_seal(session, fold.totals.journal, timeout)
         # From here on nobody waits for this process: writers append to a new journal.
         damaged = _reject_damaged(session, fold, drained)
-        has_sealed = _fold_sealed(session, fold)
+        has_sealed = _fold_sealed(session, fold, deadline)
         if not failure:
             _forget_the_gone(session, fold.totals, drained.writers)
+        _check_time(deadline - _publishing_seconds(fold.totals))
         if has_sealed or damaged or published is None or not is_durable:
             rejected.keep(session.rejected, fold.rejected)
             store.publish(session, fold.totals)
@@ -135,11 +150,11 @@ def compact_session(
         # Once more: the journal that is gone now may have been what filled the disk.
 
 
-def _drain_and_seal(session: Session, folded: int) -> tuple[Drained, OSError | None]:
+def _drain_and_seal(session: Session, folded: int, timeout: float | None) -> tuple[Drained, OSError | None]:
     """Returns what the drain left, or the reason why the journal did not take all of it."""
     log = Journal(session)
     failure = None
-    with log.locked():
+    with log.locked() if timeout is None else log.locked(timeout):
         segments, gone = find_segments(session.segments_name)
         try:
             drained = drain(log, segments)
@@ -181,16 +196,32 @@ def _place_for(path: Path) -> Path:
     return place
 
 
-def _fold_sealed(session: Session, fold: Fold) -> bool:
+def _fold_sealed(session: Session, fold: Fold, deadline: float) -> bool:
     """Fold the sealed journals that are not counted yet; returns whether there were any."""
     before = fold.totals.journal
     for number, path in session.sealed():
         if before < number <= before + MAX_WAITING and is_file(path):
             with decoder.open_to_read(path) as stream:
-                fold.journal(path.name, decoder.read(stream))
+                items = decoder.read(stream)
+                fold.journal(path.name, items if deadline == math.inf else _until(deadline, items))
             fold.totals.journal = number
             durable.reached("folded")
     return fold.totals.journal > before
+
+
+def _until(deadline: float, items: Iterable[Item]) -> Iterator[Item]:
+    for item in items:
+        _check_time(deadline)
+        yield item
+
+
+def _check_time(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise TimeoutError("it takes too long to merge what is there")
+
+
+def _publishing_seconds(totals: Totals) -> float:
+    return _ENTRY_SECONDS * (len(totals.tools) + len(totals.llms) + len(totals.phases))
 
 
 def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> None:

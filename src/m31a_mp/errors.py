@@ -41,7 +41,7 @@ class SessionOwnedError(MetricsError, RuntimeError):
 class JournalLockedError(MetricsError, TimeoutError):
     """Another process held `journal.lock` for longer than this call may wait.
 
-    Nothing is lost: the records stay where they are, and the next flush takes them.
+    The records stay where they are, and the next flush that has the lock takes them.
 
     Attributes:
         path: The lock file.
@@ -71,4 +71,4 @@ class UnsupportedVersionError(DamagedMetricsError):
 
 
 class InterruptedCallError(MetricsError, RuntimeError):
-    """`flush()` or `snapshot()` was called by a signal handler that had interrupted the same call."""
+    """A signal handler or a finalizer called `flush()` or `snapshot()`, and had interrupted the same call."""

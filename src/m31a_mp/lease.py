@@ -24,7 +24,7 @@ class Lease:
     """The exclusive right to compact a session, held through `owner.lock`.
 
     The kernel gives it back when the process dies, however it dies. What is written in the file only tells
-    people who it is: an owner that crashed leaves its line there, one that stopped leaves the file empty.
+    people who it is: an owner that gave the lease up leaves the file empty, any other leaves its line there.
     """
 
     def __init__(self, lock: FileLock) -> None:
@@ -92,9 +92,13 @@ def _owned_error(session: Session) -> SessionOwnedError:
     started_at = owner.get("started_at") if pid == owner.get("pid") else None
     who = process.describe(pid) if pid else "another process"
     since = f", started {started_at}" if started_at else ""
+    if os.getpid() in pids:
+        who += ", which is this process"
+        advice = "use the collector that has it, or stop() that first"
+    else:
+        advice = "record into it with attach(), or stop its owner first"
     return SessionOwnedError(
-        f"session {session.id!r} is owned by {who}{since}; record into it with attach(), "
-        "or stop its owner first",
+        f"session {session.id!r} is owned by {who}{since}; {advice}",
         session.owner_lock,
         pid,
         started_at if isinstance(started_at, str) else None,

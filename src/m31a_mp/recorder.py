@@ -65,6 +65,16 @@ class Recorder:
         """Whether anything is recorded."""
         return self._session is not None
 
+    @property
+    def session_id(self) -> str | None:
+        """The id of the session that it records into; None if it records nothing."""
+        return self._session.id if self._session else None
+
+    @property
+    def directory(self) -> str | None:
+        """The session's directory, absolute, whether it exists yet or not; None if it records nothing."""
+        return self._session.root if self._session else None
+
     @classmethod
     def from_env(cls) -> Recorder:
         """The recorder for the session in this process's environment, put there by `env()` of its parent.
@@ -265,7 +275,7 @@ class Recorder:
         try:
             staging(self._session).close()
         except Exception as error:
-            warn("records stay staged in %s: %s", self._session.root, error)
+            warn("records of %s are not handed over to its journal: %s", self._session.root, error)
 
     def __enter__(self) -> Self:
         return self

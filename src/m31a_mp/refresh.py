@@ -71,7 +71,7 @@ def _repeat(
             method()
             warned = False
         except Exception as error:
-            warned = warned or warn("metrics.json is not fresh, nothing is lost: %s", error)
+            warned = warned or warn("metrics.json is not fresh: %s", error)
         del method  # while this thread sleeps, the object is not its own
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,12 +27,12 @@ _FILE_BYTES = 512 * 1024 * 1024
 class State(StrEnum):
     """What a session is doing.
 
-    Running: its owner lives, or a process that records into it does. Crashed: nobody does, and the last
-    owner ended without giving it up. Finished: nobody does, and nobody died over it.
+    Running: its owner lives, or a process that records into it does. Not closed: nobody does, and the last
+    owner did not give it up. Finished: nobody does, and the last owner gave it up.
     """
 
     RUNNING = "running"
-    CRASHED = "crashed"
+    NOT_CLOSED = "not closed"
     FINISHED = "finished"
 
 
@@ -110,7 +109,7 @@ def status(session: Session) -> Status:
 
 
 def _state_at_rest(session: Session) -> State:
-    return State.CRASHED if read_owner(session.owner_lock) else State.FINISHED
+    return State.NOT_CLOSED if read_owner(session.owner_lock) else State.FINISHED
 
 
 def is_session(session: Session) -> bool:

@@ -22,8 +22,8 @@ from m31a_mp import durable
 from m31a_mp.drain import drain
 from m31a_mp.durable import ForkedError
 from m31a_mp.errors import JournalLockedError, MetricsError
-from m31a_mp.journal import Batch, Journal
-from m31a_mp.log import warn
+from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
+from m31a_mp.log import warn_of_loss
 from m31a_mp.segment import DATA_OFFSET, Segment
 from m31a_mp.session import Session
 
@@ -240,7 +240,8 @@ class Writer:
             self.segments[-1].show_dropped(reason, self._dropped[reason])
         if self._session not in _warned:
             _warned.add(self._session)  # before: a handler of the log may record, too
-            if not warn("records are being dropped in %s: %s", self._session.root, error):
+            why = error or reason
+            if not warn_of_loss("records are being dropped in %s: %s", self._session.root, why):
                 _warned.discard(self._session)
 
 
@@ -315,7 +316,9 @@ class Staging:
         except (OSError, MetricsError) as error:
             if not self._warned:
                 self._warned = True  # before: a handler of the log may record, too
-                self._warned = warn("records are staged, but not on the disk: %s", error)
+                self._warned = warn_of_loss(
+                    "records of %s are not on the disk: %s", self._session.root, error
+                )
 
     def _await_disk(self, ticket: int) -> None:
         while self._settled < ticket and self._syncing != get_ident():
@@ -358,23 +361,29 @@ class Staging:
             writer.abandon()
         return writer
 
-    def hand_over(self) -> None:
+    def hand_over(self, *, timeout: float = LOCK_SECONDS) -> None:
         """Move what this process has staged to the journal.
 
+        Args:
+            timeout: Seconds to wait for the journal's lock.
+
         Raises:
-            JournalLockedError: The lock was held by somebody else for 5 seconds.
+            JournalLockedError: The lock was held by somebody else all the time.
             OSError: The journal cannot take it.
         """
-        self.tell_drops()
-        self._hand_over(self._writers)
+        self.tell_drops(timeout=timeout)
+        self._hand_over(self._writers, timeout)
 
-    def close(self) -> None:
+    def close(self, *, timeout: float = LOCK_SECONDS) -> None:
         """Hand over, and delete the segments of this process that no call is using.
+
+        Args:
+            timeout: Seconds to wait for the journal's lock.
 
         Raises:
             JournalLockedError, OSError: As `hand_over`; then the segments stay.
         """
-        self.tell_drops()
+        self.tell_drops(timeout=timeout)
         free, writers, idle = self._free, self._writers, []
         while free:
             try:
@@ -382,7 +391,7 @@ class Staging:
             except IndexError:
                 break  # a call has taken the last one
         try:
-            self._hand_over(idle)
+            self._hand_over(idle, timeout)
         except BaseException:
             free.extend(idle)
             raise
@@ -393,7 +402,7 @@ class Staging:
             writers.remove(writer)
             writer.close()
 
-    def tell_drops(self) -> None:
+    def tell_drops(self, *, timeout: float = LOCK_SECONDS) -> None:
         """Have the journal say what writers dropped that have no segment to say it.
 
         Raises:
@@ -408,22 +417,22 @@ class Staging:
             except ValueError:
                 continue  # a call has taken it meanwhile
             try:
-                self._tell_drops(writer)
+                self._tell_drops(writer, timeout)
             finally:
                 free.append(writer)
 
-    def _tell_drops(self, writer: Writer) -> None:
+    def _tell_drops(self, writer: Writer, timeout: float) -> None:
         self._session.make()
         journal = Journal(self._session)
-        with durable.operation(), journal.locked():
+        with durable.operation(), journal.locked(timeout):
             # Not under the writer's own id: it is forgotten when it has no segment.
             journal.append([Batch(os.urandom(8).hex(), 1, b"", writer.untold_drops())])
         writer.told_drops()
 
-    def _hand_over(self, writers: list[Writer]) -> None:
+    def _hand_over(self, writers: list[Writer], timeout: float) -> None:
         if any(writer.segments for writer in list(writers)):
             journal = Journal(self._session)
-            with durable.operation(), journal.locked():
+            with durable.operation(), journal.locked(timeout):
                 self._drain(journal, writers)
 
     @staticmethod

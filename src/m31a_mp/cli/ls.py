@@ -28,10 +28,10 @@ _EPILOG = f"""\
 \b
 Examples:
   m31a-mp ls sessions
-  m31a-mp ls sessions --json | jq '.sessions[] | select(.state == "crashed")'
+  m31a-mp ls sessions --json | jq '.sessions[] | select(.state == "not closed")'
 
 A session is running while its owner or a process that records into it lives.
-It has crashed if its owner died without giving it up: `m31a-mp compact`, or
+It is not closed if its owner ended without giving it up: `m31a-mp compact`, or
 the next owner, takes in what is left. Else it is finished. Without DIRECTORY:
 the one of the session in ${SESSION_VARIABLE}, else ./{DEFAULT_SESSIONS}.
 """

@@ -138,7 +138,10 @@ class _Drops(logging.Filter):
 @contextmanager
 def _recorder(directory: str | None) -> Iterator[Recorder]:
     """A recorder whose record, when this ends, is in the session, or else that is an error."""
-    session = named(directory, "m31a-mp record --session")
+    try:
+        session = named(directory, "m31a-mp record --session")
+    except OSError as error:  # where there is no working directory, a relative name leads nowhere
+        raise TroubleError(f"not recorded: {error.strerror}", "name the session by its full path") from None
     drops, log = _Drops(), logging.getLogger("m31a_mp")
     log.addFilter(drops)
     try:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-
 import click
 
 from m31a_mp.checks import check_name
-from m31a_mp.child import SIGNAL_BASE, Held, run_recorded
-from m31a_mp.cli.naming import TroubleError, complete_file, fresh, named, session_option
-from m31a_mp.cli.program import tell
-from m31a_mp.collector import Collector
-from m31a_mp.compactor import compact
-from m31a_mp.errors import MetricsError, SessionOwnedError
-from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
-from m31a_mp.session import Session
-from m31a_mp.status import owner_of
-
-_NAME_BYTES = 255  # what a file system allows a command
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, complete_file, fresh, named, session_option
+from m31a_mp.cli.program import NAME
+from m31a_mp.recorder import Recorder
+from m31a_mp.wrapped import run_in_session, tell
 
 _EPILOG = """\
 \b
@@ -71,50 +61,19 @@ def command(tool: str | None, phase: str | None, directory: str | None, command_
     """Run a command inside a session, and record the call."""
     if not command_line[0]:
         raise click.UsageError("the COMMAND is empty")
-    held = Held()
-    session = named(directory, "m31a-mp run --session") if directory else fresh()
-    if not directory:
-        tell(f"recording into {os.path.relpath(session.directory)}")
-    recorder = _open(session)
-    try:
-        if signal_number := held.ended_by():
-            return SIGNAL_BASE + signal_number
-        return run_recorded(
-            recorder,
-            session,
-            list(command_line),
-            tool=tool or _tool(command_line[0]),
-            phase=phase,
-            held=held,
-            complain=tell,
-        )
-    finally:
-        _close(recorder, session)
+    return run_in_session(
+        list(command_line),
+        lambda: named(directory, "m31a-mp run --session") if directory else fresh(),
+        say=_say,
+        opened=None if directory else _say_where,
+        tool=tool,
+        phase=phase,
+    )
 
 
-def _open(session: Session) -> Recorder:
-    """Become the owner of the session, or else attach to it."""
-    durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
-    try:
-        # Known to be owned, it need not be asked for: that would wait for an owner who is about to stop.
-        if not owner_of(session):
-            return Collector(session.id, session.sessions_dir, durability=durability)
-    except SessionOwnedError:
-        pass
-    except (MetricsError, OSError) as error:
-        tell(f"this call waits for the session's next owner to count it: {error}")
-    except ValueError as error:
-        raise TroubleError(str(error), f"unset {DURABILITY_VARIABLE}") from None
-    return attach(session.id, session.sessions_dir, durability=durability)
+def _say(message: str) -> None:
+    tell(NAME, message)
 
 
-def _close(recorder: Recorder, session: Session) -> None:
-    """Merge, unless somebody else is there to do it."""
-    recorder.stop()
-    if not isinstance(recorder, Collector) and session.exists() and not owner_of(session):
-        with suppress(MetricsError, OSError):  # told when it was opened; it waits for the next owner
-            compact(session.sessions_dir, session.id)
-
-
-def _tool(command: str) -> str:
-    return os.fsencode(os.path.basename(command) or command)[:_NAME_BYTES].decode(errors="replace")
+def _say_where(recorder: Recorder) -> None:
+    _say(f"recording into {DEFAULT_SESSIONS}/{recorder.session_id}")

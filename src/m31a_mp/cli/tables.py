@@ -23,7 +23,7 @@ JSON_VERSION = 1
 
 # In a pipe a table is as wide as it needs to be.
 _PIPE_COLUMNS = 10_000
-_STATE_STYLES = {"running": "green", "crashed": "bold red", "not closed": "yellow"}
+_STATE_STYLES = {State.RUNNING: "green", State.NOT_CLOSED: "yellow", State.FINISHED: ""}
 _NAME_CELLS = 200  # of a name in running text; an id has no more
 
 

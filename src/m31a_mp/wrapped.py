@@ -1,0 +1,231 @@
+"""A command that is run inside a session: it runs, and its status is its own, whatever is wrong with that.
+
+    find the session  ->  own it, or attach  ->  run the command (child.py)  ->  record  ->  merge
+
+Each step but the command's own may fail. What came of it is told once, when it is known: whether the call is
+recorded, whether it is merged, and why not.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+from m31a_mp.child import SIGNAL_BASE, Held, run_recorded
+from m31a_mp.collector import Collector
+from m31a_mp.compactor import compact
+from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVersionError
+from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
+from m31a_mp.session import Session
+from m31a_mp.status import owner_of
+
+_NAME_BYTES = 255  # what a file system allows a command
+
+
+def run_in_session(  # noqa: PLR0913  # most of them by name
+    command: list[str],
+    find: Callable[[], Session],
+    *,
+    say: Callable[[str], None],
+    opened: Callable[[Recorder], None] | None = None,
+    tool: str | None = None,
+    phase: str | None = None,
+) -> int:
+    """Run a command, record the call in a session, and merge that if nobody else owns it.
+
+    Args:
+        command: The command and its arguments.
+        find: Tells the session. It may raise anything: then the call is not recorded.
+        say: Told in words what is wrong. It must not raise.
+        opened: Called before the command is run, if nothing is wrong with the session by then.
+        tool: The name to record the call under; by default the command's.
+        phase: The phase that the command is, if it is one.
+
+    Returns:
+        The exit status as a shell tells it.
+
+    Raises:
+        OSError: There can be no more processes; nothing was run.
+    """
+    held = Held()
+    with _Heard() as heard:
+        outcome = _Outcome(heard, say, has_phase=phase is not None)
+        recorder = _open(find, outcome)
+        if opened and not outcome.trouble:
+            opened(recorder)
+        if signal_number := held.ended_by():
+            outcome.say_nothing()
+            status = SIGNAL_BASE + signal_number
+        else:
+            name = tool or _name_of(command[0])
+            status = run_recorded(
+                recorder,
+                command,
+                tool=name,
+                phase=phase,
+                held=held,
+                complain=say,
+                recorded=lambda error: outcome.recorded(recorder, error),
+            )
+        try:
+            _close(recorder, outcome)
+        except SessionOwnedError:
+            pass  # the new owner merges it
+        except Exception as error:
+            outcome.trouble = _why(error)
+        outcome.closed()
+    return status
+
+
+def tell(program: str, message: str) -> None:
+    """Tell something on stderr, in one line, if that can be written.
+
+    Not through `sys.stderr`: what that could not write, it would try once more when the interpreter ends, and
+    the status would be Python's.
+    """
+    if sys.stderr is None:
+        return  # another file may have its number
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    with suppress(OSError):
+        os.write(2, f"{program}: {line}\n".encode(sys.stderr.encoding, errors="backslashreplace"))
+
+
+class _Heard(logging.Filter):
+    """The warnings of the library, kept until it is known what came of them.
+
+    Attributes:
+        dropped: Why a record was dropped, if one was.
+        others: The other warnings.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropped: str | None = None
+        self.others: list[str] = []
+        self._log = logging.getLogger("m31a_mp")
+        self._handler = logging.NullHandler()  # the library says nothing to a logger without any
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            if record.msg.startswith("records are being dropped"):
+                self.dropped = str(record.args[-1]) if isinstance(record.args, tuple) else ""
+            else:
+                self.others.append(record.getMessage())
+        return False
+
+    def __enter__(self) -> Self:
+        self._log.addHandler(self._handler)
+        self._log.addFilter(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.removeFilter(self)
+        self._log.removeHandler(self._handler)
+
+
+class _Outcome:
+    """What came of the call: told once, by the process that waits for the command or by the one that merges.
+
+    Attributes:
+        trouble: Why the session cannot be owned and merged, if it cannot.
+    """
+
+    def __init__(self, heard: _Heard, say: Callable[[str], None], *, has_phase: bool) -> None:
+        self.trouble: str | None = None
+        self._lost = "not all of this call is recorded" if has_phase else "this call is not recorded"
+        self._heard = heard
+        self._say = say
+        self._told = mmap.mmap(-1, 1)  # shared by the two processes
+
+    def say(self, message: str) -> None:
+        """Tell something that is so whatever comes of the call."""
+        self._say(message)
+
+    def say_nothing(self) -> None:
+        """There was no call, of which there would be something to tell."""
+        self._told[0] = 1
+
+    def recorded(self, recorder: Recorder, error: Exception | None) -> None:
+        """Tell what came of the records, which were made, or raised an error."""
+        heard = self._heard
+        if not recorder.enabled:
+            self._tell(f"this call is not recorded: {self.trouble}")
+        elif error or heard.dropped is not None:
+            self._tell(f"{self._lost}: {repr(error) if error else heard.dropped}")
+        elif heard.others:
+            self._tell(heard.others[0])
+        elif self.trouble:
+            self._tell(f"this call is recorded, but not merged into metrics.json: {self.trouble}")
+
+    def closed(self) -> None:
+        """Tell what came of the merge, if nothing was told yet."""
+        if self._told[0]:
+            return
+        if self.trouble:
+            self._tell(f"the session is not merged into metrics.json: {self.trouble}")
+        elif self._heard.others:
+            self._tell(self._heard.others[0])
+
+    def _tell(self, message: str) -> None:
+        self._told[0] = 1
+        self._say(message)
+
+
+def _open(find: Callable[[], Session], outcome: _Outcome) -> Recorder:
+    """Become the owner of the session, or else attach to it; or, without a session, record nothing."""
+    durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
+    if durability not in {PROCESS, DISK}:
+        known = f"neither {PROCESS} nor {DISK}"
+        outcome.say(f"{DURABILITY_VARIABLE} is {known}, but {durability!r}; {PROCESS} is taken")
+        durability = PROCESS
+    try:
+        session = find()
+    except Exception as error:
+        outcome.trouble = _why(error) if _has_working_directory() else "there is no working directory"
+        return Recorder(None)
+    try:
+        # Known to be owned, it need not be asked for: that would wait for an owner who is about to stop.
+        if not owner_of(session):
+            return Collector(session.id, session.sessions_dir, durability=durability)
+    except SessionOwnedError:
+        pass
+    except Exception as error:
+        outcome.trouble = _why(error)
+    return attach(session.id, os.path.dirname(session.root), durability=durability)
+
+
+def _close(recorder: Recorder, outcome: _Outcome) -> None:
+    """Merge, unless somebody else is there to do it, or it was not possible before."""
+    recorder.stop()
+    if isinstance(recorder, Collector) or outcome.trouble or not recorder.directory:
+        return
+    sessions_dir, session_id = os.path.split(recorder.directory)
+    session = Session.named(session_id, sessions_dir)
+    if session.exists() and not owner_of(session):
+        compact(sessions_dir, session_id)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UnsupportedVersionError):
+        return f"{error.path} {error.reason}"
+    if isinstance(error, DamagedMetricsError):
+        return f"{error.path} cannot be used: {error.reason}"
+    return str(error) or type(error).__name__
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _name_of(command: str) -> str:
+    name = os.path.basename(command) or command
+    return os.fsencode(name)[:_NAME_BYTES].decode(errors="replace")

@@ -1,0 +1,69 @@
+"""The names that a program imports, and what the package says of itself."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import m31a_mp
+from m31a_mp import Collector, Measured, Recorder, Stopwatch, attach
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_version_is_known_without_reading_the_metadata_of_packages() -> None:
+    program = (
+        "import sys, m31a_mp; m31a_mp.__version__; raise SystemExit('importlib.metadata' in sys.modules)"
+    )
+    variables = {"PYTHONPATH": str(Path(m31a_mp.__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-S", "-c", program], env=variables, check=False).returncode == 0
+
+
+def test_version_is_written_once_and_the_build_reads_it_there() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert settings["project"]["dynamic"] == ["version"]
+    source = ROOT / settings["tool"]["hatch"]["version"]["path"]
+    assert source.samefile(m31a_mp.__file__)
+    assert f'\n__version__ = "{m31a_mp.__version__}"' in source.read_text()
+
+
+def test_every_public_name_can_be_had_and_has_a_docstring() -> None:
+    for name in m31a_mp.__all__:
+        value = getattr(m31a_mp, name)
+        assert name == "__version__" or inspect.getdoc(value), name
+
+
+def test_blocks_that_are_measured_can_be_annotated(tmp_path: Path) -> None:
+    stopwatch: Stopwatch = attach("s", tmp_path).tool_call("bash")
+    assert type(stopwatch) is Stopwatch
+    with stopwatch as call:
+        measured: Measured = call
+        assert type(measured) is Measured
+
+
+class TestRecorderSaysWhereItRecords:
+    def test_recorder_of_a_session(self, sessions: Path) -> None:
+        recorder = attach("the session", sessions)
+        assert recorder.session_id == "the session"
+        assert recorder.directory == str(sessions / "the session")
+
+    def test_relative_directory_is_absolute_from_the_start(self) -> None:
+        recorder = attach("s", "here")
+        assert recorder.directory == str(Path.cwd() / "here" / "s")
+
+    def test_recorder_of_no_session(self) -> None:
+        recorder = Recorder(None)
+        assert recorder.session_id is None
+        assert recorder.directory is None
+
+    def test_collector(self, sessions: Path) -> None:
+        with Collector("s", sessions) as collector:
+            assert (collector.session_id, collector.directory) == ("s", str(sessions / "s"))
+        assert (collector.session_id, collector.directory) == ("s", str(sessions / "s"))
+
+    def test_disabled_collector_has_its_id_and_no_directory(self, sessions: Path) -> None:
+        collector = Collector("s", sessions, enabled=False)
+        assert (collector.session_id, collector.directory) == ("s", None)
