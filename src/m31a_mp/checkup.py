@@ -58,7 +58,7 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
     try:
         fold = compactor.look(session)
     except DamagedMetricsError as error:
-        findings.append(Finding(session.metrics.name, 0, str(error)))
+        findings.append(Finding(session.metrics.name, 0, f"it cannot be used: {error.reason}"))
         fold = compactor.look(session, from_zero=True)
     return findings + [
         Finding(item.file, item.offset, item.reason)

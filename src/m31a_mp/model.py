@@ -120,7 +120,8 @@ class SessionMetrics:
         tools: One entry for each tool.
         llms: One entry for each phase with language-model use.
         phases: One entry for each phase.
-        dropped: Records that could not be kept, by reason: `no_space`, `io_error`, `backlog`.
+        dropped: Records that could not be kept, by reason: `no_space`, `io_error`, or
+            `backlog` by earlier releases.
         rejected: Pieces of damaged or invalid input set aside in `journal.rejected.ndjson`.
     """
 

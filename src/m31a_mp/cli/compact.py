@@ -1,4 +1,4 @@
-"""`m31a-mp compact`: what a crash left behind, into metrics.json."""
+"""`m31a-mp compact`: the records that an owner left, into metrics.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Examples:
   m31a-mp compact sessions/demo
   m31a-mp compact --rebuild sessions/demo
 
-Nothing has to be done after a crash: the session's next owner does the same.
+Nothing has to be done for a session that was not closed: its next owner does the same.
 The exit status is 1 if something could not be read or was set aside.
 """
 
@@ -31,7 +31,7 @@ The exit status is 1 if something could not be read or was set aside.
 )
 @json_option
 def command(directory: str | None, rebuild: bool, as_json: bool) -> int:
-    """Merge what a crash left behind into metrics.json. Refused while the session's owner lives."""
+    """Merge what an owner left that did not close the session. Refused while an owner lives."""
     session = existing(directory, "m31a-mp compact")
     with reading_progress(session, "merging"):
         done = compact(session.sessions_dir, session.id, rebuild=rebuild)

@@ -10,11 +10,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import click
 from click.shell_completion import shell_complete
 
+from m31a_mp import __version__
 from m31a_mp.child import SIGNAL_BASE
 from m31a_mp.cli import CANNOT_START
 from m31a_mp.cli.naming import USE_OTHER_RELEASE, GuessingGroup, TroubleError, shell_words, shown
@@ -36,7 +37,7 @@ _COMMANDS = {
     "show": "Show what a session adds up to.",
     "watch": "Show it live.",
     "ls": "List the sessions in a directory.",
-    "compact": "Merge what a crash left behind into metrics.json.",
+    "compact": "Merge what an owner left that did not close the session.",
     "verify": "Check everything that a session has on disk.",
 }
 
@@ -85,7 +86,7 @@ class _Commands(GuessingGroup):
 
 
 @click.group(NAME, cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="m31a_mp", prog_name=NAME)
+@click.version_option(__version__, prog_name=NAME)
 def program() -> None:
     """Metrics of a session, recorded by many processes at once: tool calls, model use, phases."""
 
@@ -126,8 +127,9 @@ def start(arguments: list[str]) -> int:
 
 
 def tell(message: str) -> None:
-    """Tell something on stderr, in one line."""
-    click.echo(f"{NAME}: {shown(message)}", err=True)
+    """Tell something on stderr, in one line; a stderr that is broken changes nothing of what is done."""
+    with suppress(OSError):
+        click.echo(f"{NAME}: {shown(message)}", err=True)
 
 
 def forget_output() -> None:
@@ -172,9 +174,9 @@ def _hint(error: Exception) -> str:
         UnsupportedVersionError: USE_OTHER_RELEASE,
         DamagedMetricsError: "restore it from a copy, or set it aside and count on from zero: "
         f"{NAME} compact --rebuild {directory}",
-        JournalLockedError: "nothing is lost; try again, or stop the process that holds it",
+        JournalLockedError: "try again, or stop the process that holds it",
         FileNotFoundError: f"{NAME} ls DIRECTORY lists the sessions there",
-        OSError: "nothing is lost; try again when that is mended",
+        OSError: "try again when that is mended",
         MetricsError: f"{NAME} --help",
         ValueError: f"{NAME} --help",
     }

@@ -18,7 +18,7 @@ Examples:
   m31a-mp show sessions/demo --json | jq .totals
   m31a-mp show /elsewhere/metrics.json
 
-Works while the session runs and after a crash, and counts every record in it,
+Works while the session runs, also where nobody closed it, and counts every record in it,
 merged or not. Also shows a bare metrics.json, whoever wrote it. Changes
 nothing.
 

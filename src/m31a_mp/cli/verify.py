@@ -14,8 +14,8 @@ _EPILOG = """\
 Example:
   m31a-mp verify sessions/demo && echo all is well
 
-Reads everything and changes nothing. What a crash leaves is no finding: the
-next owner takes it in. The exit status is 1 if there are findings.
+Reads everything and changes nothing. Records that an owner left unmerged are no
+finding: the next owner takes them in. The exit status is 1 if there are findings.
 """
 
 
