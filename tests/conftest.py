@@ -42,6 +42,13 @@ def session(sessions: Path) -> Session:
     return made
 
 
+@pytest.fixture(autouse=True)
+def _nothing_staged() -> Iterator[None]:
+    """No session of another test gives its segments back in this one."""
+    yield
+    writer._active.clear()
+
+
 @pytest.fixture
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """After a call, what records is no longer staged together with what recorded before it."""

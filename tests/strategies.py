@@ -16,6 +16,7 @@ from m31a_mp.drain import drain
 from m31a_mp.journal import Batch, Journal
 from m31a_mp.segment import list_segments
 from m31a_mp.session import Session
+from workers import locked
 
 INT64_MAX = 2**63 - 1
 
@@ -165,7 +166,7 @@ def _append_and_die(session: Session, written: Callable[[bytes], int]) -> None:
 
     durable.write_all = write_some  # type: ignore[assignment]
     log = Journal(session)
-    with log.locked():
+    with locked(session):
         drain(log, list_segments(session.segments))
 
 

@@ -21,9 +21,9 @@ import psutil
 import pytest
 
 from m31a_mp import Collector, attach, load, verify
-from m31a_mp.journal import Journal
 from m31a_mp.session import Session
 from m31a_mp.status import State, owner_of, status
+from workers import locked
 
 PROGRAM = [sys.executable, "-m", "m31a_mp"]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "M31A_MP_SESSION"}
@@ -356,7 +356,7 @@ def test_run_hands_on_a_signal_and_records_what_comes_of_it(one: Session, name: 
 def test_run_ended_before_its_command_starts_does_not_start_it(one: Session, tmp_path: Path) -> None:
     one.make()
     command = [*PROGRAM, "run", "--session", str(one.directory), "--", "touch", str(tmp_path / "ran")]
-    with Journal(one).locked():
+    with locked(one):
         process = subprocess.Popen(command, env=ENVIRONMENT)
         await_signal(process.pid, "SigBlk", signal.SIGTERM)
         process.terminate()
@@ -575,7 +575,7 @@ def test_watch_in_a_pipe_ends_without_a_word(one: Session, number: signal.Signal
 
 def test_long_work_shows_a_progress_bar_on_a_terminal(one: Session) -> None:
     attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
-    with Journal(one).locked():
+    with locked(one):
         terminal = Terminal(*PROGRAM, "compact", str(one.directory))
         terminal.read_until("merging")
     with terminal:
@@ -589,7 +589,7 @@ def test_long_work_that_is_ended_leaves_the_terminal_as_it_was(
     one: Session, ended_by: str | signal.Signals, expected: int
 ) -> None:
     attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
-    with Journal(one).locked(), Terminal(*PROGRAM, "compact", str(one.directory)) as terminal:
+    with locked(one), Terminal(*PROGRAM, "compact", str(one.directory)) as terminal:
         terminal.read_until("merging")
         if isinstance(ended_by, signal.Signals):
             terminal.process.send_signal(ended_by)

@@ -43,7 +43,7 @@ from m31a_mp.lock import FileLock
 from m31a_mp.segment import Segment, SegmentFile
 from m31a_mp.session import Session
 from strategies import INT64_MAX, Record, entries, expected, few_records, records
-from workers import Forked
+from workers import Forked, unmap
 
 USAGE = Usage(10, 20, 35)
 
@@ -428,8 +428,7 @@ class TestSnapshot:
         with Collector("s", sessions) as collector:
             worker = attach("s", sessions)
             worker.record_tool_call("bash", True, 1)
-            for one in writer.staging(Session.named("s", sessions))._writers:
-                one.close()
+            unmap(writer.staging(Session.named("s", sessions)))
             assert collector.snapshot().tools[0].call_count == 1
             collector.flush()
             assert collector.snapshot().tools[0].call_count == 1

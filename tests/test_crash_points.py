@@ -14,8 +14,8 @@ import pytest
 
 import m31a_mp
 from m31a_mp import Collector, Recorder, attach, compact, durable, load, rejected, verify, writer
-from m31a_mp.journal import Journal
 from m31a_mp.session import Session
+from workers import locked
 
 _TOOL = "tool"
 _LINE = b'{"event":"tool_call","name":"%b","success":true,"duration_ms":1}' % _TOOL.encode()
@@ -42,7 +42,7 @@ def _whole_life(sessions: Path, acknowledge: Acknowledge) -> None:
     collector = Collector("s", sessions)
     _record(collector, acknowledge, 60)
     collector.flush()
-    with Journal(Session.named("s", sessions)).locked():
+    with locked(Session.named("s", sessions)):
         _record(collector, acknowledge, 60)
     _record(collector, acknowledge, 1)
     if not os.fork():
@@ -66,7 +66,7 @@ def _to_the_disk(sessions: Path, acknowledge: Acknowledge) -> None:
 
 
 def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
-    """There is no room for a large segment, none for the journal, and metrics.json cannot be synced."""
+    """There is no room for a large segment, none for the journal, and metrics.json cannot be replaced."""
     collector = Collector("s", sessions)
     _record(collector, acknowledge, 1)
     with _failing_once("rename", ENOSPC):
@@ -74,7 +74,7 @@ def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
     with _failing_once("ftruncate", ENOSPC):
         collector.flush()  # what is in the journal is merged first, and makes room
     _record(collector, acknowledge, 1)
-    with _failing_once("fsync", EIO), pytest.raises(OSError, match="injected"):
+    with _failing_once("replace", EIO), pytest.raises(OSError, match="injected"):
         collector.flush()
     collector.stop()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from errno import EIO, ENOSPC
 from pathlib import Path
@@ -28,6 +27,7 @@ from m31a_mp.segment import SegmentFile, list_segments
 from m31a_mp.session import Session
 from m31a_mp.totals import Totals
 from strategies import Record
+from workers import locked, unmap
 
 
 @pytest.fixture(autouse=True)
@@ -71,50 +71,19 @@ def test_backlog_is_drained_by_the_next_spill_that_gets_the_lock(session: Sessio
     assert compact(session.sessions_dir, "s").metrics.phases[0].transition_count == 40
 
 
-def test_backlog_up_to_its_limit_and_then_drops_by_reason(
-    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_record_that_finds_the_lock_free_after_a_long_time_moves_a_few_segments_only(
+    session: Session,
 ) -> None:
-    monkeypatch.setattr(writer, "BACKLOG_BYTES", 8 * 1024)
-    with Collector("s", session.sessions_dir) as collector:
-        lock = FileLock(session.journal_lock)
-        assert lock.acquire()
-        record(session, 200)
-        lock.release()
-        collector.flush()
-        metrics = collector.snapshot()
-    dropped = metrics.dropped["backlog"]
-    kept = metrics.phases[0].transition_count
-    assert 0 < kept < 200
-    assert 0 < dropped < 400
-    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
-    assert 200 <= kept + dropped <= 400 - kept + dropped
-
-
-@pytest.mark.parametrize("gives_way", [True, False])
-def test_large_backlog_tries_again_for_the_lock_and_not_for_ever(
-    session: Session, monkeypatch: pytest.MonkeyPatch, gives_way: bool
-) -> None:
-    """Dozens of processes on two cores: who holds the lock waits for a processor, and others let it go."""
-    record_backlog(session, 30)
-    monkeypatch.setattr(writer, "_INSISTENT_BYTES", 1024)
-    monkeypatch.setattr(writer, "_INSISTENT_SECONDS", 60 if gives_way else 0.01)
-    lock = FileLock(session.journal_lock)
-    assert lock.acquire()
-    yields = 0
-
-    def let_go() -> None:
-        nonlocal yields
-        yields += 1
-        if gives_way and yields == 3:
-            lock.release()
-
-    monkeypatch.setattr(os, "sched_yield", let_go)
+    record_backlog(session, 200)
     before = len(list_segments(session.segments))
-    while not yields:
-        record(session, 1)
-    assert yields == 3 or not gives_way
-    assert len(list_segments(session.segments)) == (1 if gives_way else before + 1)
-    lock.release()
+    recorder = attach("s", session.sessions_dir)
+    left = before
+    while left > 1:
+        recorder.record_phase_transition("plan")
+        last, left = left, len(list_segments(session.segments))
+        assert last - left < writer._SPILLED_SEGMENTS
+    assert before > 2 * writer._SPILLED_SEGMENTS
+    assert verify(session.sessions_dir, "s") == []
 
 
 def test_drain_in_many_chunks_keeps_all(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +163,7 @@ def test_segment_that_goes_while_it_is_drained_is_no_error(session: Session) -> 
     paths = list(list_segments(session.segments))
     attach("s", session.sessions_dir).stop()
     log = Journal(session)
-    with log.locked():
+    with locked(session):
         drained = drain.drain(log, paths)
     assert not drained.damaged
     assert not drained.unreadable
@@ -239,9 +208,8 @@ def test_drain_that_fails_after_its_append_again_and_again_ends_with_its_error(
     record(session, 1)
     drop(session, 2)  # and so there is something to append each time
     if step == "delete segment":
-        [dead] = writer.staging(session)._writers
         monkeypatch.setattr("m31a_mp.process.seen_alive", lambda _: False)
-        dead.close()
+        unmap(writer.staging(session))
     published = 0
     publish = store.publish
 

@@ -67,6 +67,7 @@ def test_flush_has_synced_file_and_directory_before_the_journal_goes(
     collector.flush()
     order = [call for call in calls if call[0] in ("fsync", "replace", "unlink")]
     assert order == [
+        ("fsync", "s"),  # the journal's new name, before a metrics.json that counts it
         ("fsync", ".metrics.json.tmp"),
         ("replace", ".metrics.json.tmp"),
         ("fsync", "s"),
@@ -207,3 +208,12 @@ def test_flush_after_a_failed_fsync_raises_or_has_written_anew(
     assert (sessions / "s" / "metrics.json").stat().st_ino in calls[failures:]
     assert collector.snapshot().tools[0].call_count == 1
     collector.stop()
+
+
+def test_directory_in_place_of_a_file_is_named_by_its_path_and_takes_no_descriptor(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for read in (durable.read, lambda path: durable.read_private(path, 10)):
+        with pytest.raises(IsADirectoryError) as raised:
+            read(tmp_path)
+        assert raised.value.filename == str(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dis
 import gc
 import itertools
@@ -23,7 +24,7 @@ from typing import Any
 import pytest
 
 import m31a_mp
-from m31a_mp import Collector, Recorder, attach, compact, durable, journal, load, verify, writer
+from m31a_mp import Collector, Recorder, attach, compact, durable, load, lock, verify, writer
 from m31a_mp.session import Session
 from workers import Counters, Forked
 
@@ -298,13 +299,7 @@ def test_threads_that_flush_look_and_stop_a_recorder_while_others_record_lose_no
     assert_counted(collector, tmp_path, {f"thread {i}{LONG}": 5000 for i in range(4)})
 
 
-def test_four_threads_at_full_speed_drop_nothing_however_small_their_backlog(
-    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # One of them drains for all, and needs the interpreter for it: with the others never letting go of it
-    # they soon have staged all that they may.
-    monkeypatch.setattr(writer, "BACKLOG_BYTES", 4 * writer.MAX_SEGMENT_BYTES)
-
+def test_four_threads_at_full_speed_drop_nothing(collector: Collector, tmp_path: Path) -> None:
     def record(name: str) -> None:
         for i in range(25_000):
             collector.record_tool_call(name, True, i)
@@ -448,8 +443,7 @@ STEPS_OF_A_RECORD = [
     "rename segment",
     "lengthen journal",
     "append to journal",
-    "advance segment",
-    "delete own segment",
+    "delete segment",
 ]
 
 
@@ -893,7 +887,7 @@ class DurableRecords:
         def handler() -> None:
             if other == "syncs":
                 self._go_on.set()  # and it finishes, while the call that is interrupted here waits for it
-                while self._stage._syncing == thread.ident:
+                while self._stage._syncing.locked():
                     os.sched_yield()
             elif other == "comes":
                 before = next(self._stage._tickets)
@@ -955,6 +949,7 @@ def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_
         recorder = attach(SESSION, tmp_path)
         moments = random.Random(3)
         raised = 0
+        kept = None
         signal.signal(signal.SIGALRM, strike)
         while raised < 1000:
             signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-6, 3e-4))
@@ -964,13 +959,14 @@ def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_
                 recorder.flush()
                 recorder.stop()
                 armed = False
-            except BoomError:  # one for each alarm
+            except BoomError as error:  # one for each alarm
                 raised += 1
                 armed = False
+                kept = error  # with its traceback, and all that the calls had in their variables
             signal.setitimer(signal.ITIMER_REAL, 0)
-            assert not journal._holding
-            assert not durable._changing
-            assert durable._thread.operations == ()
+            assert not any(not file.closed for file in lock._files.values()), kept
+            assert not any((file := known()) and not file.closed for known in durable._changing.values())
+            assert durable._under_way() is None
         recorder.record_tool_call("after", True, 1)
         recorder.flush()
 
@@ -978,3 +974,49 @@ def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_
         assert child.wait() == 0
     assert compact(tmp_path, SESSION).unreadable == []
     assert counted(tmp_path)["after"] == 1
+
+
+@pytest.mark.parametrize("durability", ["process", "disk"])
+def test_fork_of_c_code_that_runs_no_hooks_starts_with_its_own_segments(
+    tmp_path: Path, durability: str
+) -> None:
+    with Collector(SESSION, tmp_path, durability=durability) as collector:
+        fork = ctypes.PyDLL(None).fork
+        collector.record_tool_call("before", True, 1)
+        pid = fork()
+        if not pid:
+            status = 1
+            try:
+                for _ in range(50):
+                    collector.record_tool_call("child", True, 1)
+                collector.flush()
+                collector.stop()
+                status = 0
+            finally:
+                os._exit(status)
+        for _ in range(50):
+            collector.record_tool_call("parent", True, 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        collector.flush()
+        assert counted(tmp_path) == {"before": 1, "child": 50, "parent": 50}
+        assert verify(tmp_path, SESSION) == []
+
+
+def test_fork_of_c_code_does_not_take_the_locks_of_its_parent(tmp_path: Path) -> None:
+    with Collector(SESSION, tmp_path) as collector:
+        collector.record_tool_call("before", True, 1)
+        ready, go = os.pipe()
+        pid = ctypes.PyDLL(None).fork()
+        if not pid:
+            try:
+                collector.record_tool_call("child", True, 1)  # and so it hears of the fork
+                os.read(ready, 1)
+            finally:
+                os._exit(0)
+        collector.stop()
+        Collector(SESSION, tmp_path).stop()
+        os.write(go, b"x")
+        os.waitpid(pid, 0)
+        os.close(ready)
+        os.close(go)
+    assert counted(tmp_path)["before"] == 1

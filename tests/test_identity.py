@@ -9,13 +9,13 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import orjson
 import pytest
 
-from m31a_mp import Collector, attach, load, process, segment, verify
+from m31a_mp import Collector, attach, durable, load, process, segment, verify
 from m31a_mp.process import ProcessIdentity
 from workers import Forked, changed
 
@@ -106,15 +106,87 @@ def test_segment_that_nobody_maps_of_a_process_not_seen_alive_is_counted_and_del
     assert verify(tmp_path, SESSION) == []
 
 
-def test_segment_that_nobody_maps_of_a_process_that_is_seen_alive_is_counted_and_kept(
+def test_segment_that_nobody_maps_of_a_process_that_is_seen_alive_is_counted_and_deleted(
     collector: Collector, tmp_path: Path
 ) -> None:
-    path = segment_of_a_dead_writer(tmp_path)
-    forge(path, process.current())
+    forge(segment_of_a_dead_writer(tmp_path), process.current())
+    collector.flush()
+    assert calls(tmp_path) == 3
+    assert segments(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", ["/proc/{pid}/maps", "/proc/{pid}/stat"])
+def test_segment_of_a_process_that_shows_nothing_is_counted_and_kept(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    made = segment_of_a_dead_writer(tmp_path)
+    forge(made, process.current())
+    read = durable.read
+
+    def refuse(asked: str) -> bytes:
+        if asked in {path.format(pid=os.getpid()), f"/proc/{os.getpid()}/maps"}:
+            raise PermissionError(asked)
+        return read(asked)
+
+    monkeypatch.setattr(durable, "read", refuse)
     for _ in range(2):
         collector.flush()
         assert calls(tmp_path) == 3
-        assert segments(tmp_path) == [path]
+        assert segments(tmp_path) == [made]
+
+
+def test_programs_that_replace_one_another_in_a_process_leave_no_segments(
+    collector: Collector, tmp_path: Path
+) -> None:
+    program = """
+import os, sys
+from m31a_mp import Recorder
+Recorder.from_env().record_tool_call("tool", True, 1)
+left = int(sys.argv[1])
+if left:
+    os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], str(left - 1), sys.argv[2]])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "5", program],
+        env=os.environ | collector.env(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as last:
+        assert last.stdout
+        assert last.stdout.readline()
+        collector.flush()
+        assert calls(tmp_path) == 6
+        assert len(segments(tmp_path)) == 1
+        last.communicate()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"m31a_seg", "a copy", None])
+@pytest.mark.parametrize("number", ["00000000000000000002", "00000000000000000011", "99999999999999999999"])
+def test_planted_file_of_a_later_number_costs_a_living_writer_nothing(
+    collector: Collector, tmp_path: Path, content: bytes | str | None, number: str
+) -> None:
+    recorder = attach(SESSION, tmp_path)
+    for _ in range(10):
+        recorder.record_tool_call("tool", True, 1)
+    (mine,) = segments(tmp_path)
+    planted = mine.with_name(f"{mine.name[:16]}.{number}.seg")
+    if content is None:
+        planted.symlink_to(mine)
+    else:
+        planted.write_bytes(content if isinstance(content, bytes) else mine.read_bytes())
+    with suppress(OSError):
+        collector.flush()
+    assert mine.exists()
+    for _ in range(20):
+        recorder.record_tool_call("tool", True, 1)
+    recorder.stop()
+    collector.flush()
+    metrics = load(tmp_path, SESSION)
+    assert metrics
+    assert sum(tool.call_count for tool in metrics.tools) == 30
+    assert segments(tmp_path) == []
 
 
 def test_segment_that_is_mapped_is_kept_whatever_its_header_says_of_its_writer(

@@ -20,6 +20,7 @@ from m31a_mp.journal import MAX_LINE_BYTES, Batch, Journal, is_balanced
 from m31a_mp.lock import FileLock
 from m31a_mp.session import Session
 from strategies import Record, around_line_ends, encoded, killed_while_appending
+from workers import locked
 
 
 def line(name: str, duration_ms: int = 1) -> bytes:
@@ -88,13 +89,13 @@ class TestCut:
 
     def test_torn_tail_is_cut_before_the_next_append(self, session: Session) -> None:
         session.journal.write_bytes(line("whole") + line("torn")[:-5])
-        with Journal(session).locked():
+        with locked(session):
             Journal(session).append([Batch("00000000000000aa", 1, line("next"))])
         assert session.journal.read_bytes() == line("whole") + batch(1, line("next"))
 
     def test_whole_line_without_its_newline_gets_one_before_the_next_append(self, session: Session) -> None:
         session.journal.write_bytes(line("whole").rstrip())
-        with Journal(session).locked():
+        with locked(session):
             Journal(session).append([Batch("00000000000000aa", 1, line("next"))])
         assert session.journal.read_bytes() == line("whole") + batch(1, line("next"))
 
@@ -134,7 +135,7 @@ class TestCut:
     )
     def test_append_after_a_tail_of_garbage_is_readable(self, session: Session, garbage: bytes) -> None:
         session.journal.write_bytes(line("whole") + garbage)
-        with Journal(session).locked():
+        with locked(session):
             Journal(session).append([Batch("00000000000000aa", 1, line("next"))])
         with session.journal.open("rb") as stream:
             items = list(read(stream))
@@ -412,25 +413,21 @@ class TestAppending:
             raise OSError(28, "no space left on device")
 
         monkeypatch.setattr(durable, "write_all", half)
-        with Journal(session).locked(), pytest.raises(OSError, match="no space"):
+        with locked(session), pytest.raises(OSError, match="no space"):
             Journal(session).append([Batch("00000000000000aa", 1, line("new"))])
         assert session.journal.read_bytes() == line("before")
 
     def test_lock_that_another_holds_raises_after_the_timeout_and_names_him(self, session: Session) -> None:
         lock = FileLock(session.journal_lock)
         assert lock.acquire()
-        with (
-            pytest.raises(JournalLockedError, match=str(os.getpid())) as error,
-            Journal(session).locked(0.01),
-        ):
-            pytest.fail("two hold the lock")
+        with pytest.raises(JournalLockedError, match=str(os.getpid())) as error:
+            Journal(session).hold(lambda: pytest.fail("two hold the lock"), 0.01)
         assert error.value.holders == [os.getpid()]
         lock.release()
-        with Journal(session).locked(0):
-            pass
+        assert Journal(session).hold(lambda: "held", 0) == "held"
 
     def test_seal_of_no_journal_makes_none(self, session: Session) -> None:
-        with Journal(session).locked():
+        with locked(session):
             assert not Journal(session).seal(1)
         assert session.sealed() == []
 

@@ -36,6 +36,7 @@ from m31a_mp.journal import Journal
 from m31a_mp.segment import list_segments
 from m31a_mp.session import Session
 from m31a_mp.writer import Staging
+from workers import locked
 
 _TOOL = "tool"
 
@@ -403,7 +404,7 @@ def test_journal_is_deleted_last_by_flush_stop_and_compact_and_save_deletes_none
     for number, call in enumerate(publishing, 1):
         attach("s", sessions).record_tool_call(_TOOL, True, 1)
         deleted = (_DELETED[0], session.sealed_name(number).name)
-        assert done(call) == [*_PUBLISHED, deleted]
+        assert done(call) == [("fsync", "s"), *_PUBLISHED, deleted]
     assert done(partial(save, sessions, "s", SessionMetrics("s"))) == _PUBLISHED
 
 
@@ -460,7 +461,7 @@ def test_record_that_the_owner_drains_and_seals_before_its_fsync_is_durable_when
 
     def overtaken(stage: Staging) -> None:
         log = Journal(session)
-        with log.locked():
+        with locked(session):
             drain(log, list_segments(session.segments))
             assert log.seal(len(session.sealed()) + 1)
         sync(stage)

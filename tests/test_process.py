@@ -83,6 +83,8 @@ def test_process_is_described_by_pid_and_name_and_a_gone_one_by_its_pid() -> Non
 
 
 def test_start_time_is_a_time_before_now() -> None:
-    started = datetime.fromisoformat(process.start_time(os.getpid()))
+    told = process.start_time(os.getpid())
+    assert told
+    started = datetime.fromisoformat(told)
     assert started.utcoffset() == timedelta(0)
     assert started <= datetime.now(UTC)

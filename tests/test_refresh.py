@@ -173,11 +173,15 @@ class TestStop:
         collector = Collector("s", sessions, flush_interval=SOON)
         called = threading.Event()
         waiting = collector._refresh
-        monkeypatch.setattr(Collector, "_exclusive", _announced(Collector._exclusive, called))
-        with collector._exclusive():
+
+        def interrupted() -> None:
             called.wait()  # the thread wants the turn
-            collector.stop()  # as from a signal handler, which interrupts whoever has it
+            collector.stop()  # as from a signal handler, which interrupts the thread that has it
             assert collector._lease
+
+        in_turn = collector._in_turn
+        monkeypatch.setattr(Collector, "_in_turn", _announced(Collector._in_turn, called))
+        in_turn(interrupted)
         assert not collector._lease
         assert not refreshers()
         waiting()
@@ -257,11 +261,11 @@ class TestStop:
         Collector("s", sessions).stop()
 
 
-def _announced(function: Callable[[Any], Any], called: threading.Event) -> Callable[[Any], Any]:
-    def announced(self: Collector) -> Any:
+def _announced(function: Callable[..., Any], called: threading.Event) -> Callable[..., Any]:
+    def announced(*arguments: Any) -> Any:
         if threading.current_thread().name == NAME:
             called.set()
-        return function(self)
+        return function(*arguments)
 
     return announced
 
@@ -303,9 +307,12 @@ class TestTrouble:
     def test_trouble_with_the_files_passes(self, sessions: Path, caplog: pytest.LogCaptureFixture) -> None:
         session = Session.named("s", sessions)
         with Collector("s", sessions, flush_interval=SOON) as collector:
-            with collector._exclusive():  # else the thread may publish in between
+
+            def replace() -> None:
                 session.metrics.unlink()
                 session.metrics.mkdir()
+
+            collector._in_turn(replace)  # else the thread may publish in between
             collector.record_tool_call("bash", True, 1)
             await_that(lambda: caplog.records)
             session.metrics.rmdir()

@@ -13,6 +13,7 @@ from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact,
 from m31a_mp.lease import Lease
 from m31a_mp.session import MAX_WAITING, Session
 from strategies import Record
+from workers import leased
 
 
 def test_naming_a_session_touches_nothing(sessions: Path) -> None:
@@ -88,7 +89,9 @@ def test_journal_is_never_sealed_under_a_number_that_counts_as_folded(session: S
     for _ in range(3):
         session.journal.write_bytes(line)
         compact(session.sessions_dir, "s")
-    session.sealed_name(7).write_bytes(line)
+    folded = store.read_totals(session)
+    assert folded
+    session.sealed_name(folded.journal + 4).write_bytes(line)
     session.journal.write_bytes(line)
     compact(session.sessions_dir, "s")
     session.journal.write_bytes(line)
@@ -165,11 +168,11 @@ class TestLease:
         lease.release()
         lease.release()
         assert not lease.held
-        with Lease.take(session) as other:
+        with leased(session) as other:
             assert other.held
 
     def test_lease_says_who_holds_it_and_nobody_when_it_was_given_back(self, session: Session) -> None:
-        with Lease.take(session):
+        with leased(session):
             content = orjson.loads(session.owner_lock.read_bytes())
             assert content["pid"] == os.getpid()
             assert content["started_at"].endswith(("Z", "+00:00"))
@@ -181,7 +184,7 @@ class TestLease:
     )
     def test_lease_with_any_content_can_be_taken_and_refused(self, session: Session, content: bytes) -> None:
         session.owner_lock.write_bytes(content)
-        with Lease.take(session):
+        with leased(session):
             session.owner_lock.write_bytes(content)  # as a crash in the middle of the write may leave it
             with pytest.raises(SessionOwnedError, match=str(os.getpid())) as error:
                 Lease.take(session)
@@ -190,5 +193,47 @@ class TestLease:
 
     def test_long_line_of_a_crashed_owner_does_not_show_behind_the_new_one(self, session: Session) -> None:
         session.owner_lock.write_bytes(b'{"pid":1,"started_at":"x"}' + b" " * 5000 + b"x")
-        with Lease.take(session):
+        with leased(session):
             assert orjson.loads(session.owner_lock.read_bytes())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("loss", ["damaged", "missing"])
+def test_journal_sealed_after_a_rebuild_is_counted_by_a_copy_that_is_restored(
+    session: Session, loss: str
+) -> None:
+    line = Record("heal_trigger", ("plan",)).line(1)
+    with Collector("s", session.sessions_dir) as collector:
+        for _ in range(5):
+            collector.record_heal_trigger("plan")
+            collector.flush()
+    good = session.metrics.read_bytes()
+    if loss == "damaged":
+        session.metrics.write_bytes(b"garbage")
+    else:
+        session.metrics.unlink()
+    session.journal.write_bytes(line)
+    with pytest.MonkeyPatch.context() as patch:  # a crash after sealing
+
+        def crash(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(store, "publish", crash)
+        with pytest.raises(KeyboardInterrupt):
+            compact(session.sessions_dir, "s", rebuild=True)
+    assert len(session.sealed()) == 1
+    session.metrics.write_bytes(good)
+    assert compact(session.sessions_dir, "s").metrics.phases[0].heal_trigger_count == 6
+    assert session.sealed() == []
+
+
+def test_numbers_go_on_from_those_of_a_rebuild(session: Session) -> None:
+    line = Record("heal_trigger", ("plan",)).line(1)
+    numbers = []
+    for _ in range(3):
+        session.journal.write_bytes(line)
+        compact(session.sessions_dir, "s")
+        folded = store.read_totals(session)
+        assert folded
+        numbers.append(folded.journal)
+    assert numbers == [numbers[0], numbers[0] + 1, numbers[0] + 2]
+    assert MAX_WAITING / 10 < numbers[0] < MAX_WAITING

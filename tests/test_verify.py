@@ -18,7 +18,7 @@ from m31a_mp.lock import FileLock
 from m31a_mp.session import Session
 from m31a_mp.status import status
 from strategies import Record, encoded
-from workers import Counters, Forked
+from workers import Counters, Forked, locked
 
 LINE = Record("tool_call", ("bash", True, 1)).line(1)
 
@@ -244,7 +244,7 @@ class TestLiveJournal:
         gap: str,
         seen: Callable[[Session], tuple[int, int]],
     ) -> None:
-        with Journal(session).locked():
+        with locked(session):
             session.journal.write_bytes(LINE + BATCH + NEXT)
         early = look_too_early(LINE + GAPS[gap] + NEXT)
         assert seen(session) == (5, 0)
@@ -255,7 +255,7 @@ class TestLiveJournal:
     ) -> None:
         early = look_too_early(LINE + GAPS["a record"])
         with ThreadPoolExecutor(1) as pool:
-            with Journal(session).locked():
+            with locked(session):
                 session.journal.write_bytes(LINE + bytes(len(BATCH)))
                 look = pool.submit(seen_by_snapshot, session)
                 early.wait()
@@ -297,7 +297,7 @@ class TestLiveJournal:
     def test_damage_is_found_and_counted_under_the_lock(
         self, session: Session, seen: Callable[[Session], tuple[int, int]]
     ) -> None:
-        with Journal(session).locked():
+        with locked(session):
             session.journal.write_bytes(LINE + b"garbage\n" + LINE)
         assert seen(session) == (2, 1)
         (finding,) = verify(session.sessions_dir, "s")
@@ -306,8 +306,8 @@ class TestLiveJournal:
     def test_damage_that_cannot_be_looked_at_under_the_lock_is_told_to_be_uncertain(
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        locked = Journal.locked
-        monkeypatch.setattr(Journal, "locked", lambda journal: locked(journal, 0.01))
+        hold = Journal.hold
+        monkeypatch.setattr(Journal, "hold", lambda journal, call: hold(journal, call, 0.01))
         holder = FileLock(session.lock_name)
         assert holder.acquire()
         session.journal.write_bytes(LINE + b"garbage\n" + LINE)
@@ -321,9 +321,8 @@ class TestLiveJournal:
     def test_look_from_a_call_that_was_interrupted_in_the_lock_says_that_it_is_not_certain(
         self, session: Session
     ) -> None:
-        with Journal(session).locked():
-            session.journal.write_bytes(LINE + b"garbage\n")
-            (finding,) = verify(session.sessions_dir, "s")
+        session.journal.write_bytes(LINE + b"garbage\n")
+        (finding,) = Journal(session).hold(lambda: verify(session.sessions_dir, "s"))
         assert "not certain" in finding.reason
 
     def test_look_at_a_sound_journal_waits_for_nobody(self, session: Session) -> None:
@@ -342,7 +341,7 @@ class TestLiveJournal:
         def write() -> None:
             number = 1
             while not stopped[0]:
-                with Journal(session).locked():
+                with locked(session):
                     if line_by_line:
                         with session.journal.open("ab", buffering=100) as stream:
                             stream.writelines(lines[:20])

@@ -18,10 +18,43 @@ from pathlib import Path
 from typing import Any, Self
 
 from m31a_mp import Collector, Recorder, SessionOwnedError, Usage, attach
+from m31a_mp.lease import Lease
+from m31a_mp.lock import FileLock
 from m31a_mp.process import ProcessIdentity
+from m31a_mp.session import Session
+from m31a_mp.writer import Staging
 
 Call = tuple[str, tuple[Any, ...]]
 """The name of a record method without `record_`, and its arguments."""
+
+
+@contextmanager
+def locked(session: Session) -> Iterator[None]:
+    """Hold `journal.lock` as somebody else would who waits for it."""
+    lock = FileLock(session.lock_name)
+    assert lock.acquire(60)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def leased(session: Session) -> Iterator[Lease]:
+    """Own the session, as a collector does."""
+    lease = Lease.take(session)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def unmap(stage: Staging) -> None:
+    """Do what the kernel does with the memory of a process that dies."""
+    for one in stage._writers:
+        segment, one._segment = one._segment, None
+        if segment:
+            segment.close()
 
 
 class Counters:

@@ -96,6 +96,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
             records.make(recorder.record_tool_call, tool, status == 0, duration_ms)
             if phase is not None:
                 records.make(recorder.record_phase_duration, phase, duration_ms, status == 0)
+            records.make(recorder.bring_out)
             recorded(records.error)
             if os.getppid() != runner:
                 _merge_instead(recorder)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from _thread import RLock
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
-from m31a_mp import compactor, durable, ending
+from m31a_mp import compactor, durable, ending, forks
 from m31a_mp.compactor import Compaction
-from m31a_mp.errors import InterruptedCallError
+from m31a_mp.errors import InterruptedCallError, SessionOwnedError
 from m31a_mp.journal import Journal
-from m31a_mp.lease import Lease
+from m31a_mp.lease import Lease, owning, still_owned
 from m31a_mp.log import logger, warn
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import PROCESS, Recorder
 from m31a_mp.refresh import Refresher, check_interval
 from m31a_mp.session import Session
-from m31a_mp.writer import staging
+
+T = TypeVar("T")
 
 
 class Collector(Recorder):
@@ -68,11 +70,9 @@ class Collector(Recorder):
         self._lease: Lease | None = None
         self._refresher: Refresher | None = None
         self._is_durable = False
-        self._compacting = self._stop_wanted = False
         self._reset_turns()
         if enabled:
             session.make()
-            self._lease = Lease.take(session)
             try:
                 self._compact(session)
                 _collectors.add(self)
@@ -80,7 +80,8 @@ class Collector(Recorder):
                 if interval:
                     self._refresher = Refresher(self._refresh, interval)
             except BaseException:
-                self._lease.release()
+                if self._lease:
+                    self._lease.release()
                 raise
 
     @property
@@ -110,15 +111,15 @@ class Collector(Recorder):
         """
         if self._session is None:
             return
-        with self._exclusive():
-            unreadable = self._flush_in_turn(self._session)
+        session = self._session
+        unreadable = self._in_turn(lambda: self._flush_in_turn(session))
         for error in unreadable:
             raise error
 
     def _refresh(self) -> None:
-        with self._exclusive():
-            # What a flush takes up again after stop(), this leaves: the session may be another's by then.
-            unreadable = self._flush_in_turn(self._session) if self._session and self._lease else []
+        session = self._session
+        # A flush takes up again after stop(), this does not: the session may be another's by then.
+        unreadable = self._in_turn(lambda: self._flush_in_turn(session) if session and self._lease else [])
         for error in unreadable:
             raise error
 
@@ -131,14 +132,11 @@ class Collector(Recorder):
         """
         if self._refresher:
             self._refresher.end()
-        if self._session is None or Journal(self._session).when_released(self.stop):
+        session = self._session
+        if session is None or Journal(session).when_released(self.stop):
             return
         try:
-            with self._exclusive():
-                if self._owns():
-                    self._stop_owning(self._session)
-                else:
-                    super().stop()
+            self._in_turn(lambda: self._stop_owning(session) if self._is_owner() else Recorder.stop(self))
         except InterruptedCallError:
             self._stop_wanted = True
         else:
@@ -160,9 +158,10 @@ class Collector(Recorder):
         except Exception as error:
             warn("the last flush of session %s failed: %s", session.id, error)
         finally:
-            lease, self._lease = self._lease, None
-            if lease:
-                lease.release()
+            # In this order: an exception of a signal handler in between leaves it for the next stop().
+            if self._lease:
+                self._lease.release()
+            self._lease = None
             ending.closed(session)
 
     def end(self, deadline: float) -> None:
@@ -183,66 +182,81 @@ class Collector(Recorder):
             raise TimeoutError("another thread was flushing it all the time")
         try:
             if self._lease and self._owns():
-                ending.merge(self._session, self._started, deadline)
+                ending.merge(self._session, self._lease, self._started, deadline)
                 self._lease.release()
                 self._lease = None
         finally:
             self._turn.release()
 
     def _flush_in_turn(self, session: Session) -> list[OSError]:
-        staging(session).tell_drops()
-        if self._owns():
+        self._staging.hand_over_hidden()
+        if self._is_owner():
             return self._compact(session).unreadable
-        if os.getpid() == self._pid and (lease := Lease.take_if_free(session)):
-            with lease:
-                self._is_durable = False  # others may have owned it in between
-                return self._compact(session).unreadable
+        if os.getpid() == self._pid:
+            with suppress(SessionOwnedError):
+                return owning(session, lambda: self._compact_once(session), timeout=0.0).unreadable
         super().flush()
         return []
 
     def _compact(self, session: Session) -> Compaction:
+        """Compact as the owner. Where somebody removed `owner.lock`, become it again, if nobody else has."""
+        if not self._owns():
+            session.make()
+            lease, self._lease = self._lease, Lease.take(session)
+            self._is_durable = False  # others may have owned it in between
+            if lease:
+                lease.release()
         is_durable, self._is_durable = self._is_durable, False  # until this one has succeeded
-        with durable.operation():
-            compaction = compactor.compact_session(session, self._started, is_durable=is_durable)
+        compaction = durable.operation(
+            lambda: compactor.compact_session(session, self._owns, self._started, is_durable=is_durable)
+        )
         self._is_durable = True
         return compaction
 
-    def _owns(self) -> bool:
-        return self._lease is not None and self._lease.held  # not in a forked child
+    def _compact_once(self, session: Session) -> Compaction:
+        return durable.operation(
+            lambda: compactor.compact_session(session, lambda: still_owned(session), self._started)
+        )
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        # Threads take turns. A signal handler cannot wait for the very call that it interrupted.
+    def _is_owner(self) -> bool:
+        """Whether this is the owner, which a forked child is not; perhaps it has to take the lease again."""
+        return self._lease is not None and os.getpid() == self._pid
+
+    def _owns(self) -> bool:
+        return self._lease is not None and self._lease.held
+
+    def _in_turn(self, call: Callable[[], T]) -> T:
+        """Make a call when no other thread is making one. A signal handler cannot wait for its own thread.
+
+        The `with` of a lock is over when its block is, wherever an exception of a signal handler comes.
+        """
         try:
+            if self._is_in_turn():
+                raise InterruptedCallError(
+                    "a signal handler called flush() in the middle of flush(); call it later",
+                    self._session.directory if self._session else "",
+                )
             with self._turn:
-                if self._compacting:
-                    raise InterruptedCallError(
-                        "a signal handler called flush() in the middle of flush(); call it later",
-                        self._session.directory if self._session else "",
-                    )
-                self._compacting = True
-                try:
-                    yield
-                finally:
-                    self._compacting = False
+                return call()
         finally:
             # Not in the turn: stop() waits for the refreshing thread, and that may be waiting for the turn.
-            if self._stop_wanted and not self._compacting:
+            if self._stop_wanted and not self._is_in_turn():
                 self._stop_wanted = False
                 self.stop()
 
+    def _is_in_turn(self) -> bool:
+        """Whether this very thread is making such a call."""
+        return self._turn._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001  # as threading.Condition
+
     def _reset_turns(self) -> None:
-        self._turn = threading.RLock()
-        self._compacting = False
+        self._turn = RLock()
         self._stop_wanted = False
 
 
 _collectors: weakref.WeakSet[Collector] = weakref.WeakSet()
 
 
-def _after_fork_in_child() -> None:
+@forks.after_in_child
+def _renew_turns() -> None:
     for collector in list(_collectors):
         collector._reset_turns()  # noqa: SLF001  # the module's own class
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from errno import ELOOP, ENXIO
@@ -19,10 +19,10 @@ from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar
 
 from m31a_mp import decoder, durable, rejected, store
 from m31a_mp.drain import Drained, drain
-from m31a_mp.errors import InterruptedCallError
+from m31a_mp.errors import InterruptedCallError, SessionOwnedError
 from m31a_mp.fold import Fold
-from m31a_mp.journal import Batch, Journal
-from m31a_mp.lease import Lease
+from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
+from m31a_mp.lease import owning, still_owned
 from m31a_mp.lock import lock_if_free
 from m31a_mp.model import SessionMetrics
 from m31a_mp.rejected import Rejected, shown
@@ -88,17 +88,17 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: b
         JournalLockedError: Another process held the journal's lock for 5 seconds; says which.
         OSError: The disk is full, or fails.
 
-        In all cases nothing is lost.
+        In all cases the records stay where they are, for the next compaction that succeeds.
     """
     session = Session.named(session_id, sessions_dir)
     session.must_be_there()
     session.make()
-    with Lease.take(session):
-        return compact_session(session, rebuild=rebuild)
+    return owning(session, lambda: compact_session(session, lambda: still_owned(session), rebuild=rebuild))
 
 
-def compact_session(
+def compact_session(  # noqa: PLR0913  # most of them by name
     session: Session,
+    is_owned: Callable[[], bool],
     started: int | None = None,
     *,
     is_durable: bool = False,
@@ -109,6 +109,7 @@ def compact_session(
 
     Args:
         session: What to compact; its directory exists.
+        is_owned: Whether the caller still holds the lease: asked again right before publishing.
         started: When its owner opened the session, in ns since the epoch, if `metrics.json` does not say.
             None: there is no owner, and the session starts with its first record.
         is_durable: The caller knows that `metrics.json` as it is survives a power cut, so that it need
@@ -119,6 +120,7 @@ def compact_session(
 
     Raises:
         DamagedMetricsError, JournalLockedError, OSError: As `compact`.
+        SessionOwnedError: Somebody removed `owner.lock` meanwhile.
         TimeoutError: It was given up, for it would take longer. Nothing is counted; the next one begins anew.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -131,7 +133,10 @@ def compact_session(
         durable.sync_parents(session.directory)  # whoever made it may have been killed right after
     while True:
         counted = fold.records
-        drained, failure = _drain_and_seal(session, fold.totals.journal, timeout)
+        # Where metrics.json is gone or damaged, nobody knows which numbers there were: a copy that is
+        # restored later must not have counted the number of a journal that is sealed now.
+        above = fold.totals.journal if published else max(fold.totals.journal, time.time_ns() // 10**8)
+        drained, failure = _drain_and_seal(session, fold.totals.journal, above, timeout)
         # From here on nobody waits for this process: writers append to a new journal.
         damaged = _reject_damaged(session, fold, drained)
         has_sealed = _fold_sealed(session, fold, deadline)
@@ -139,6 +144,8 @@ def compact_session(
             _forget_the_gone(session, fold.totals, drained.writers)
         _check_time(deadline - _publishing_seconds(fold.totals))
         if has_sealed or damaged or published is None or not is_durable:
+            if not is_owned():
+                raise _not_owned(session)
             rejected.keep(session.rejected, fold.rejected)
             store.publish(session, fold.totals)
         _delete(session, fold.totals.journal, damaged)
@@ -150,11 +157,22 @@ def compact_session(
         # Once more: the journal that is gone now may have been what filled the disk.
 
 
-def _drain_and_seal(session: Session, folded: int, timeout: float | None) -> tuple[Drained, OSError | None]:
+def _not_owned(session: Session) -> SessionOwnedError:
+    path = session.owner_lock
+    message = f"{path} was removed, and another process may own the session by now; nothing was published"
+    return SessionOwnedError(message, path, None, None)
+
+
+def _drain_and_seal(
+    session: Session, folded: int, above: int, timeout: float | None
+) -> tuple[Drained, OSError | None]:
     """Returns what the drain left, or the reason why the journal did not take all of it."""
     log = Journal(session)
-    failure = None
-    with log.locked() if timeout is None else log.locked(timeout):
+    is_sealed = False
+
+    def drain_and_seal() -> tuple[Drained, OSError | None]:
+        nonlocal is_sealed
+        failure = None
         segments, gone = find_segments(session.segments_name)
         try:
             drained = drain(log, segments)
@@ -162,9 +180,16 @@ def _drain_and_seal(session: Session, folded: int, timeout: float | None) -> tup
             drained, failure = Drained(), error
         drained.writers |= gone
         numbers = [number for number, _ in session.sealed() if number < folded + MAX_WAITING]
-        log.seal(max([folded, *numbers]) + 1)
+        is_sealed = log.seal(max([above, *numbers]) + 1)
         durable.delete_temporaries(session.directory, "journal")
-    return drained, failure
+        return drained, failure
+
+    found = log.hold(drain_and_seal, LOCK_SECONDS if timeout is None else timeout)
+    if is_sealed:
+        # Else a power cut may keep the metrics.json that counts it and give the journal its old name back,
+        # under which it would be counted again.
+        durable.sync_directory(session.root)
+    return found
 
 
 def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[Path, Path]:
@@ -280,16 +305,14 @@ def look(session: Session, *, from_zero: bool = False) -> Fold:
         fold = _look(session, from_zero)
         if fold and _publication(session) == before:
             return fold if fold.is_certain else _look_again(session, from_zero, fold)
-    with Journal(session).locked():
-        return _look_in_peace(session, from_zero)
+    return Journal(session).hold(lambda: _look_in_peace(session, from_zero))
 
 
 def _look_again(session: Session, from_zero: bool, seen: Fold) -> Fold:
     if not os.path.lexists(session.lock_name):
         return seen  # without the lock's file nobody appends; and no look makes one
     try:
-        with Journal(session).locked():
-            return _look_in_peace(session, from_zero)
+        return Journal(session).hold(lambda: _look_in_peace(session, from_zero))
     except (OSError, InterruptedCallError) as error:
         seen.doubt(session.journal.name, str(error).partition(". ")[0])
         return seen

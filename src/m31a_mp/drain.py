@@ -54,10 +54,9 @@ def drain(journal: Journal, segments: Iterable[StrPath]) -> Drained:
     """
     left = Drained()
     writers = {path: (name_parts(os.path.basename(path)) or [""])[0] for path in segments}
-    # The ones that may still grow: a writer never goes back to an older one.
-    newest = {writer: path for path, writer in writers.items() if writer}
-    chunk = _Chunk(journal, set(newest.values()))
+    chunk = _Chunk(journal)
     skipped: set[str] = set()
+    unsure: set[str] = set()
     try:
         for path, writer in writers.items():
             if writer in skipped:
@@ -65,17 +64,18 @@ def drain(journal: Journal, segments: Iterable[StrPath]) -> Drained:
             try:
                 chunk.add(path)
             except FileNotFoundError:
-                left.writers.add(writer)  # handed over and deleted meanwhile; it may have a newer one
+                unsure.add(writer)  # handed over and deleted meanwhile; it may have a newer one
             except DamagedSegmentError as error:
-                left.writers.add(writer)
+                unsure.add(writer)
                 left.damaged.append((path, str(error)))
             except OSError as error:
                 # Its later records must not overtake it: they would make it look counted already.
                 left.unreadable.append(error)
                 skipped.add(writer)
             if chunk.is_full():
-                left.writers |= chunk.hand_over()
-        left.writers |= chunk.hand_over() | skipped
+                chunk.hand_over(left.writers)
+        chunk.hand_over(left.writers)
+        left.writers |= skipped | unsure
     finally:
         chunk.close()
     return left
@@ -84,57 +84,57 @@ def drain(journal: Journal, segments: Iterable[StrPath]) -> Drained:
 class _Source:
     """A segment with what is about to be appended of it."""
 
-    __slots__ = ("batch", "deletable", "file", "is_dead")
+    __slots__ = ("batch", "file", "is_finished")
 
-    def __init__(self, file: SegmentFile, batch: Batch, *, is_dead: bool, deletable: bool) -> None:
+    def __init__(self, file: SegmentFile, batch: Batch, *, is_finished: bool) -> None:
         self.file = file
         self.batch = batch
-        self.is_dead = is_dead
-        self.deletable = deletable
+        self.is_finished = is_finished
 
 
 class _Chunk:
     """The segments whose records make up one append."""
 
-    def __init__(self, journal: Journal, newest: set[StrPath]) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._newest = newest
         self._sources: list[_Source] = []
         self._bytes = 0
 
     def add(self, path: StrPath) -> None:
         file = SegmentFile.open(path)
         try:
-            # Asked before reading: a writer that is dead now has stored all it ever will.
-            is_dead = file.is_dead()
-            is_finished = is_dead or path not in self._newest
+            is_finished = file.is_finished()  # asked before reading: all that is ever stored is there
             pending = file.pending(is_finished=is_finished)
         except BaseException:
             file.close()
             raise
         batch = Batch(file.writer, pending.first, pending.records, pending.dropped, pending.start)
-        self._sources.append(_Source(file, batch, is_dead=is_dead, deletable=is_finished))
+        self._sources.append(_Source(file, batch, is_finished=is_finished))
         self._bytes += len(batch.records)
 
     def is_full(self) -> bool:
         return self._bytes >= _CHUNK_BYTES or len(self._sources) >= _CHUNK_FILES
 
-    def hand_over(self) -> set[str]:
-        """Append, then note or delete. A crash in between appends twice, and the numbers tell."""
+    def hand_over(self, writers: set[str]) -> None:
+        """Append, then note or delete. A crash in between appends twice, and the numbers tell.
+
+        Args:
+            writers: Has those added that may have another segment, and those removed that have no more.
+        """
         batches = [source.batch for source in self._sources]
         self._journal.append(batch for batch in batches if batch.records or batch.dropped)
-        kept = set()
         for source in self._sources:
-            batch = source.batch
-            if not source.is_dead:  # who lives sees it, even if the file goes
-                source.file.advance(batch.offset + len(batch.records), batch.first + batch.count)
-            if source.deletable:
+            file, batch = source.file, source.batch
+            if source.is_finished:
                 with durable.step("delete segment"):
-                    durable.delete_if_there(source.file.path)
+                    durable.delete_if_there(file.path)
             else:
-                kept.add(source.file.writer)
+                file.advance(batch.offset + len(batch.records), batch.first + batch.count)
+            if file.is_followed or not source.is_finished:
+                writers.add(file.writer)
+            else:
+                writers.discard(file.writer)  # this is its last one
         self.close()
-        return kept
 
     def close(self) -> None:
         while self._sources:

@@ -8,12 +8,20 @@ test can end the process.
 from __future__ import annotations
 
 import os
-from _thread import _local
+from _thread import _local, allocate_lock
+from _weakref import ref
 from errno import ECANCELED, EFBIG, ENOSPC
+from io import FileIO
+
+from m31a_mp import forks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
     StrPath = str | os.PathLike[str]
 
@@ -29,55 +37,65 @@ def reached(point: str) -> None:
     """Called before and after every step. Does nothing, unless a test replaces it to crash there."""
 
 
-_generation = 0  # how many forks lie between this process and the first one
-
-
 class _Thread(_local):  # threading.local, without the rest of threading
-    """Of each thread, the generations in which the operations began that it is in, innermost last."""
+    """The operations that a thread is in."""
 
-    operations: tuple[int, ...] = ()
+    innermost: _Operation | None = None
 
 
 _thread = _Thread()
-# Descriptors of files that are being changed: what a forked child would write, it writes nowhere.
-_changing: set[int] = set()
+
+# The files that are being changed, by descriptor. Of one that is closed the entry says nothing.
+_changing: dict[int, ref[FileIO]] = {}
 
 
-def _after_fork_in_child() -> None:
-    global _generation  # noqa: PLW0603
-    _generation += 1
-    for fd in list(_changing):
-        # Not closed: a signal handler that goes on here may get the number for a file of its own.
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(null, fd, inheritable=False)
-        os.close(null)
+@forks.after_in_child
+def _change_nothing_here() -> None:
+    for known in _changing.values():
+        file = known()
+        if file and not file.closed:
+            # Not closed: a signal handler that goes on here may get the number for a file of its own.
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, file.fileno(), inheritable=False)
+            os.close(null)
     _changing.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class ForkedError(OSError):
     """A signal handler forked in the middle of an operation: it is the parent's to go on with."""
 
 
-class operation:  # noqa: N801  # reads as the function that it would be
-    """Around steps that belong together. In a child that a signal handler forked in the middle of them,
-    and that returns from the handler, the next step raises `ForkedError` instead of doing it once more.
+class _Operation:
+    """One operation of a thread. It is under way while its lock is held."""
+
+    __slots__ = ("generation", "lock", "outer")
+
+    def __init__(self, outer: _Operation | None) -> None:
+        self.outer = outer
+        self.generation = forks.generation
+        self.lock = allocate_lock()
+
+
+def operation(call: Callable[[], T]) -> T:
+    """Make a call that takes several steps, which belong together.
+
+    A signal handler may fork in the middle of them, and its child return from the handler. There the next
+    step raises `ForkedError` instead of doing it once more.
     """
+    this = _Operation(_under_way())
+    _thread.innermost = this
+    # The `with` of a lock is over when its block is, also where an exception of a signal handler comes into
+    # its end: no Python code runs there.
+    with this.lock:
+        return call()
 
-    _around: tuple[int, ...] | None = None
 
-    def __enter__(self) -> None:
-        self._around = _thread.operations
-        _thread.operations = (*self._around, _generation)
-
-    def __exit__(self, *_: object) -> None:
-        if self._around is not None:
-            _thread.operations = self._around
-            self._around = None
-
-    __del__ = __exit__  # where an exception of a signal handler came before it
+def _under_way() -> _Operation | None:
+    """The innermost operation that this thread is in."""
+    found = _thread.innermost
+    while found and not found.lock.locked():
+        found = found.outer
+    return found
 
 
 class step:  # noqa: N801  # reads as the function that it would be, at five times its speed
@@ -90,9 +108,9 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
 
     def __enter__(self) -> None:
         reached(f"before {self._name}")
-        under_way = _thread.operations
+        under_way = _under_way()
         # No call from here to the change itself: only behind one can a signal handler fork.
-        if under_way and under_way[-1] != _generation:
+        if under_way and under_way.generation != forks.generation:
             raise ForkedError(ECANCELED, f"{self._name}: left to the parent process")
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -118,25 +136,25 @@ def open_private(path: StrPath, flags: int) -> int:
     return fd
 
 
-class changing:  # noqa: N801  # as above
-    """While a file is being changed, and then close it."""
+def changing(fd: int) -> FileIO:
+    """The file of a descriptor, for a `with` in which it is changed; a forked child changes nothing in it.
 
-    _fd = -1
+    Leaving the `with` closes the descriptor, wherever an exception of a signal handler comes.
+    """
+    file = FileIO(fd, "r+")
+    _changing[fd] = ref(file)
+    return file
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        _changing.add(fd)
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        _changing.discard(self._fd)
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    __del__ = __exit__  # as above
+def is_there(path: StrPath, inode: tuple[int, int]) -> bool:
+    """Whether the file of that device and inode is at that path; where that cannot be told, it is."""
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return (found.st_dev, found.st_ino) == inode
 
 
 def read_private(path: StrPath, limit: int) -> bytes:
@@ -145,10 +163,24 @@ def read_private(path: StrPath, limit: int) -> bytes:
     Raises:
         OSError: It cannot be read, or has more than `limit` bytes (`EFBIG`).
     """
-    with open(open_private(path, os.O_RDONLY), "rb") as stream:
-        if os.fstat(stream.fileno()).st_size > limit:
+    with _opened(path, open_private(path, os.O_RDONLY)) as file:
+        if os.fstat(file.fileno()).st_size > limit:
             raise OSError(EFBIG, f"more than {limit} bytes", os.fspath(path))
-        return stream.read(limit)
+        return file.readall()
+
+
+def read(path: StrPath) -> bytes:
+    """The bytes of a file of the system. Not by `open()`: at the interpreter's end, that is gone."""
+    with _opened(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as file:
+        return file.readall()
+
+
+def _opened(path: StrPath, fd: int) -> FileIO:
+    try:
+        return FileIO(fd)
+    except OSError as error:  # a directory, of which the error has the descriptor only
+        os.close(fd)
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
 def make_directory(path: StrPath) -> None:

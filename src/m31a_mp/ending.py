@@ -65,23 +65,24 @@ def closed(session: Session) -> None:
     _opened.pop(session, None)
 
 
-def merge(session: Session, started: int, deadline: float) -> None:
+def merge(session: Session, lease: Lease, started: int, deadline: float) -> None:
     """Merge a session of which this process has the lease, and delete the own segments, if that is quick.
 
     Args:
         session: The session.
+        lease: The lease.
         started: When it was opened, in ns since the epoch.
         deadline: Until when, by `time.monotonic()`.
 
     Raises:
-        TimeoutError: It would not be quick. Nothing is lost: the next compaction does it.
+        TimeoutError: It would not be quick. The next compaction does it.
         MetricsError, OSError: It cannot be merged.
     """
     _check_size(session)
     # What makes this fail may keep the compaction from nothing: it drains the segments, too.
     with suppress(Exception):
         staging(session).close(timeout=_left(deadline))
-    compactor.compact_session(session, started, timeout=_left(deadline))
+    compactor.compact_session(session, lambda: lease.held, started, timeout=_left(deadline))
 
 
 def _left(deadline: float) -> float:
@@ -137,7 +138,7 @@ def _merge_all() -> None:
 def _merge_dropped(session: Session, started: int, deadline: float) -> None:
     """Merge a session whose collector is gone, unless somebody else owned it since."""
     if read_owner(session.owner_lock).get("pid") == os.getpid() and (lease := Lease.take_if_free(session)):
-        merge(session, started, deadline)
+        merge(session, lease, started, deadline)
         lease.release()  # not where that failed: the file then says that it was not closed
 
 

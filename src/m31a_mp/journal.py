@@ -25,14 +25,17 @@ import os
 import zlib
 from _thread import get_ident
 
-from m31a_mp import durable, process
+from m31a_mp import durable, forks, process
 from m31a_mp.errors import InterruptedCallError, JournalLockedError
-from m31a_mp.lock import FileLock, holders
+from m31a_mp.lock import hold, holders, holds
 from m31a_mp.session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 MAX_LINE_BYTES = 64 * 1024
 LOCK_SECONDS = 5.0
@@ -88,18 +91,11 @@ class Batch:
         return b'%b,"crc32":"%08x"}\n' % (header, crc)
 
 
-# Who holds which lock in this process: the lock's path and the thread. And what was asked of a thread by
-# a signal handler that interrupted it there, to be done when it has given the lock back.
-_holding: set[tuple[str, int]] = set()
+# Calls that a signal handler or a finalizer asked of a thread that it interrupted while that held a lock, to
+# be made when the thread has given the lock back; by the lock's path and the thread.
 _deferred: dict[tuple[str, int], list[Callable[[], None]]] = {}
 
-
-def _after_fork_in_child() -> None:
-    _holding.clear()
-    _deferred.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+forks.after_in_child(_deferred.clear)
 
 
 class Journal:
@@ -108,32 +104,56 @@ class Journal:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def locked(self, timeout: float = LOCK_SECONDS) -> _Locked:
-        """Hold `journal.lock` in a `with`.
+    def hold(self, call: Callable[[], T], timeout: float = LOCK_SECONDS) -> T:
+        """Make a call while this thread holds `journal.lock`.
 
         Args:
+            call: What to do under the lock.
             timeout: Seconds to wait for it.
+
+        Returns:
+            What `call` returned.
 
         Raises:
             JournalLockedError: Somebody else held it all the time; says who.
             InterruptedCallError: The very call that holds it was interrupted by this one.
+            ForkedError: A signal handler forked in the middle of it, and this is the child.
         """
-        return _Locked(self._session.lock_name, timeout)
+        path = self._session.lock_name
+        if holds(path):
+            raise InterruptedCallError(
+                "a signal handler or a finalizer interrupted a call that holds the journal's lock; "
+                "call this again later",
+                path,
+            )
+        returned: list[T] = []
+        if not self._hold(lambda: returned.append(call()), timeout):
+            raise _locked_error(path, timeout)
+        return returned[0]
 
-    def locked_if_free(self) -> _LockedIfFree:
-        """Hold `journal.lock` in a `with` if it is free now; as what, it says whether. Never waits."""
-        return _LockedIfFree(self._session.lock_name)
+    def hold_if_free(self, call: Callable[[], object]) -> bool:
+        """Make a call while this thread holds `journal.lock`, if that is free now; never waits.
+
+        Returns:
+            Whether it was free, and the call made.
+        """
+        return not holds(self._session.lock_name) and self._hold(call, 0.0)
+
+    def _hold(self, call: Callable[[], object], timeout: float) -> bool:
+        path = self._session.lock_name
+        try:
+            return durable.operation(lambda: hold(path, call, timeout))
+        finally:
+            for deferred in _deferred.pop((path, get_ident()), []):
+                deferred()
 
     def when_released(self, call: Callable[[], None]) -> bool:
         """Have `call` made when this thread gives the lock back; False if it does not hold it."""
-        me = (self._session.lock_name, get_ident())
-        if me in _holding:
-            _deferred.setdefault(me, []).append(call)
-        return me in _holding
-
-    def threads(self) -> set[int]:
-        """The threads of this process that hold the lock: one, or two while it changes hands."""
-        return {thread for path, thread in list(_holding) if path == self._session.lock_name}
+        path = self._session.lock_name
+        is_held = holds(path)
+        if is_held:
+            _deferred.setdefault((path, get_ident()), []).append(call)
+        return is_held
 
     def append(self, batches: Iterable[Batch]) -> None:
         """Append the batches, if there are any, with one write. The caller holds the lock.
@@ -195,63 +215,12 @@ def is_balanced(text: bytes) -> bool:
     return len(parts) % 2 == 1 and 0 < outside.count(b"{") == outside.count(b"}")
 
 
-class _LockedIfFree:
-    """The lock, held between `__enter__` and `__exit__` if it was free."""
-
-    _is_over = True
-
-    def __init__(self, path: str) -> None:
-        self._lock = FileLock(path)
-        self._me = (path, get_ident())
-        self._interrupting = self._me in _holding
-
-    def __enter__(self) -> bool:
-        return self._acquire(0.0)
-
-    def _acquire(self, timeout: float) -> bool:
-        self._is_over = self._interrupting
-        if self._interrupting or not self._lock.acquire(timeout):
-            return False
-        _holding.add(self._me)
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_over:
-            return
-        self._lock.release()
-        _holding.discard(self._me)
-        self._is_over = True
-        for call in _deferred.pop(self._me, []):
-            call()
-
-    __del__ = __exit__  # where an exception of a signal handler came before it, or in the middle of it
-
-
-class _Locked(_LockedIfFree):
-    """The lock, held between `__enter__` and `__exit__`."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__(path)
-        self._timeout = timeout
-
-    def __enter__(self) -> bool:
-        if self._interrupting:
-            raise InterruptedCallError(
-                "a signal handler or a finalizer interrupted a call that holds the journal's lock; "
-                "call this again later",
-                self._lock.path,
-            )
-        if not self._acquire(self._timeout):
-            raise _locked_error(self._lock.path, self._timeout)
-        return True
-
-
 def _locked_error(path: str, timeout: float) -> JournalLockedError:
     pids = holders(path)
     who = ", ".join(map(process.describe, pids)) or "another process"
     return JournalLockedError(
-        f"{path} is held by {who}; waited {timeout:g} s. Nothing is lost: "
-        "the records stay staged, and the next flush takes them",
+        f"{path} is held by {who}; waited {timeout:g} s. "
+        "The records stay where they are; the next flush that gets the lock takes them",
         path,
         pids,
     )

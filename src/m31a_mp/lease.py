@@ -3,21 +3,60 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import orjson
 from filelock import lock_descriptor
 
 from m31a_mp import durable, process
 from m31a_mp.errors import SessionOwnedError
-from m31a_mp.lock import FileLock, holders
+from m31a_mp.lock import FileLock, hold, holders, still_holds
 from m31a_mp.session import Session
 
 # Whoever only saves or compacts owns a session for moments; an owner, for as long as it lives.
 _LEASE_SECONDS = 0.5
 _OWNER_BYTES = 4096
+
+T = TypeVar("T")
+
+
+def owning(session: Session, call: Callable[[], T], timeout: float = _LEASE_SECONDS) -> T:
+    """Own a session whose directory exists for as long as a call takes.
+
+    Args:
+        session: The session.
+        call: What to do.
+        timeout: Seconds to wait for another owner to give it up.
+
+    Returns:
+        What `call` returned.
+
+    Raises:
+        SessionOwnedError: Another owner lives, perhaps in this process.
+    """
+    path = os.fspath(session.owner_lock)
+    returned: list[T] = []
+    if not hold(path, lambda: returned.append(_as_owner(path, call)), timeout, _lock_if_free):
+        raise owned_error(session)
+    return returned[0]
+
+
+def _as_owner(path: str, call: Callable[[], T]) -> T:
+    fd = durable.open_private(path, os.O_RDWR)
+    with durable.changing(fd):
+        _write_line(fd)
+        try:
+            return call()
+        finally:
+            _empty(fd)
+
+
+def still_owned(session: Session) -> bool:
+    """Whether this thread is in `owning`, and nobody can have become the owner meanwhile."""
+    return still_holds(os.fspath(session.owner_lock))
 
 
 class Lease:
@@ -29,11 +68,7 @@ class Lease:
 
     def __init__(self, lock: FileLock) -> None:
         self._lock = lock
-        line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
-        # One short write, then the cut: whoever reads without the lock finds one line or the other.
-        with durable.step("take lease"):
-            os.pwrite(lock.fd, line, 0)
-            os.ftruncate(lock.fd, len(line))
+        _write_line(lock.fd)
 
     @classmethod
     def take(cls, session: Session) -> Lease:
@@ -44,46 +79,50 @@ class Lease:
         """
         lease = cls.take_if_free(session, _LEASE_SECONDS)
         if lease is None:
-            raise _owned_error(session)
+            raise owned_error(session)
         return lease
-
-    @staticmethod
-    def _try(fd: int) -> bool:
-        return lock_descriptor(fd, blocking=False)
 
     @classmethod
     def take_if_free(cls, session: Session, timeout: float = 0.0) -> Lease | None:
         """Become the owner unless there is one, for all of `timeout` seconds."""
-        lock = FileLock(session.owner_lock, cls._try)
-        if not lock.acquire(timeout):
-            return None
+        lock = FileLock(session.owner_lock, _lock_if_free)
         try:
-            return cls(lock)
+            return cls(lock) if lock.acquire(timeout) else None
         except BaseException:
             lock.release()
             raise
 
     @property
     def held(self) -> bool:
-        """Whether this process holds it (a forked child does not)."""
+        """Whether this process holds it: a forked child does not, nor an owner whose `owner.lock` is gone."""
         return self._lock.held
 
     def release(self) -> None:
         """Give it back; once more is harmless."""
         if self.held:
-            with durable.step("give back lease"):
-                with suppress(OSError):
-                    os.ftruncate(self._lock.fd, 0)
-                self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+            _empty(self._lock.fd)
+        self._lock.release()
 
 
-def _owned_error(session: Session) -> SessionOwnedError:
+def _lock_if_free(fd: int) -> bool:
+    return lock_descriptor(fd, blocking=False)
+
+
+def _write_line(fd: int) -> None:
+    line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
+    # One short write, then the cut: whoever reads without the lock finds one line or the other.
+    with durable.step("take lease"):
+        os.pwrite(fd, line, 0)
+        os.ftruncate(fd, len(line))
+
+
+def _empty(fd: int) -> None:
+    with durable.step("give back lease"), suppress(OSError):
+        os.ftruncate(fd, 0)
+
+
+def owned_error(session: Session) -> SessionOwnedError:
+    """The error that says who owns the session."""
     owner = read_owner(session.owner_lock)
     pids = holders(session.owner_lock)
     pid = pids[0] if pids else owner.get("pid")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from errno import EACCES, EAGAIN
+from _thread import get_ident
+from errno import EACCES, EAGAIN, ECANCELED
+from io import FileIO
 
-from m31a_mp import durable
+from m31a_mp import durable, forks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,18 +20,79 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.001
 
 # flock(2) belongs to the open file, which a fork shares: a child that kept the descriptor would hold the
-# lock for as long as it lives, long after the parent died. The child therefore closes every one of these.
+# lock for as long as it lives, long after the parent died. The child therefore closes every one of these:
+# the files of locks that are held during a call, by path and thread, and the descriptors of `FileLock`s.
+_files: dict[tuple[str, int], FileIO] = {}
 _descriptors: set[int] = set()
-_forks_begun = 0
-_forks_ended = 0
+
+
+def hold(
+    path: str, call: Callable[[], object], timeout: float = 0.0, take: Callable[[int], bool] | None = None
+) -> bool:
+    """Make a call while this thread holds the exclusive lock on a file, which is made if it is not there.
+
+    The lock is given back when the call is over, wherever an exception of a signal handler comes: C code
+    closes the file. The same lock as `flock FILE` in a shell.
+
+    Args:
+        path: The lock's file. It stays: unlinking it would let two holders in.
+        call: What to do.
+        timeout: Seconds to wait for the lock; 0: never wait.
+        take: Locks a descriptor if nobody else has; `lock_if_free` if it is not given.
+
+    Returns:
+        Whether the lock was had, and the call made. Not where this very thread holds it already.
+    """
+    if holds(path):
+        return False
+    me = (path, get_ident())
+    deadline = time.monotonic() + timeout
+    while True:
+        ended = forks.ended
+        with FileIO(durable.open_private(path, os.O_RDWR | os.O_CREAT), "r+") as file:
+            _files[me] = file
+            # If another thread has begun to fork, the child may have this file and not know of it: with the
+            # lock it would keep that.
+            if forks.begun == ended and _is_taken(file, path, take or lock_if_free):
+                try:
+                    call()
+                finally:
+                    _unlock(file)
+                return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_taken(file: FileIO, path: str, take: Callable[[int], bool]) -> bool:
+    try:
+        return take(file.fileno()) and is_at(path, file.fileno())
+    except ValueError:  # the file is closed: a signal handler forked, and this is the child
+        raise durable.ForkedError(ECANCELED, "left to the parent process", path) from None
+
+
+def _unlock(file: FileIO) -> None:
+    """Give the lock back, also where another process has a copy of the file for a moment, being started."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_UN)
+    except (OSError, ValueError):
+        pass  # closed: this is a forked child, or the program closes what it does not know
+
+
+def holds(path: str) -> bool:
+    """Whether this thread is in `hold` of that path: a signal handler or a finalizer may ask."""
+    file = _files.get((path, get_ident()))
+    return file is not None and not file.closed
+
+
+def still_holds(path: str) -> bool:
+    """Whether this thread is in `hold` of that path, and nobody has removed the lock's file meanwhile."""
+    file = _files.get((path, get_ident()))
+    return file is not None and not file.closed and is_at(path, file.fileno())
 
 
 class FileLock:
-    """An exclusive lock on a file that stays: unlinking it would let two holders in.
-
-    The same lock as `flock FILE` in a shell. Taking it makes the file; where it is free, that costs a few
-    microseconds and never waits. One object is used by one thread at a time.
-    """
+    """The lock of `hold`, held for longer than a call. One object is used by one thread at a time."""
 
     _fd: int | None = None
 
@@ -54,14 +117,14 @@ class FileLock:
         return True
 
     def _try(self) -> bool:
-        forks = _forks_ended
+        ended = forks.ended
         # Known to this object before it is locked: an interrupt from here on leaves it to `release`.
         self._fd = durable.open_private(self.path, os.O_RDWR | os.O_CREAT)
         _descriptors.add(self._fd)
         self._inode, self._pid = _inode(self._fd), os.getpid()
         # If another thread has begun to fork, the child may have this descriptor and not know of it: with
         # the lock it would keep that.
-        if _forks_begun == forks and self._take(self._fd):
+        if forks.begun == ended and self._take(self._fd) and is_at(self.path, self._fd):
             return True
         self.release()
         return False
@@ -75,18 +138,22 @@ class FileLock:
 
     @property
     def held(self) -> bool:
-        """Whether this object holds the lock in this process.
+        """Whether this object holds the lock in this process, and anybody who wants it has to ask for it.
 
-        Not so if the program closed descriptors that it does not know: the number may be another file now.
+        Not so when somebody removed the file: the next one makes it anew, and gets the lock.
         """
+        return self._fd is not None and self._is_ours() and is_at(self.path, self._fd)
+
+    def _is_ours(self) -> bool:
+        """Not so if the program closed descriptors that it does not know: the number may be another file."""
         return self._fd is not None and self._pid == os.getpid() and _inode(self._fd) == self._inode
 
     def release(self) -> None:
         """Give the lock back. In a forked child, whose copy is closed already, it does nothing."""
         if self._fd is None:
             return
-        held, fd = self.held, self._fd
-        if held:
+        is_ours, fd = self._is_ours(), self._fd
+        if is_ours:
             try:
                 fcntl.flock(fd, fcntl.LOCK_UN)
             except OSError:
@@ -94,7 +161,7 @@ class FileLock:
         self._fd = None  # before the number may become somebody else's file
         if self._pid == os.getpid():
             _descriptors.discard(fd)
-        if held:
+        if is_ours:
             os.close(fd)
 
     def __del__(self) -> None:
@@ -120,14 +187,19 @@ def holders(path: StrPath) -> list[int]:
     """The pids that hold a lock on `path`, as far as /proc/locks tells."""
     try:
         status = os.stat(path)
-        with open("/proc/locks", "rb") as file:
-            lines = file.read().decode().splitlines()
+        lines = durable.read("/proc/locks").decode().splitlines()
     except OSError:
         return []
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     # `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF`; a waiter's line has `->` after the number.
     fields = (line.split() for line in lines)
     return [int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == device]
+
+
+def is_at(path: StrPath, fd: int) -> bool:
+    """Whether an open file is the one at that path: not so when it was removed, or replaced."""
+    inode = _inode(fd)
+    return inode is not None and durable.is_there(path, inode)
 
 
 def _inode(fd: int) -> tuple[int, int] | None:
@@ -138,26 +210,17 @@ def _inode(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _before_fork() -> None:
-    global _forks_begun  # noqa: PLW0603  # counted here, compared in `_try`
-    _forks_begun += 1
-
-
-def _after_fork_in_parent() -> None:
-    global _forks_ended  # noqa: PLW0603
-    _forks_ended += 1
-
-
-def _after_fork_in_child() -> None:
-    _after_fork_in_parent()
+@forks.after_in_child
+def _let_go() -> None:
+    for file in list(_files.values()):
+        try:
+            file.close()
+        except OSError:
+            pass  # the program closed it
     for fd in list(_descriptors):
         try:
             os.close(fd)
         except OSError:
-            pass  # the program closed it
+            pass
+    _files.clear()
     _descriptors.clear()
-
-
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)

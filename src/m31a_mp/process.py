@@ -7,13 +7,17 @@ started, the boot and the pid namespace.
 from __future__ import annotations
 
 import os
+import sys
+
+from m31a_mp import durable, forks
 
 
 class ProcessIdentity:
     """One process among all that ever ran on this machine.
 
     `started` is opaque and only compared: on Linux the clock ticks from boot to the start of the process.
-    The start as wall-clock time, which psutil gives, would not do: it moves when the clock is set.
+    The start as wall-clock time, which psutil gives, would not do: it moves when the clock is set. Without
+    /proc, `started` and `namespace` are 0 and `boot_id` is empty: not known.
     """
 
     __slots__ = ("boot_id", "namespace", "pid", "started")
@@ -42,22 +46,55 @@ def _identity(pid: int) -> ProcessIdentity:
 
 
 def seen_alive(identity: ProcessIdentity) -> bool:
-    """Whether that process can be seen running from here; one in another pid namespace cannot."""
+    """Whether that process can be seen running from here; one in another pid namespace cannot.
+
+    A part of an identity that is not known proves nothing: doubt means alive.
+    """
     import psutil  # late: a worker that only records never needs it  # noqa: PLC0415
 
     here = current()
-    if (identity.boot_id, identity.namespace) != (here.boot_id, here.namespace):
+    if _differ(identity.boot_id, here.boot_id) or _differ(identity.namespace, here.namespace):
         return False
     if not psutil.pid_exists(identity.pid):
         return False
     try:
         if psutil.Process(identity.pid).status() == psutil.STATUS_ZOMBIE:
             return False
-        return _started(identity.pid) == identity.started
     except psutil.NoSuchProcess:
+        return bool(psutil.pid_exists(identity.pid))  # it is there: then there is no /proc to look at
+    except (psutil.Error, OSError, ValueError):
+        return True  # it does not show itself
+    return not _differ(_started(identity.pid), identity.started)
+
+
+def _differ(one: object, other: object) -> bool:
+    """Whether both are known, and not the same."""
+    return bool(one and other) and one != other
+
+
+def may_map(identity: ProcessIdentity, name: str, file: tuple[int, int]) -> bool:
+    """Whether that process lives and may map a file. One in another pid namespace is not seen alive.
+
+    Args:
+        identity: The process.
+        name: The file's name, without directories.
+        file: Its device and inode. Some file systems list mappings with others: there the name counts.
+    """
+    if not seen_alive(identity):
         return False
-    except (psutil.AccessDenied, OSError):
-        return True  # somebody is there who does not show himself: doubt means alive
+    try:
+        mappings = durable.read(f"/proc/{identity.pid}/maps")
+    except OSError:
+        return True  # it does not show them: doubt means yes
+    device = b"%02x:%02x" % (os.major(file[0]), os.minor(file[0]))
+    # `7f00-7f10 rw-s 00000000 fe:00 131    /directory/name`; a removed file has ` (deleted)` after its name.
+    for line in mappings.splitlines():
+        fields = line.split(None, 5)
+        if len(fields) > 5 and (  # noqa: PLR2004  # the others are no files
+            (fields[3], int(fields[4])) == (device, file[1]) or os.fsencode(name) in fields[5]
+        ):
+            return True
+    return not mappings  # a kernel thread, or a process that ends, has none
 
 
 def describe(pid: int) -> str:
@@ -74,38 +111,49 @@ def name_and_state(pid: int) -> tuple[str, str] | None:
         process = psutil.Process(pid)
         name = " ".join(process.name().split())  # a process may call itself anything
         return name, process.status()
-    except psutil.Error:
+    except (psutil.Error, OSError, ValueError):
         return None
 
 
-def start_time(pid: int) -> str:
-    """When the process started, for people: RFC 3339 in UTC."""
+def start_time(pid: int) -> str | None:
+    """When the process started, for people: RFC 3339 in UTC; None if it cannot be told."""
     from datetime import UTC, datetime  # noqa: PLC0415
 
     import psutil  # noqa: PLC0415
 
-    return datetime.fromtimestamp(psutil.Process(pid).create_time(), UTC).isoformat(timespec="seconds")
+    try:
+        started = psutil.Process(pid).create_time()
+    except (psutil.Error, OSError, ValueError):
+        return None
+    return datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
 
 
 def _started(pid: int) -> int:
+    """When the process started, in ticks of its own; 0 if it cannot be told."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            stat = file.read()
-    except FileNotFoundError:
-        import psutil  # noqa: PLC0415
+        stat = durable.read(f"/proc/{pid}/stat")
+        # The second field is the command in parentheses and may hold anything, spaces and ")" included.
+        # What follows the last ")" starts at field 3; the start is field 22 (proc_pid_stat(5)).
+        return int(stat.rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0 if sys.platform == "linux" else _started_elsewhere(pid)
 
+
+def _started_elsewhere(pid: int) -> int:
+    """As `_started`, where there is no /proc."""
+    import psutil  # noqa: PLC0415
+
+    try:
         return int(psutil.Process(pid).create_time() * 1_000_000)
-    # The second field is the command in parentheses and may hold anything, spaces and ")" included.
-    # What follows the last ")" starts at field 3; the start is field 22 (proc_pid_stat(5)).
-    return int(stat.rpartition(b")")[2].split()[19])
+    except (psutil.Error, OSError, ValueError):
+        return 0
 
 
 def _boot_id() -> str:
     try:
         # Bytes: another encoding than UTF-8 is imported at its first use, and a fork while another thread is
         # in that import would leave the child waiting for it for ever.
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read().strip().decode()
+        return durable.read("/proc/sys/kernel/random/boot_id").strip().decode()
     except OSError:
         return ""  # no such file off Linux; the locks that a reboot clears then decide alone
 
@@ -117,10 +165,8 @@ def _namespace() -> int:
         return 0
 
 
-def _after_fork_in_child() -> None:
+@forks.after_in_child
+def _forget_parent() -> None:
     # A child may carry the pid of an ancestor that is gone, and may live in a namespace of its own.
     global _current  # noqa: PLW0603
     _current = None
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

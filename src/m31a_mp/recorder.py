@@ -57,8 +57,8 @@ class Recorder:
         self._durability = durability
         self._told = False
         if session:
-            stage = staging(session)
-            self._put = stage.put_durably if durability == DISK else stage.put
+            self._staging = staging(session)
+            self._put = self._staging.put_durably if durability == DISK else self._staging.put
 
     @property
     def enabled(self) -> bool:
@@ -263,7 +263,18 @@ class Recorder:
             OSError: The journal could not be written.
         """
         if self._session is not None:
-            staging(self._session).hand_over()
+            self._staging.hand_over()
+
+    def bring_out(self) -> None:
+        """Not for users: before a process ends, hand over what no other process can find.
+
+        That is nothing, unless somebody removed the session's directory, or records were dropped.
+
+        Raises:
+            JournalLockedError, OSError: As `flush`.
+        """
+        if self._session is not None:
+            self._staging.hand_over_hidden()
 
     def stop(self) -> None:
         """Hand over what this process recorded and give back its shared memory. Never raises.
@@ -273,7 +284,7 @@ class Recorder:
         if self._session is None:
             return
         try:
-            staging(self._session).close()
+            self._staging.close()
         except Exception as error:
             warn("records of %s are not handed over to its journal: %s", self._session.root, error)
 

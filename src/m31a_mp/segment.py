@@ -18,6 +18,8 @@ never leaves the machine, nor the boot, that made it.
        128      8  drained: records before this offset are in the journal  \ written
        136      8  the number of the record that stands there               | under
        144      8  a check of both, without which torn values would pass    / journal.lock
+       152      8  NULs; when its writer stores nothing more in it, "followed" if its records go on in a later
+                   segment, which is there by then, and "finished" if they do not
        192     48  records dropped so far, by reason, each with its complement
        256         the records, one JSON line each, then NUL bytes
 
@@ -33,6 +35,7 @@ import mmap
 import os
 import stat
 import struct
+import sys
 import zlib
 from errno import EISDIR, ELOOP, ENOENT
 
@@ -57,13 +60,17 @@ _IDENTITY = struct.Struct("=16sQQQQQ36s4x")
 _DRAINED = struct.Struct("=QQQ")
 _IDENTITY_OFFSET = _START.size
 _DRAINED_OFFSET = 128
+_FINISHED_OFFSET = 152
 _DROPPED_OFFSET = 192
 DATA_OFFSET = 256
 
 # The same offsets as indices into the header seen as 64-bit words.
 _DRAINED_WORD = _DRAINED_OFFSET // 8
 _DROPPED_WORD = _DROPPED_OFFSET // 8
+_FINISHED_WORD = _FINISHED_OFFSET // 8
 
+_FINISHED = b"finished"
+_FOLLOWED = b"followed"
 _ALL_ONES = (1 << 64) - 1
 
 _NULS = bytes(64 * 1024)
@@ -85,16 +92,19 @@ class Segment:
 
     Attributes:
         name: Its file.
+        writer: The id of its writer.
         first: The number of its first record.
         size: Bytes in the file.
         store: Takes a record's line, and makes all of it or none a part of the file, so that the death
             of this process cannot take it. Raises `ValueError` if there is no room, or after `close()`.
     """
 
-    __slots__ = ("_mapping", "_words", "first", "name", "size", "store")
+    __slots__ = ("_file", "_mapping", "_words", "first", "name", "size", "store", "writer")
 
-    def __init__(self, name: str, first: int, mapping: mmap.mmap) -> None:
+    def __init__(self, name: str, writer: str, first: int, mapping: mmap.mmap, file: os.stat_result) -> None:
+        self._file = (file.st_dev, file.st_ino)
         self.name = name
+        self.writer = writer
         self.first = first
         self.size = len(mapping)
         self._mapping = mapping
@@ -117,6 +127,7 @@ class Segment:
             fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         with durable.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
             try:
+                file = os.fstat(fd)
                 mapping = cls._make(fd, _header(writer, first, size), size, temporary, name)
             except BaseException:
                 try:
@@ -125,7 +136,7 @@ class Segment:
                 except OSError:
                     pass  # the next attempt deletes it
                 raise
-        return cls(name, first, mapping)
+        return cls(name, writer, first, mapping, file)
 
     @staticmethod
     def _make(fd: int, header: bytes, size: int, temporary: str, name: str) -> mmap.mmap:
@@ -156,15 +167,43 @@ class Segment:
         self._words[word] = count
         self._words[word + 1] = count ^ _ALL_ONES
 
+    def has_room(self, need: int) -> bool:
+        """Whether a record of `need` bytes fits in."""
+        return need <= self.size - self._mapping.tell()
+
+    def is_in_place(self) -> bool:
+        """Whether its file is where it was made, so that others find the records in it."""
+        return durable.is_there(self.name, self._file)
+
     def next_number(self) -> int:
         """The number of the record that its writer makes next."""
-        drained, number = _drained(self._words, self.size) or (DATA_OFFSET, self.first)
-        return number + self._mapping[drained : self._mapping.tell()].count(b"\n")
+        first, records = self.left()
+        return first + records.count(b"\n")
 
-    def is_drained(self) -> bool:
-        """Whether all of it is in the journal, whoever took it there."""
-        drained, _ = _drained(self._words, self.size) or (DATA_OFFSET, self.first)
-        return drained == self._mapping.tell()
+    def left(self) -> tuple[int, bytes]:
+        """The number of the first record that is not in the journal, and the lines from that one on."""
+        start, first = _drained(self._words, self.size) or (DATA_OFFSET, self.first)
+        return first, self._mapping[start : self._mapping.tell()]
+
+    def advance(self, records: bytes) -> None:
+        """Note that these lines are in the journal, the first ones of `left()`. As `SegmentFile.advance`."""
+        start, first = _drained(self._words, self.size) or (DATA_OFFSET, self.first)
+        words = _drained_words(start + len(records), first + records.count(b"\n"))
+        self._words[_DRAINED_WORD], self._words[_DRAINED_WORD + 1], self._words[_DRAINED_WORD + 2] = words
+
+    def dropped(self) -> dict[str, int]:
+        """How many records its writer dropped so far, by reason."""
+        return _drops(self._words)
+
+    def finish(self, *, is_followed: bool) -> None:
+        """Note that nothing more is stored in it, and unmap it.
+
+        Args:
+            is_followed: The records of its writer go on in a later segment, which is there already.
+        """
+        word = _FOLLOWED if is_followed else _FINISHED
+        self._words[_FINISHED_WORD] = int.from_bytes(word, sys.byteorder)
+        self.close()
 
     def close(self) -> None:
         """Unmap it; the file stays."""
@@ -179,14 +218,6 @@ class Segment:
             # The program closed descriptors that it does not know, and has a file of that number now:
             # unmapping would close it.
             _never_closed.append(self._mapping)
-
-    def delete(self) -> None:
-        """Delete the file, all of which is in the journal. If that fails, the owner will do it."""
-        try:
-            with durable.step("delete own segment"):
-                os.unlink(self.name)
-        except OSError:
-            pass
 
 
 def _header(writer: str, first: int, size: int) -> bytes:
@@ -234,12 +265,16 @@ class SegmentFile:
         first: The number of its first record.
         size: Bytes in the file, as its header has them.
         identity: The process of its writer.
+        is_followed: Its writer said that its records go on in a later segment, which is there.
     """
 
     def __init__(self, path: StrPath, fd: int) -> None:
         self.path = path
         self._fd = fd
         header = os.pread(fd, DATA_OFFSET, 0)
+        word = header[_FINISHED_OFFSET : _FINISHED_OFFSET + 8]
+        self.is_followed = word == _FOLLOWED
+        self._is_marked = self.is_followed or word == _FINISHED
         self.writer, self.first, self.size, self.identity = _parse_identity(header, os.path.basename(path))
 
     @classmethod
@@ -275,20 +310,32 @@ class SegmentFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def is_dead(self) -> bool:
-        """Whether its writer is proven dead: nobody maps the file, and the process is not seen alive.
+    def is_finished(self) -> bool:
+        """Whether nothing more is stored in it: its writer said so, or does not map it any more."""
+        return self._is_marked or not self.may_be_mapped()
 
-        The lock alone would not do, for a program may close descriptors that it does not know; nor the
-        process alone, which cannot be seen from another pid namespace.
-        """
+    def is_dead(self) -> bool:
+        """Whether its writer is proven dead: nobody maps the file, and the process is not seen alive."""
         return lock.lock_if_free(self._fd) and not process.seen_alive(self.identity)
+
+    def may_be_mapped(self) -> bool:
+        """Whether its writer may map it. Only a proof to the contrary counts, and its name proves nothing.
+
+        The kernel's lock alone would not do: a program may close descriptors that it does not know, and on
+        some file systems a mapping keeps no lock. The process alone would not do either: it cannot be seen
+        from another pid namespace, and may run another program by now.
+        """
+        if not lock.lock_if_free(self._fd):
+            return True
+        status = os.fstat(self._fd)
+        return process.may_map(self.identity, os.path.basename(self.path), (status.st_dev, status.st_ino))
 
     def pending(self, *, is_finished: bool) -> Pending:
         """The whole records that the journal has not got.
 
         Args:
-            is_finished: Its writer stores nothing more in it, being dead or at work in a newer one. Then NUL
-                bytes between records are damage: what stands behind them is not left to be forgotten.
+            is_finished: Its writer stores nothing more in it. Then NUL bytes between records are damage: the
+                records behind them are not left to be forgotten.
         """
         head = os.pread(self._fd, _HEAD_BYTES, 0)
         words = memoryview(head)[:DATA_OFFSET].cast("Q")

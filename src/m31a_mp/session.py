@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 MAX_ID_BYTES = 200
 
-# So many journals never wait at once: a number further on was planted. Counting on from that one, the
-# numbers would run out.
-MAX_WAITING = 10**9
+# No journal that waits has a number that is further on than this: one that has was planted. Counting on from
+# it, the numbers would run out. The count may begin anew at the tenths of a second since 1970 (compactor.py).
+MAX_WAITING = 10**11
 MAX_JOURNAL = 10**12 - 1 - MAX_WAITING
 
 
@@ -146,7 +146,7 @@ class Session:
             os.makedirs(os.path.dirname(self.root), 0o700, exist_ok=True)
         for directory in (self.root, self.segments_name):
             durable.make_directory(directory)
-            if not _is_directory(directory):
+            if not stat.S_ISDIR(os.lstat(directory).st_mode):  # and not one that a symlink leads to
                 raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)
 
 

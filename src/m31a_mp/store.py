@@ -15,7 +15,7 @@ import orjson
 
 from m31a_mp import durable
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
-from m31a_mp.lease import Lease
+from m31a_mp.lease import owning
 from m31a_mp.model import SessionMetrics
 from m31a_mp.rejected import Rejected
 from m31a_mp.session import MAX_JOURNAL, Session
@@ -61,12 +61,15 @@ def save(sessions_dir: str | os.PathLike[str], session_id: str, metrics: Session
     session = Session.named(session_id, sessions_dir)
     document = metrics.to_json()
     session.make()
-    with Lease.take(session):
-        old = _read(session) or {}
-        if _CHECKPOINT in old:  # how far the fold is does not change with the numbers
-            document[_CHECKPOINT] = old[_CHECKPOINT]
-        durable.sync_parents(session.directory)
-        _write(session, document)
+    owning(session, lambda: _save(session, document))
+
+
+def _save(session: Session, document: dict[str, Any]) -> None:
+    old = _read(session) or {}
+    if _CHECKPOINT in old:  # how far the fold is does not change with the numbers
+        document[_CHECKPOINT] = old[_CHECKPOINT]
+    durable.sync_parents(session.directory)
+    _write(session, document)
 
 
 def read_metrics(session: Session) -> SessionMetrics | None:
@@ -180,7 +183,7 @@ def _metrics(session: Session, document: dict[str, Any]) -> SessionMetrics:
 
 def _damaged(session: Session, reason: str) -> DamagedMetricsError:
     return DamagedMetricsError(
-        f"{session.metrics} cannot be used: {reason}. The journal is untouched. Restore the file from a "
+        f"{session.metrics} cannot be used: {reason}. Nothing is merged meanwhile. Restore the file from a "
         "copy; or compact(..., rebuild=True) sets it aside, and counts on from zero",
         session.metrics,
         reason,

@@ -14,14 +14,16 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from _thread import RLock, get_ident
+from _thread import RLock, allocate_lock
+from _weakref import ref
 from errno import ECANCELED, EDQUOT, EIO, ENOSPC
 from time import time_ns
 
-from m31a_mp import durable
+from m31a_mp import durable, forks
 from m31a_mp.drain import drain
 from m31a_mp.durable import ForkedError
 from m31a_mp.errors import JournalLockedError, MetricsError
+from m31a_mp.forks import mark
 from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
 from m31a_mp.log import warn_of_loss
 from m31a_mp.segment import DATA_OFFSET, Segment
@@ -35,20 +37,19 @@ if TYPE_CHECKING:
 FIRST_SEGMENT_BYTES = 16 * 1024
 MAX_SEGMENT_BYTES = 1024 * 1024
 _GROWTH = 4
-# How much one writer stages while nobody can take it, the journal's lock being held or the disk full.
-BACKLOG_BYTES = 64 * 1024 * 1024
-# With so much of it, a writer that finds the journal's lock taken lets others have the processor and tries
-# again: where more processes record at full speed than there are processors, whoever holds it is mostly
-# waiting for one. At most so long for each segment: the holder may be stopped, and this is no wait for it.
-_INSISTENT_BYTES = BACKLOG_BYTES // 8
-_INSISTENT_SECONDS = 0.02
+# The last part of a file system belongs to the host and to publishing: no segment takes any of it.
+_RESERVED_PART = 20
+_MAX_RESERVED_BYTES = 1024**3
+# A record that fills a segment moves at most so many of them to the journal: it must not take long.
+_SPILLED_SEGMENTS = 8
+# So many sessions have a segment of this process at a time: each segment has a descriptor, of which the host
+# needs some.
+MAX_ACTIVE = 128
 # An owner that flushes may take a segment in the making for stillborn, and delete it. That often in a row
 # no owner comes between two system calls.
 _ATTEMPTS = 50
 # While there is no room, a record costs little: it is only looked for this often.
 _RETRY_SECONDS = 0.05
-# How long a record may wait for another thread of its own process that is handing records over.
-_OWN_THREADS_SECONDS = 1.0
 # How often a thread that waits for the fsync of another looks whether it is done.
 _TURN_SECONDS = 0.0005
 
@@ -66,15 +67,25 @@ def _discard(_: bytes) -> int:
 
 
 class Writer:
-    """One stream of records: an id, and the segments that hold what is not handed over yet."""
+    """One stream of records: an id, and the segments that hold what is not handed over yet.
 
-    def __init__(self, session: Session, staged: Callable[[], list[str]]) -> None:
-        self.id = os.urandom(8).hex()
-        self._staged = staged
-        self.segments: list[Segment] = []  # oldest first; the last one takes the records
+    Only the segment that takes the records is mapped. A full one takes none any more: it is the name of a
+    file, which is gone when it is drained.
+
+    Attributes:
+        full: The files of full segments, oldest first.
+        removed: Segments whose file somebody removed, oldest first: only this process has their records.
+    """
+
+    def __init__(self, session: Session, spill: Callable[[Writer], None]) -> None:
+        self.full: list[str] = []
+        self.removed: list[Segment] = []
+        self._id = _new_id()
         self._session = session
-        # The `store` of the last segment. One attribute, so that a record that interrupts the change to a
-        # new segment finds the old one or the new one.
+        self._spill = spill
+        self._segment: Segment | None = None
+        # The `store` of the segment. One attribute, so that a record that interrupts the change to a new
+        # segment finds the old one or the new one.
         self.store: Callable[[bytes], int] = _no_room
         self._dropped: dict[str, int] = {}
         self._trouble: str | None = None
@@ -92,22 +103,82 @@ class Writer:
 
     def names(self) -> list[str]:
         """Its segments' files, oldest first."""
-        return [segment.name for segment in self.segments]
+        segment = self._segment
+        return [*self.full, segment.name] if segment else list(self.full)
 
-    def untold_drops(self) -> dict[str, int]:
-        """What it dropped, by reason, while it has no segment that could tell the owner."""
-        return {} if self.segments else self._dropped
+    def hides(self) -> bool:
+        """Whether it has anything that no other process can find."""
+        segment = self._segment
+        if segment is None:
+            return bool(self.removed or self._dropped)
+        return bool(self.removed) or not segment.is_in_place()
 
-    def told_drops(self) -> None:
-        """What it dropped so far is told."""
-        self._dropped = {}
+    def bring_out(self, journal: Journal) -> None:
+        """Append what no other process can find.
 
-    def close(self) -> None:
-        """Let go of the segments; the next record starts a new one."""
+        The caller holds `journal.lock`, and has the writer for itself.
+
+        Raises:
+            OSError: The journal cannot take it; then it is still here.
+        """
+        if self._segment and not self._segment.is_in_place():
+            self.retire()
+        self.hand_over_removed(journal)
+        if self._dropped and self._segment is None:
+            # Not under the writer's own id: it is forgotten when it has no segment.
+            journal.append([Batch(_new_id(), 1, b"", self._dropped)])
+            self._dropped = {}
+
+    def hand_over_removed(self, journal: Journal) -> None:
+        """Append the records in segments whose file was removed. The caller holds `journal.lock`.
+
+        Another call may be using the writer meanwhile.
+
+        Raises:
+            OSError: The journal cannot take them.
+        """
+        for segment in list(self.removed):
+            first, records = segment.left()
+            journal.append([Batch(segment.writer, first, records, segment.dropped())])
+            segment.advance(records)
+            self.removed.remove(segment)
+            if segment is not self._segment:  # an exception of a signal handler came before its successor
+                segment.close()
+        current = self._segment
+        if current and not current.is_in_place():
+            try:
+                first, records = current.left()
+            except ValueError:
+                return  # the call that is using it has let go of it this moment
+            journal.append([Batch(current.writer, first, records)] if records else [])
+            current.advance(records)
+
+    def forget_gone(self) -> None:
+        """Forget the full segments that are drained. The caller holds `journal.lock`."""
+        full = self.full
+        for name in list(full):
+            try:
+                os.lstat(name)
+            except FileNotFoundError:
+                full.remove(name)
+            else:
+                return
+
+    def retire(self) -> None:
+        """Let go of the segment; the next record starts a new one, in a new stream."""
+        segment = self._segment
+        if segment is None:
+            return
+        new_id = _new_id()
+        is_in_place = segment.is_in_place()
+        self._put_behind(segment, is_in_place)
+        # No call is made between these, so that no signal handler sees one without the others.
+        self._segment = None
         self.store = _no_room
-        for segment in self.segments:
-            segment.close()
-        self.segments = []
+        self._id = new_id
+        self._dropped = {}
+        if is_in_place and not self.abandoned:
+            segment.finish(is_followed=False)
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's segments.
@@ -116,8 +187,11 @@ class Writer:
         in the parent, where it counts; here it must neither store anything nor look for room.
         """
         self.abandoned = True
-        self.close()
         self.store = _discard
+        mapped = [*self.removed, self._segment] if self._segment else self.removed
+        for segment in mapped:
+            segment.close()
+        self._segment, self.full, self.removed = None, [], []
 
     def _make_room(self, need: int) -> bool:
         """Have a segment with room for a record; False: there is none, and the record was dropped."""
@@ -127,11 +201,7 @@ class Writer:
             self._drop(self._trouble)
             return False
         try:
-            with durable.operation():
-                if self.abandoned:
-                    return False
-                self._spill()
-                self._start_segment(need)
+            durable.operation(lambda: self._start_segment(need))
         except (OSError, MetricsError, ValueError) as error:
             if self.abandoned:  # by a fork in the middle of it; it counts in the parent
                 return False
@@ -142,102 +212,74 @@ class Writer:
             self._drop(self._trouble, error)
             return False
         self._trouble = None
-        return True
-
-    def _spill(self) -> None:
-        """Move what this process has staged to the journal, if its lock is free.
-
-        All of it, for this thread may be the only one of many that finds the lock free.
-        """
-        if not self.segments or self._drain_if_free() or self._backlog() < _INSISTENT_BYTES:
-            return
-        journal = Journal(self._session)
-        end = time.monotonic() + _INSISTENT_SECONDS
-        while time.monotonic() < end and not journal.threads():
-            os.sched_yield()
-            if self._drain_if_free():
-                return
-
-    def _drain_if_free(self) -> bool:
-        """Whether the journal's lock was free."""
-        journal = Journal(self._session)
-        try:
-            with journal.locked_if_free() as locked:
-                if locked:
-                    drain(journal, self._staged())
-                return locked
-        except ForkedError:
-            raise
-        except OSError:
-            return True  # a full disk, mostly; the records are safe where they are
-
-    def _backlog(self) -> int:
-        return sum(segment.size for segment in self.segments if not segment.is_drained())
-
-    def _wait_for_own_threads(self) -> None:
-        """Let a thread of this process finish that is draining: it needs the interpreter that we occupy."""
-        if self._backlog() < BACKLOG_BYTES // 2:
-            return
-        journal = Journal(self._session)
-        deadline = time.monotonic() + _OWN_THREADS_SECONDS
-        while (
-            self._backlog() >= BACKLOG_BYTES // 2
-            and journal.threads() - {get_ident()}
-            and time.monotonic() < deadline
-        ):
-            time.sleep(0.001)
-            self._drain_if_free()
+        self._spill(self)
+        return not self.abandoned
 
     def _start_segment(self, need: int) -> None:
-        first, size = 1, FIRST_SEGMENT_BYTES
-        if self.segments:
-            full = self.segments[-1]
-            first = full.next_number()
-            size = min(full.size * _GROWTH, MAX_SEGMENT_BYTES)
-        self._wait_for_own_threads()
-        if self._backlog() >= BACKLOG_BYTES:
-            self._drain_if_free()  # whoever held the lock may have given it back this moment
-        if self._backlog() >= BACKLOG_BYTES:
-            raise BlockingIOError(f"{BACKLOG_BYTES} bytes are staged and the journal takes none of them")
-        done = [segment for segment in self.segments if segment.is_drained()]
-        kept = [segment for segment in self.segments if segment not in done]
-        self._session.make()
-        # From here on the old segment may be taken for one that is finished, and be deleted: whatever
-        # interrupts this, nothing more is stored in it.
-        self.store = _no_room
-        segment = self._create(first, size, need)
-        for reason, dropped in self._dropped.items():
-            segment.show_dropped(reason, dropped)
-        self.segments = [*kept, segment]
+        old, writer, dropped = self._segment, self._id, self._dropped
+        first, size, is_in_place = 1, FIRST_SEGMENT_BYTES, True
+        if old:
+            if old.has_room(need):  # an exception of a signal handler came before its `store` was taken
+                self.store = old.store
+                return
+            size = min(old.size * _GROWTH, MAX_SEGMENT_BYTES)
+            is_in_place = old.is_in_place()
+            if is_in_place:
+                first = old.next_number()
+            else:
+                # The records of the removed one come later, and must not seem to be known by then.
+                writer, dropped = _new_id(), {}
+        segment = self._create(writer, first, size, need)
+        for reason, count in dropped.items():
+            segment.show_dropped(reason, count)
+        if old:
+            self._put_behind(old, is_in_place)
         if self.abandoned:
             segment.close()
             raise ForkedError(ECANCELED, "left to the parent process")
+        # No call is made between these, so that no signal handler sees one without the others.
+        self._segment = segment
         self.store = segment.store
-        for old in done:
-            old.close()
-            if old.name != segment.name:  # an interrupt may have come before anything was stored in it
-                old.delete()
+        self._id = writer
+        self._dropped = dropped
+        if old and is_in_place:
+            old.finish(is_followed=True)
 
-    def _create(self, first: int, size: int, need: int) -> Segment:
-        """A segment of that size; on a full disk, whatever there is still room for."""
+    def _put_behind(self, segment: Segment, is_in_place: bool) -> None:
+        """Have a segment among those that take no more records, if it is not there yet.
+
+        It is there already if an exception of a signal handler came before its successor.
+        """
+        if not is_in_place:
+            if segment not in self.removed:
+                self.removed.append(segment)
+        elif segment.name not in self.full:
+            self.full.append(segment.name)
+
+    def _create(self, writer: str, first: int, size: int, need: int) -> Segment:
+        """A segment of that size; on a full disk, of what there is still room for."""
         directory = self._session.segments_name
-        size = max(size, DATA_OFFSET + need)
+        least = DATA_OFFSET + need
+        size = max(size, least)
         for attempt in range(_ATTEMPTS):
             try:
-                return Segment.create(directory, self.id, first, size)
+                self._session.make()
+                if 2 * size > _available(directory):  # its records take that once more, in the journal
+                    raise OSError(ENOSPC, "the last part of the file system is left to others", directory)
+                return Segment.create(directory, writer, first, size)
             except (FileNotFoundError, FileExistsError):  # or a fork has left one, in the middle of this
                 if attempt == _ATTEMPTS - 1:
                     raise
             except OSError as error:
-                if error.errno not in _FULL or size // _GROWTH < DATA_OFFSET + need:
+                if error.errno not in _FULL or size // _GROWTH < least:
                     raise
                 break
-        return self._create(first, size // _GROWTH, need)
+        return self._create(writer, first, size // _GROWTH, need)
 
     def _drop(self, reason: str, error: Exception | None = None) -> None:
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
-        if self.segments:
-            self.segments[-1].show_dropped(reason, self._dropped[reason])
+        if self._segment:
+            self._segment.show_dropped(reason, self._dropped[reason])
         if self._session not in _warned:
             _warned.add(self._session)  # before: a handler of the log may record, too
             why = error or reason
@@ -245,17 +287,21 @@ class Writer:
                 _warned.discard(self._session)
 
 
+def _new_id() -> str:
+    return os.urandom(8).hex()
+
+
+def _available(directory: str) -> float:
+    """How many bytes of the file system records may take; infinite where it does not say what it has."""
+    status = os.statvfs(directory)
+    if not status.f_blocks:
+        return float("inf")
+    reserved = min(status.f_blocks * status.f_frsize // _RESERVED_PART, _MAX_RESERVED_BYTES)
+    return status.f_bavail * status.f_frsize - reserved
+
+
 def _reason(error: Exception) -> str:
-    if isinstance(error, BlockingIOError):
-        return "backlog"
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return "no_space"
-    return "io_error"
-
-
-def _segments_of(writers: list[Writer]) -> list[str]:
-    """Their files, each writer's oldest first; the list may grow meanwhile."""
-    return [name for writer in list(writers) for name in writer.names()]
+    return "no_space" if isinstance(error, OSError) and error.errno in _FULL else "io_error"
 
 
 class Staging:
@@ -268,14 +314,13 @@ class Staging:
         self._last_time = 0
         self._tickets = itertools.count(1)
         self._settled = 0  # every record whose ticket is not above this is on the disk, or waited in vain
-        self._syncing = 0  # the thread that is at it
         self._warned = False
-        self._are_parents_durable = False
+        self._durable_root: tuple[int, int] | None = None
         self._reset_turns()
 
     def _reset_turns(self) -> None:
-        self._syncing = 0
         self._turn = RLock()
+        self._syncing = allocate_lock()  # held while a thread is at it
 
     def put(self, event: str, members: str, last: int | str = "") -> None:
         """Stamp a record with the time and stage it.
@@ -285,6 +330,8 @@ class Staging:
             members: Its other keys and values, as they stand in the line, a comma before each.
             last: The last value, if `members` ends with its key.
         """
+        if not mark[0]:  # C code forked, and Python's hooks did not run
+            forks.came_through()
         now = time_ns()
         if now <= self._last_time:  # a clock that was set back must not turn the order around
             now = self._last_time + 1
@@ -305,9 +352,9 @@ class Staging:
     def put_durably(self, event: str, members: str, last: int | str = "") -> None:
         """As `put`, and return when the record is on the disk; waits for the journal's lock.
 
-        Threads that wait share one fsync: the next in turn does it for all. If the disk fails, or the
-        lock cannot be had within 5 seconds, the record is only staged, and the log says so. The same for
-        a signal handler that interrupted this very call.
+        Threads that wait share one fsync: the next in turn does it for all. If the disk fails, or the lock
+        cannot be had within 5 seconds, the log says so; the record is as safe as after `put`. The same for a
+        signal handler that interrupted this very call.
         """
         self.put(event, members, last)
         ticket = next(self._tickets)
@@ -321,45 +368,72 @@ class Staging:
                 )
 
     def _await_disk(self, ticket: int) -> None:
-        while self._settled < ticket and self._syncing != get_ident():
-            if self._syncing:
+        while self._settled < ticket and not self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            if self._syncing.locked():
                 # Not in the queue for the turn: this sync may be the one, and then there is none to wait for.
                 time.sleep(_TURN_SECONDS)
                 continue
             with self._turn:
-                if self._settled < ticket and not self._syncing:
-                    self._sync()
+                if self._settled < ticket:
+                    with self._syncing:
+                        self._sync()
             return
 
     def _sync(self) -> None:
-        staged = next(self._tickets)  # whoever has a lower one has staged his record
+        staged = next(self._tickets)  # every record with a lower one is staged
+        journal = Journal(self._session)
+        self._session.make()
         try:
-            self._syncing = get_ident()
-            journal = Journal(self._session)
-            with durable.operation(), journal.locked():
-                self._drain(journal, self._writers)
-                if not self._are_parents_durable:
-                    durable.sync_parents(self._session.root)
-                journal.sync()
-            self._settled = staged
-            self._are_parents_durable = True
-            self._warned = False
+            journal.hold(lambda: self._drain_and_sync(journal))
         except JournalLockedError:
-            self._settled = staged  # who waited with this thread has waited long enough
+            self._settled = staged  # the threads that wait with this one have waited long enough
             raise
-        finally:
-            self._syncing = 0
+        self._settled = staged
+        self._warned = False
 
-    def _names(self) -> list[str]:
-        return _segments_of(self._writers)
+    def _drain_and_sync(self, journal: Journal) -> None:
+        self._append_hidden(journal)
+        self._drain(journal)
+        status = os.stat(self._session.root)
+        root = status.st_dev, status.st_ino
+        if root != self._durable_root:  # never yet, or somebody removed the directory, and it was made anew
+            durable.sync_parents(self._session.root)
+        journal.sync()
+        self._durable_root = root
 
     def _new_writer(self) -> Writer:
         writers = self._writers
-        writer = Writer(self._session, self._names)
+        writer = Writer(self._session, self._spill)
         writers.append(writer)
         if writers is not self._writers:  # a signal handler has forked meanwhile: it is the parent's
             writer.abandon()
         return writer
+
+    def _spill(self, writer: Writer) -> None:
+        """Move full segments to the journal, the writer's own first, if the journal's lock is free."""
+        _note_active(self)
+        self._spill_of([writer, *self._writers])
+
+    def _spill_of(self, writers: list[Writer]) -> None:
+        journal = Journal(self._session)
+        try:
+            journal.hold_if_free(lambda: self._drain_some(journal, writers))
+        except (OSError, MetricsError):
+            pass  # a full disk, mostly; the records are safe where they are
+
+    def _drain_some(self, journal: Journal, writers: list[Writer]) -> None:
+        some: list[str] = []
+        for writer in writers:
+            if writer.removed:
+                writer.hand_over_removed(journal)
+            if writer.full and len(some) < _SPILLED_SEGMENTS:
+                some += [name for name in writer.full[:_SPILLED_SEGMENTS] if name not in some]
+        drain(journal, some[:_SPILLED_SEGMENTS])
+        self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        for writer in list(self._writers):
+            writer.forget_gone()
 
     def hand_over(self, *, timeout: float = LOCK_SECONDS) -> None:
         """Move what this process has staged to the journal.
@@ -371,8 +445,53 @@ class Staging:
             JournalLockedError: The lock was held by somebody else all the time.
             OSError: The journal cannot take it.
         """
-        self.tell_drops(timeout=timeout)
-        self._hand_over(self._writers, timeout)
+        self.hand_over_hidden(timeout=timeout)
+        if any(writer.names() for writer in list(self._writers)):
+            journal = Journal(self._session)
+            journal.hold(lambda: self._drain(journal), timeout)
+
+    def hand_over_hidden(self, *, timeout: float = LOCK_SECONDS) -> None:
+        """Move to the journal what no other process can find.
+
+        That is what was dropped while there was no segment to say so, and the records in segments whose files
+        somebody removed. The session's directory is made anew for them.
+
+        Args:
+            timeout: Seconds to wait for the journal's lock.
+
+        Raises:
+            JournalLockedError, OSError: As `hand_over`.
+        """
+        if not mark[0]:
+            forks.came_through()
+        if any(writer.hides() for writer in list(self._writers)):
+            self._session.make()
+            journal = Journal(self._session)
+            journal.hold(lambda: self._append_hidden(journal), timeout)
+
+    def _append_hidden(self, journal: Journal) -> None:
+        free = self._free
+        for writer in list(free):
+            if not writer.hides():
+                continue
+            try:
+                free.remove(writer)  # so that it takes and drops no record meanwhile
+            except ValueError:
+                continue  # a call has taken it
+            try:
+                writer.bring_out(journal)
+            finally:
+                free.append(writer)
+        for writer in list(self._writers):
+            writer.hand_over_removed(journal)
+
+    def _drain(self, journal: Journal) -> None:
+        left = drain(journal, [name for writer in list(self._writers) for name in writer.names()])
+        self._forget_gone()
+        for error in left.unreadable:
+            raise error
+        for path, reason in left.damaged:
+            raise OSError(EIO, reason, os.fspath(path))
 
     def close(self, *, timeout: float = LOCK_SECONDS) -> None:
         """Hand over, and delete the segments of this process that no call is using.
@@ -383,65 +502,24 @@ class Staging:
         Raises:
             JournalLockedError, OSError: As `hand_over`; then the segments stay.
         """
-        self.tell_drops(timeout=timeout)
-        free, writers, idle = self._free, self._writers, []
-        while free:
-            try:
-                idle.append(free.pop())
-            except IndexError:
-                break  # a call has taken the last one
+        self._retire_idle()
+        self.hand_over(timeout=timeout)
+
+    def give_back(self) -> None:
+        """Let go of the segments that no call is using. Waits for nothing, and never raises for I/O."""
+        self._retire_idle()
+        self._spill_of(list(self._writers))
+
+    def _retire_idle(self) -> None:
+        free, idle = self._free, []
         try:
-            self._hand_over(idle, timeout)
-        except BaseException:
+            while free:
+                idle.append(free.pop())
+                idle[-1].retire()
+        except IndexError:
+            pass  # a call has taken the last one
+        finally:
             free.extend(idle)
-            raise
-        for writer in idle:
-            for segment in writer.segments:
-                if segment.is_drained():  # where it is damaged, the owner says what it cost
-                    segment.delete()
-            writers.remove(writer)
-            writer.close()
-
-    def tell_drops(self, *, timeout: float = LOCK_SECONDS) -> None:
-        """Have the journal say what writers dropped that have no segment to say it.
-
-        Raises:
-            JournalLockedError, OSError: As `hand_over`; then it is still to be told.
-        """
-        free = self._free
-        for writer in list(free):
-            if not writer.untold_drops():
-                continue
-            try:
-                free.remove(writer)  # so that it drops nothing while it is told
-            except ValueError:
-                continue  # a call has taken it meanwhile
-            try:
-                self._tell_drops(writer, timeout)
-            finally:
-                free.append(writer)
-
-    def _tell_drops(self, writer: Writer, timeout: float) -> None:
-        self._session.make()
-        journal = Journal(self._session)
-        with durable.operation(), journal.locked(timeout):
-            # Not under the writer's own id: it is forgotten when it has no segment.
-            journal.append([Batch(os.urandom(8).hex(), 1, b"", writer.untold_drops())])
-        writer.told_drops()
-
-    def _hand_over(self, writers: list[Writer], timeout: float) -> None:
-        if any(writer.segments for writer in list(writers)):
-            journal = Journal(self._session)
-            with durable.operation(), journal.locked(timeout):
-                self._drain(journal, writers)
-
-    @staticmethod
-    def _drain(journal: Journal, writers: list[Writer]) -> None:
-        left = drain(journal, _segments_of(writers))
-        for error in left.unreadable:
-            raise error
-        for path, reason in left.damaged:
-            raise OSError(EIO, reason, os.fspath(path))
 
     def abandon(self) -> None:
         """In a forked child: drop what the parent stages, and start anew."""
@@ -451,18 +529,53 @@ class Staging:
             writer.abandon()
 
 
-_stagings: dict[str, Staging] = {}
+# The stagings of this process, by the directory of their session and all; they live while a recorder does, or
+# among the active ones.
+_stagings: dict[str, ref[Staging]] = {}
+_alive: dict[int, ref[Staging]] = {}
+# Those that may have segments; the last one started one last.
+_active: list[Staging] = []
 
 
 def staging(session: Session) -> Staging:
-    """The staging of this process for that session: however many recorders it has, one."""
-    found = _stagings.get(session.root)
-    return found or _stagings.setdefault(session.root, Staging(session))
+    """The staging of this process for that session, however many recorders it has."""
+    root = session.root
+    known = _stagings.get(root)
+    found = known() if known else None
+    if found is None:
+        found = Staging(session)
+        key, by_root, alive = id(found), _stagings, _alive
+
+        def forget(gone: ref[Staging]) -> None:
+            # Of no global name: at the interpreter's end they may be gone.
+            alive.pop(key, None)
+            if by_root.get(root) is gone:
+                by_root.pop(root, None)
+
+        _alive[key] = _stagings[root] = ref(found, forget)
+    return found
 
 
-def _after_fork_in_child() -> None:
-    for inherited in list(_stagings.values()):
-        inherited.abandon()
+def _note_active(stage: Staging) -> None:
+    """Let the sessions whose last segment is the oldest give theirs back, if there are too many."""
+    if _active and _active[-1] is stage:
+        return
+    try:
+        _active.remove(stage)
+    except ValueError:
+        pass
+    _active.append(stage)
+    while len(_active) > MAX_ACTIVE:
+        try:
+            oldest = _active.pop(0)
+        except IndexError:
+            return  # another thread has taken it
+        oldest.give_back()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+@forks.after_in_child
+def _abandon_all() -> None:
+    for known in list(_alive.values()):
+        inherited = known()
+        if inherited:
+            inherited.abandon()

@@ -1,0 +1,147 @@
+"""Exceptions of signal handlers, which may come between any two steps: nothing is held afterwards."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from m31a_mp import Collector, SessionOwnedError, attach, compact, durable, lock, save
+from m31a_mp.lock import FileLock
+from m31a_mp.model import SessionMetrics
+from m31a_mp.session import Session
+from workers import Forked
+
+INTERRUPTS = 1000
+
+
+class BoomError(BaseException):
+    """What the signal handler raises."""
+
+
+class Alarm:
+    """Raises in the middle of calls, and keeps the exception: an `except` block and a REPL do so, too."""
+
+    def __init__(self) -> None:
+        self._moments = random.Random(5)
+        self._is_armed = False
+        self._longest = 1e-4
+        self.kept: BoomError | None = None
+        self.raised = 0
+        signal.signal(signal.SIGALRM, self._strike)
+
+    def _strike(self, *_: object) -> None:
+        if self._is_armed:
+            self._is_armed = False
+            raise BoomError
+
+    def interrupt(self, call: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, self._moments.uniform(1e-6, self._longest))
+        try:
+            self._is_armed = True
+            call()
+            self._is_armed = False
+            # As long as the call takes, on this machine: so each moment of it is met.
+            self._longest = max(1e-5, 0.9 * self._longest + 0.1 * (time.perf_counter() - started))
+        except BoomError as error:
+            self.kept = error
+            self.raised += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def assert_nothing_is_held(session: Session) -> None:
+    assert all(file.closed for file in lock._files.values())
+    assert durable._under_way() is None
+    journal = FileLock(session.lock_name)
+    assert journal.acquire()
+    journal.release()
+
+
+def interrupt_flush(sessions: Path) -> None:
+    session = Session.named("s", sessions)
+    alarm = Alarm()
+    collector = Collector("s", sessions)
+    while alarm.raised < INTERRUPTS:
+        collector.record_tool_call("bash", True, 1)
+        alarm.interrupt(collector.flush)
+        assert_nothing_is_held(session)
+        assert not collector._is_in_turn()
+        assert collector._lease
+        assert collector._lease.held
+    collector.stop()
+    Collector("s", sessions).stop()  # the session was given up
+
+
+def interrupt_stop(sessions: Path) -> None:
+    session = Session.named("s", sessions)
+    alarm = Alarm()
+    while alarm.raised < INTERRUPTS:
+        collector = Collector("s", sessions)
+        collector.record_tool_call("bash", True, 1)
+        alarm.interrupt(collector.stop)
+        assert_nothing_is_held(session)
+        collector.stop()
+        assert collector._lease is None
+        del collector
+
+
+def interrupt_opening(sessions: Path) -> None:
+    alarm = Alarm()
+    opened: list[Collector] = []
+    while alarm.raised < INTERRUPTS:
+        alarm.interrupt(lambda: opened.append(Collector("s", sessions)))
+        while opened:
+            opened.pop().stop()
+        Collector("s", sessions).stop()
+
+
+def interrupt_compact_and_save(sessions: Path) -> None:
+    alarm = Alarm()
+    attach("s", sessions).record_tool_call("bash", True, 1)
+    while alarm.raised < INTERRUPTS:
+        alarm.interrupt(lambda: compact(sessions, "s"))
+        compact(sessions, "s")
+        alarm.interrupt(lambda: save(sessions, "s", SessionMetrics("s")))
+        compact(sessions, "s")
+
+
+def interrupt_durable_records(sessions: Path) -> None:
+    session = Session.named("s", sessions)
+    alarm = Alarm()
+    session.make()
+    recorder = attach("s", sessions, durability="disk")
+    while alarm.raised < INTERRUPTS:
+        alarm.interrupt(lambda: recorder.record_tool_call("bash", True, 1))
+        assert_nothing_is_held(session)
+        assert not recorder._staging._syncing.locked()
+        assert not recorder._staging._turn._is_owned()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        interrupt_flush,
+        interrupt_stop,
+        interrupt_opening,
+        interrupt_compact_and_save,
+        interrupt_durable_records,
+    ],
+)
+def test_exception_of_a_signal_handler_leaves_nothing_held_though_it_is_kept(
+    sessions: Path, body: Callable[[Path], None]
+) -> None:
+    with Forked(lambda: body(sessions)) as child:
+        assert child.wait() == 0
+
+
+def test_stop_that_was_interrupted_can_be_called_again_by_another_owner(sessions: Path) -> None:
+    collector = Collector("s", sessions)
+    with pytest.raises(SessionOwnedError):
+        Collector("s", sessions)
+    collector.stop()
+    Collector("s", sessions).stop()
