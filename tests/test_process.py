@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psutil
 import pytest
 
-from m31a_mp import process
+from m31a_mp import compact, process
 from workers import changed
 
 
@@ -88,3 +89,52 @@ def test_start_time_is_a_time_before_now() -> None:
     started = datetime.fromisoformat(told)
     assert started.utcoffset() == timedelta(0)
     assert started <= datetime.now(UTC)
+
+
+WITHOUT_PROC = """
+import os, sys
+
+opened = os.open
+
+
+def hidden(path, *arguments, **options):
+    if os.fspath(path).startswith("/proc/"):
+        raise FileNotFoundError(2, "No such file or directory", path)
+    return opened(path, *arguments, **options)
+
+
+os.open = hidden
+import psutil
+psutil.PROCFS_PATH = "/nowhere"
+from m31a_mp import Collector, attach
+
+with Collector("s", sys.argv[1]) as collector:
+    attach("s", sys.argv[1]).record_tool_call("bash", True, 1)
+    collector.flush()
+    attach("s", sys.argv[1]).record_tool_call("bash", True, 1)
+"""
+
+AT_THE_END = """
+import builtins, sys
+from m31a_mp import attach
+
+
+class Last:
+    def __init__(self):
+        self.recorder = attach("s", sys.argv[1])
+
+    def __del__(self):
+        self.recorder.record_tool_call("bash", True, 1)
+
+
+builtins.last = [Last(), Last()]
+"""
+
+
+@pytest.mark.parametrize("program", [WITHOUT_PROC, AT_THE_END])
+def test_records_are_kept_without_proc_and_in_a_finalizer_at_the_end(sessions: Path, program: str) -> None:
+    command = [sys.executable, "-c", program, str(sessions)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (tool,) = compact(sessions, "s").metrics.tools
+    assert tool.call_count == 2
