@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 import sys
 
-from m31a_mp.session import Session
-from m31a_mp.wrapped import run_in_session, tell
+from m31a_mp.cli.wrapped import run_in_session, tell
+from m31a_mp.session.paths import Session
 
 
 def complain(message: str) -> None:

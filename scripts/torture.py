@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from m31a_mp import Collector, attach, compact, load, verify, writer
+from m31a_mp import Collector, attach, compact, load, verify
+from m31a_mp.segments import writer
 
 SESSION = "torture"
 ROUND_SECONDS = 5.0

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import settings
 
 import coverage_locks  # noqa: F401  # before the library
-from m31a_mp import process, writer
-from m31a_mp.session import Session
+from m31a_mp.segments import writer
+from m31a_mp.session.paths import Session
+from m31a_mp.system import process
 from workers import changed
 
 settings.register_profile("m31a_mp", deadline=None, print_blob=True)

@@ -11,11 +11,12 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from m31a_mp import Recorder, SessionMetrics, Usage, durable
-from m31a_mp.drain import drain
-from m31a_mp.journal import Batch, Journal
-from m31a_mp.segment import list_segments
-from m31a_mp.session import Session
+from m31a_mp import Recorder, SessionMetrics, Usage
+from m31a_mp.journal.append import Batch, Journal
+from m31a_mp.segments.drain import drain
+from m31a_mp.segments.format import list_segments
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files
 from workers import locked
 
 INT64_MAX = 2**63 - 1
@@ -155,7 +156,7 @@ def killed_while_appending(session: Session, written: Callable[[bytes], int]) ->
 
 
 def _append_and_die(session: Session, written: Callable[[bytes], int]) -> None:
-    write_all = durable.write_all
+    write_all = files.write_all
 
     def write_some(fd: int, data: bytes, *where: int) -> None:
         if data == b"\n":  # completes the line of another
@@ -164,7 +165,7 @@ def _append_and_die(session: Session, written: Callable[[bytes], int]) -> None:
         write_all(fd, data[: written(data)], *where)
         os._exit(0)
 
-    durable.write_all = write_some  # type: ignore[assignment]
+    files.write_all = write_some  # type: ignore[assignment]
     log = Journal(session)
     with locked(session):
         drain(log, list_segments(session.segments))

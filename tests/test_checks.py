@@ -13,8 +13,9 @@ import orjson
 import pytest
 from hypothesis import given
 
-from m31a_mp import Collector, LLMMetric, SessionMetrics, ToolMetric, Usage, checks
-from m31a_mp.checks import Names
+from m31a_mp import Collector, LLMMetric, SessionMetrics, ToolMetric, Usage
+from m31a_mp.kinds import checks
+from m31a_mp.kinds.checks import Names
 from strategies import names
 
 

@@ -20,8 +20,8 @@ import pytest
 
 from m31a_mp import Collector, SessionMetrics, Usage, attach, load
 from m31a_mp.cli import ls, main, progress, show
-from m31a_mp.session import Session
-from m31a_mp.status import Reading, reading
+from m31a_mp.inspection.status import Reading, reading
+from m31a_mp.session.paths import Session
 from workers import Forked
 
 COMMANDS = ["run", "record", "show", "watch", "ls", "compact", "verify"]

@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 from m31a_mp import Collector, attach, load, verify
-from m31a_mp.session import Session
-from m31a_mp.status import State, owner_of, status
+from m31a_mp.inspection.status import State, owner_of, status
+from m31a_mp.session.paths import Session
 from workers import locked
 
 PROGRAM = [sys.executable, "-m", "m31a_mp"]

@@ -37,11 +37,11 @@ from m31a_mp import (
     compact,
     load,
     verify,
-    writer,
 )
-from m31a_mp.lock import FileLock
-from m31a_mp.segment import Segment, SegmentFile
-from m31a_mp.session import Session
+from m31a_mp.segments import writer
+from m31a_mp.segments.format import Segment, SegmentFile
+from m31a_mp.session.paths import Session
+from m31a_mp.system.flock import FileLock
 from strategies import INT64_MAX, Record, entries, expected, few_records, records
 from workers import Forked, unmap
 
@@ -525,7 +525,7 @@ class TestFlush:
                 raised.append(error.value)
                 collector.stop()
 
-        monkeypatch.setattr("m31a_mp.durable.reached", reached)
+        monkeypatch.setattr("m31a_mp.system.files.reached", reached)
         collector.flush()
         assert raised
         compact(sessions, "s")  # the stop took effect: the session has no owner

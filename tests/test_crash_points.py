@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 import m31a_mp
-from m31a_mp import Collector, Recorder, attach, compact, durable, load, rejected, verify, writer
-from m31a_mp.session import Session
+from m31a_mp import Collector, Recorder, attach, compact, load, verify
+from m31a_mp.metrics import rejected
+from m31a_mp.segments import writer
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files
 from workers import locked
 
 _TOOL = "tool"
@@ -170,7 +173,7 @@ def _be_child(scenario: Scenario, sessions: Path, die_at: tuple[str, int], pipe:
             if not left:
                 os.kill(me, signal.SIGKILL)
 
-    durable.reached = reached
+    files.reached = reached
     try:
         scenario(sessions, lambda: report(_ACKNOWLEDGED))
     except BaseException:

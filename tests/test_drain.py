@@ -8,24 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import (
-    Collector,
-    attach,
-    compact,
-    compactor,
-    drain,
-    durable,
-    load,
-    segment,
-    store,
-    verify,
-    writer,
-)
-from m31a_mp.journal import Journal
-from m31a_mp.lock import FileLock
-from m31a_mp.segment import SegmentFile, list_segments
-from m31a_mp.session import Session
-from m31a_mp.totals import Totals
+from m31a_mp import Collector, attach, compact, load, verify
+from m31a_mp.journal.append import Journal
+from m31a_mp.metrics import compactor
+from m31a_mp.metrics import file as metrics_file
+from m31a_mp.metrics.totals import Totals
+from m31a_mp.segments import drain, writer
+from m31a_mp.segments import format as segment
+from m31a_mp.segments.format import SegmentFile, list_segments
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files
+from m31a_mp.system.flock import FileLock
 from strategies import Record
 from workers import locked, unmap
 
@@ -208,10 +201,10 @@ def test_drain_that_fails_after_its_append_again_and_again_ends_with_its_error(
     record(session, 1)
     drop(session, 2)  # and so there is something to append each time
     if step == "delete segment":
-        monkeypatch.setattr("m31a_mp.process.seen_alive", lambda _: False)
+        monkeypatch.setattr("m31a_mp.system.process.seen_alive", lambda _: False)
         unmap(writer.staging(session))
     published = 0
-    publish = store.publish
+    publish = metrics_file.publish
 
     def count(where: Session, totals: Totals) -> None:
         nonlocal published
@@ -224,8 +217,8 @@ def test_drain_that_fails_after_its_append_again_and_again_ends_with_its_error(
             raise OSError(EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "publish", count)
-        patch.setattr(durable, "reached", reached)
+        patch.setattr(metrics_file, "publish", count)
+        patch.setattr(files, "reached", reached)
         for _ in range(3):
             published = 0
             with pytest.raises(OSError, match="Input/output"):

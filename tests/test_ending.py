@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, attach, compact, compactor, load, verify
-from m31a_mp.session import Session
-from m31a_mp.status import State, status
+from m31a_mp import Collector, attach, compact, load, verify
+from m31a_mp.inspection.status import State, status
+from m31a_mp.metrics import compactor
+from m31a_mp.session.paths import Session
 
 START = """
 import atexit, os, sys, threading, time

@@ -6,9 +6,10 @@ import orjson
 import pytest
 from hypothesis import given
 
-from m31a_mp import Collector, checks
-from m31a_mp.events import EVENTS, fold_record
-from m31a_mp.totals import Totals
+from m31a_mp import Collector
+from m31a_mp.kinds import checks
+from m31a_mp.kinds.events import EVENTS, fold_record
+from m31a_mp.metrics.totals import Totals
 from strategies import Record, entries, expected, records
 
 

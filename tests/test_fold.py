@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import Collector, PhaseMetric, ToolMetric, Usage, compact, fold, load
-from m31a_mp.decoder import Damage, Line
-from m31a_mp.events import fold_record
-from m31a_mp.fold import Fold
-from m31a_mp.journal import Batch
-from m31a_mp.rejected import Rejected
-from m31a_mp.session import Session
-from m31a_mp.totals import Totals
+from m31a_mp import Collector, PhaseMetric, ToolMetric, Usage, compact, load
+from m31a_mp.journal.append import Batch
+from m31a_mp.journal.reader import Damage, Line
+from m31a_mp.kinds.events import fold_record
+from m31a_mp.metrics import fold
+from m31a_mp.metrics.fold import Fold
+from m31a_mp.metrics.rejected import Rejected
+from m31a_mp.metrics.totals import Totals
+from m31a_mp.session.paths import Session
 from strategies import INT64_MAX, Record, encoded, entries, expected, few_records
 
 

@@ -24,8 +24,10 @@ from typing import Any
 import pytest
 
 import m31a_mp
-from m31a_mp import Collector, Recorder, attach, compact, durable, load, lock, verify, writer
-from m31a_mp.session import Session
+from m31a_mp import Collector, Recorder, attach, compact, load, verify
+from m31a_mp.segments import writer
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, flock
 from workers import Counters, Forked
 
 SESSION = "session"
@@ -472,7 +474,7 @@ def test_child_forked_at_a_step_of_a_record_harms_nothing_when_it_goes_on(  # no
             elif pid and child_goes_on == "first":
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
-    monkeypatch.setattr(durable, "reached", fork)
+    monkeypatch.setattr(files, "reached", fork)
     recorded = 0
     try:
         while recorded < 2000:
@@ -796,11 +798,11 @@ def test_records_of_a_child_forked_in_the_middle_of_handing_over_are_counted(
             dropper._drop("no_space", OSError(ENOSPC, "full"))
             stage._free.append(dropper)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(durable, "reached", fork.at("before append to journal"))
+            patch.setattr(files, "reached", fork.at("before append to journal"))
             if call == "stop":
                 recorder.stop()
             else:
-                with suppress(durable.ForkedError):  # in the child
+                with suppress(files.ForkedError):  # in the child
                     recorder.flush()
         if fork.is_child():
             for _ in range(5):
@@ -838,7 +840,7 @@ def test_threads_of_a_child_forked_while_another_thread_flushes_can_do_everythin
             run_threads([own])
 
     collector.record_tool_call("parent", True, 1)
-    monkeypatch.setattr(durable, "reached", reached)
+    monkeypatch.setattr(files, "reached", reached)
     flushing = threading.Thread(target=collector.flush)
     flushing.start()
     try:
@@ -868,7 +870,7 @@ class DurableRecords:
         self._other: threading.Thread | None = None
 
     def run(self, other: str, most: int) -> None:
-        durable.reached = self._reached
+        files.reached = self._reached
         with self._places.open("w") as told:
             for nth in range(1, most + 1):
                 if not (where := self._interrupt_at(nth, other)):
@@ -964,9 +966,9 @@ def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_
                 armed = False
                 kept = error  # with its traceback, and all that the calls had in their variables
             signal.setitimer(signal.ITIMER_REAL, 0)
-            assert not any(not file.closed for file in lock._files.values()), kept
-            assert not any((file := known()) and not file.closed for known in durable._changing.values())
-            assert durable._under_way() is None
+            assert not any(not file.closed for file in flock._files.values()), kept
+            assert not any((file := known()) and not file.closed for known in files._changing.values())
+            assert files._under_way() is None
         recorder.record_tool_call("after", True, 1)
         recorder.flush()
 

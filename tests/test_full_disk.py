@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 
-from m31a_mp import Collector, MetricsError, Recorder, attach, compact, load, verify, writer
-from m31a_mp.journal import Journal
+from m31a_mp import Collector, MetricsError, Recorder, attach, compact, load, verify
+from m31a_mp.journal.append import Journal
 from m31a_mp.model import SessionMetrics
-from m31a_mp.session import Session
-from m31a_mp.writer import Staging, Writer
+from m31a_mp.segments import writer
+from m31a_mp.segments.writer import Staging, Writer
+from m31a_mp.session.paths import Session
 from workers import Counters, Forked
 
 SESSION = "s"

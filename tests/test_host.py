@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, attach, compact, writer
-from m31a_mp.lock import FileLock
-from m31a_mp.session import Session
+from m31a_mp import Collector, attach, compact
+from m31a_mp.segments import writer
+from m31a_mp.session.paths import Session
+from m31a_mp.system.flock import FileLock
 from workers import Forked
 
 THREADS = 60

@@ -15,8 +15,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from m31a_mp import Collector, attach, durable, load, process, segment, verify
-from m31a_mp.process import ProcessIdentity
+from m31a_mp import Collector, attach, load, verify
+from m31a_mp.segments import format as segment
+from m31a_mp.system import files, process
+from m31a_mp.system.process import ProcessIdentity
 from workers import Forked, changed
 
 SESSION = "session"
@@ -121,14 +123,14 @@ def test_segment_of_a_process_that_shows_nothing_is_counted_and_kept(
 ) -> None:
     made = segment_of_a_dead_writer(tmp_path)
     forge(made, process.current())
-    read = durable.read
+    read = files.read
 
     def refuse(asked: str) -> bytes:
         if asked in {path.format(pid=os.getpid()), f"/proc/{os.getpid()}/maps"}:
             raise PermissionError(asked)
         return read(asked)
 
-    monkeypatch.setattr(durable, "read", refuse)
+    monkeypatch.setattr(files, "read", refuse)
     for _ in range(2):
         collector.flush()
         assert calls(tmp_path) == 3

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, SessionOwnedError, attach, compact, durable, lock, save
-from m31a_mp.lock import FileLock
+from m31a_mp import Collector, SessionOwnedError, attach, compact, save
 from m31a_mp.model import SessionMetrics
-from m31a_mp.session import Session
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, flock
+from m31a_mp.system.flock import FileLock
 from workers import Forked
 
 INTERRUPTS = 1000
@@ -55,8 +56,8 @@ class Alarm:
 
 
 def assert_nothing_is_held(session: Session) -> None:
-    assert all(file.closed for file in lock._files.values())
-    assert durable._under_way() is None
+    assert all(file.closed for file in flock._files.values())
+    assert files._under_way() is None
     journal = FileLock(session.lock_name)
     assert journal.acquire()
     journal.release()

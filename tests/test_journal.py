@@ -13,12 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from m31a_mp import Collector, SessionMetrics, Usage, attach, compact, durable, rejected, verify
-from m31a_mp.decoder import Line, read
+from m31a_mp import Collector, SessionMetrics, Usage, attach, compact, verify
 from m31a_mp.errors import JournalLockedError
-from m31a_mp.journal import MAX_LINE_BYTES, Batch, Journal, is_balanced
-from m31a_mp.lock import FileLock
-from m31a_mp.session import Session
+from m31a_mp.journal.append import MAX_LINE_BYTES, Batch, Journal, is_balanced
+from m31a_mp.journal.reader import Line, read
+from m31a_mp.metrics import rejected
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files
+from m31a_mp.system.flock import FileLock
 from strategies import Record, around_line_ends, encoded, killed_while_appending
 from workers import locked
 
@@ -406,13 +408,13 @@ class TestAppending:
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         session.journal.write_bytes(line("before"))
-        write_all = durable.write_all
+        write_all = files.write_all
 
         def half(fd: int, data: bytes, *where: int) -> None:
             write_all(fd, data[: len(data) // 2], *where)
             raise OSError(28, "no space left on device")
 
-        monkeypatch.setattr(durable, "write_all", half)
+        monkeypatch.setattr(files, "write_all", half)
         with locked(session), pytest.raises(OSError, match="no space"):
             Journal(session).append([Batch("00000000000000aa", 1, line("new"))])
         assert session.journal.read_bytes() == line("before")

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from m31a_mp import Collector, JournalLockedError, Recorder, attach, verify
-from m31a_mp.session import Session
+from m31a_mp.session.paths import Session
 from workers import Counters, Forked, count_up
 
 README = Path(__file__).parent.parent / "README.md"

@@ -20,22 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import (
-    Collector,
-    DamagedMetricsError,
-    MetricsError,
-    attach,
-    compact,
-    decoder,
-    load,
-    rejected,
-    segment,
-    totals,
-    verify,
-)
-from m31a_mp.journal import Batch
-from m31a_mp.segment import DATA_OFFSET, Segment
-from m31a_mp.session import Session
+from m31a_mp import Collector, DamagedMetricsError, MetricsError, attach, compact, load, verify
+from m31a_mp.journal import reader
+from m31a_mp.journal.append import Batch
+from m31a_mp.metrics import rejected, totals
+from m31a_mp.segments import format as segment
+from m31a_mp.segments.format import DATA_OFFSET, Segment
+from m31a_mp.session.paths import Session
 from strategies import encoded
 from workers import Forked
 
@@ -183,13 +174,13 @@ def test_headers_that_lie_do_not_have_the_rest_read_for_each_of_them(
 ) -> None:
     data = (before + LIE % count) * 3000 + TAILS[tail]
     stream = Counting(data)
-    items = sum(1 for _ in decoder.read(stream))
+    items = sum(1 for _ in reader.read(stream))
     assert items >= 3000
     assert stream.total <= TIMES_READ * len(data)
     path = tmp_path / "journal"
     path.write_bytes(data)
-    with RawCounting(path) as raw, io.BufferedReader(raw, decoder._BUFFER_BYTES) as buffered:
-        assert sum(1 for _ in decoder.read(buffered)) == items
+    with RawCounting(path) as raw, io.BufferedReader(raw, reader._BUFFER_BYTES) as buffered:
+        assert sum(1 for _ in reader.read(buffered)) == items
         assert raw.total <= TIMES_READ * len(data)
 
 
@@ -197,7 +188,7 @@ def test_right_batches_between_headers_that_lie_are_all_found() -> None:
     batches = [encoded(Batch("00000000000000aa", i, tool_call("right"))) for i in range(1, 2001)]
     data = b"".join(b"\0" + LIE % 1 + batch for batch in batches) + TAILS["records"]
     stream = Counting(data)
-    found = [item for item in decoder.read(stream) if isinstance(item, Batch) and item.records]
+    found = [item for item in reader.read(stream) if isinstance(item, Batch) and item.records]
     assert len(found) == 2000
     assert stream.total <= TIMES_READ * len(data)
 
@@ -219,7 +210,7 @@ _pieces = st.one_of(
 def test_no_input_is_read_more_than_a_few_times(pieces: list[tuple[bytes, int]], times: int) -> None:
     data = b"".join(piece * repeated for piece, repeated in pieces) * times
     stream = Counting(data)
-    items = sum(1 for _ in decoder.read(stream))
+    items = sum(1 for _ in reader.read(stream))
     assert stream.total <= TIMES_READ * len(data)
     assert items <= len(data)
 
@@ -386,7 +377,7 @@ class CountingStream(io.BytesIO):
 def test_headers_that_announce_more_than_is_theirs_do_not_make_the_journal_be_read_again_and_again() -> None:
     data = header(bytes=segment.MAX_BYTES) * 4000
     stream = CountingStream(data)
-    list(decoder.read(stream))
+    list(reader.read(stream))
     assert stream.count < 200 * len(data)  # each time to its end would be 2000 times
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp.lock import FileLock, holders
+from m31a_mp.system.flock import FileLock, holders
 
 
 def test_lock_is_exclusive_between_objects_and_free_after_release(tmp_path: Path) -> None:

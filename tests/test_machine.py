@@ -17,13 +17,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from m31a_mp import Collector, attach, compact, durable, load, process, totals, verify, writer
-from m31a_mp.drain import drain
-from m31a_mp.journal import Journal
-from m31a_mp.lock import FileLock
-from m31a_mp.segment import list_segments
-from m31a_mp.session import Session
-from m31a_mp.writer import Staging
+from m31a_mp import Collector, attach, compact, load, verify
+from m31a_mp.journal.append import Journal
+from m31a_mp.metrics import totals
+from m31a_mp.segments import writer
+from m31a_mp.segments.drain import drain
+from m31a_mp.segments.format import list_segments
+from m31a_mp.segments.writer import Staging
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, process
+from m31a_mp.system.flock import FileLock
 from strategies import Record, around_line_ends, entries, expected, few_records, killed_while_appending
 from workers import changed, locked, unmap
 
@@ -138,7 +141,7 @@ class Mayhem(RuleBasedStateMachine):
                 raise Crash(point)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(durable, "reached", reached)
+            patch.setattr(files, "reached", reached)
             yield
 
     def _record(self, slot: int, record: Record) -> None:

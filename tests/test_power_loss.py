@@ -18,24 +18,14 @@ from typing import Any
 
 import pytest
 
-from m31a_mp import (
-    Collector,
-    Recorder,
-    SessionMetrics,
-    ToolMetric,
-    attach,
-    compact,
-    durable,
-    load,
-    process,
-    save,
-    writer,
-)
-from m31a_mp.drain import drain
-from m31a_mp.journal import Journal
-from m31a_mp.segment import list_segments
-from m31a_mp.session import Session
-from m31a_mp.writer import Staging
+from m31a_mp import Collector, Recorder, SessionMetrics, ToolMetric, attach, compact, load, save
+from m31a_mp.journal.append import Journal
+from m31a_mp.segments import writer
+from m31a_mp.segments.drain import drain
+from m31a_mp.segments.format import list_segments
+from m31a_mp.segments.writer import Staging
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, process
 from workers import locked
 
 _TOOL = "tool"
@@ -107,7 +97,7 @@ class Disk:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", watched_fsync)
-            patch.setattr(durable, "reached", lambda _: self.cut())
+            patch.setattr(files, "reached", lambda _: self.cut())
             yield
             self.cut()
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from m31a_mp import compact, process
+from m31a_mp import compact
+from m31a_mp.system import process
 from workers import changed
 
 

@@ -28,8 +28,8 @@ from m31a_mp import (
     load,
     verify,
 )
-from m31a_mp.session import Session
-from m31a_mp.status import status
+from m31a_mp.inspection.status import status
+from m31a_mp.session.paths import Session
 from workers import (
     WAYS,
     Call,

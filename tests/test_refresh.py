@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from coverage_locks import measure_no_more
-from m31a_mp import Collector, attach, compact, compactor, durable, load, refresh, verify
-from m31a_mp.session import Session
+from m31a_mp import Collector, attach, compact, load, refresh, verify
+from m31a_mp.metrics import compactor
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files
 from workers import Forked
 
 NAME = "m31a_mp refresh"
@@ -61,7 +63,7 @@ class Gate:
         self._point = point
         self.reached = threading.Event()
         self.open = threading.Event()
-        monkeypatch.setattr(durable, "reached", self._stop_here)
+        monkeypatch.setattr(files, "reached", self._stop_here)
 
     def _stop_here(self, point: str) -> None:
         if point == self._point and threading.current_thread().name == NAME:
@@ -195,7 +197,7 @@ class TestStop:
             if threading.current_thread().name == NAME:
                 collector.stop()  # as from a finalizer
 
-        monkeypatch.setattr(durable, "reached", stop)
+        monkeypatch.setattr(files, "reached", stop)
         collector.record_tool_call("bash", True, 1)
         await_that(lambda: not refreshers())
         assert published(sessions) == {"bash": 1}

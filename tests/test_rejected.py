@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, verify
-from m31a_mp.rejected import Rejected, keep, read
-from m31a_mp.session import Session
+from m31a_mp.metrics.rejected import Rejected, keep, read
+from m31a_mp.session.paths import Session
 
 ONE = Rejected("journal.000000000001.ndjson", 0, "why", b"one\n")
 TWO = Rejected("journal.000000000001.ndjson", 7, "why not", b"\xff\0two")

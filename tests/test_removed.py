@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, Recorder, SessionOwnedError, attach, compact, load, store, writer
-from m31a_mp.journal import Journal
-from m31a_mp.lease import Lease
-from m31a_mp.session import Session
+from m31a_mp import Collector, Recorder, SessionOwnedError, attach, compact, load
+from m31a_mp.journal.append import Journal
+from m31a_mp.metrics import file as metrics_file
+from m31a_mp.segments import writer
+from m31a_mp.session.lease import Lease
+from m31a_mp.session.paths import Session
 from workers import Forked, leased, locked
 
 
@@ -131,14 +133,14 @@ def test_compaction_whose_lease_is_removed_before_it_publishes_publishes_nothing
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attach("s", session.sessions_dir).record_tool_call("bash", True, 1)
-    fold = store.read_totals
+    fold = metrics_file.read_totals
 
     def remove(where: Session) -> object:
         session.owner_lock.unlink()
         return fold(where)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "read_totals", remove)
+        patch.setattr(metrics_file, "read_totals", remove)
         with pytest.raises(SessionOwnedError, match="removed"):
             compact(session.sessions_dir, "s")
     assert not session.metrics.exists()

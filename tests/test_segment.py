@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, SessionMetrics, attach, compact, durable, load, process, rejected, verify
-from m31a_mp.segment import (
+from m31a_mp import Collector, SessionMetrics, attach, compact, load, verify
+from m31a_mp.metrics import rejected
+from m31a_mp.segments.format import (
     DATA_OFFSET,
     DamagedSegmentError,
     Segment,
@@ -19,7 +20,8 @@ from m31a_mp.segment import (
     list_segments,
     name_parts,
 )
-from m31a_mp.session import Session
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, process
 from strategies import Record
 
 WRITER = "00000000000000aa"
@@ -69,7 +71,7 @@ class TestWriting:
         def reached(point: str) -> None:
             seen.append((point, list(list_segments(session.segments))))
 
-        monkeypatch.setattr(durable, "reached", reached)
+        monkeypatch.setattr(files, "reached", reached)
         path = staged(session, [])
         assert [p for p, found in seen if found] == ["after rename segment"]
         assert path.stat().st_size == 4096
@@ -370,7 +372,7 @@ def test_cleaning_while_a_segment_is_made_costs_no_record(
 
     recorder = attach("s", session.sessions_dir)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "reached", reached)
+        patch.setattr(files, "reached", reached)
         recorder.record_tool_call("bash", True, 1)
     assert next(moments) > moment
     recorder.stop()

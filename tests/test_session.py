@@ -9,9 +9,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load, store
-from m31a_mp.lease import Lease
-from m31a_mp.session import MAX_WAITING, Session
+from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load
+from m31a_mp.metrics import file as metrics_file
+from m31a_mp.session.lease import Lease
+from m31a_mp.session.paths import MAX_WAITING, Session
 from strategies import Record
 from workers import leased
 
@@ -89,7 +90,7 @@ def test_journal_is_never_sealed_under_a_number_that_counts_as_folded(session: S
     for _ in range(3):
         session.journal.write_bytes(line)
         compact(session.sessions_dir, "s")
-    folded = store.read_totals(session)
+    folded = metrics_file.read_totals(session)
     assert folded
     session.sealed_name(folded.journal + 4).write_bytes(line)
     session.journal.write_bytes(line)
@@ -146,7 +147,7 @@ def test_planted_journal_with_a_number_around_the_largest_that_may_wait_costs_no
         for _ in range(2):
             collector.record_heal_trigger("plan")
             collector.flush()
-        folded = store.read_totals(session)
+        folded = metrics_file.read_totals(session)
         assert folded
         session.sealed_name(folded.journal + MAX_WAITING + beyond).touch()
         for heals in range(3, 6):
@@ -217,7 +218,7 @@ def test_journal_sealed_after_a_rebuild_is_counted_by_a_copy_that_is_restored(
         def crash(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(store, "publish", crash)
+        patch.setattr(metrics_file, "publish", crash)
         with pytest.raises(KeyboardInterrupt):
             compact(session.sessions_dir, "s", rebuild=True)
     assert len(session.sealed()) == 1
@@ -232,7 +233,7 @@ def test_numbers_go_on_from_those_of_a_rebuild(session: Session) -> None:
     for _ in range(3):
         session.journal.write_bytes(line)
         compact(session.sessions_dir, "s")
-        folded = store.read_totals(session)
+        folded = metrics_file.read_totals(session)
         assert folded
         numbers.append(folded.journal)
     assert numbers == [numbers[0], numbers[0] + 1, numbers[0] + 2]

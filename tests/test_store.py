@@ -22,12 +22,12 @@ from m31a_mp import (
     Usage,
     attach,
     compact,
-    durable,
     load,
     save,
     verify,
 )
-from m31a_mp.session import Session
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files
 from strategies import Record
 
 LINE = Record("tool_call", ("bash", True, 1)).line(1)
@@ -276,7 +276,7 @@ class TestSave:
             raise OSError(28, "no space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(durable if call == "write_all" else os, call, fail)
+            patch.setattr(files if call == "write_all" else os, call, fail)
             with pytest.raises(OSError, match="no space"):
                 save(sessions, "s", SessionMetrics("s"))
         assert load(sessions, "s") == self.METRICS

@@ -12,18 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import (
-    Collector,
-    JournalLockedError,
-    Recorder,
-    SessionMetrics,
-    attach,
-    compact,
-    compactor,
-    load,
-    verify,
-)
-from m31a_mp.writer import Staging
+from m31a_mp import Collector, JournalLockedError, Recorder, SessionMetrics, attach, compact, load, verify
+from m31a_mp.metrics import compactor
+from m31a_mp.segments.writer import Staging
 from workers import Counters, Forked, count_up
 
 SESSION = "session"

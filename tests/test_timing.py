@@ -20,7 +20,7 @@ import orjson
 import pytest
 
 from m31a_mp import Collector, PhaseMetric, Recorder, ToolMetric, WorkflowPhase, attach, timing
-from m31a_mp.segment import DATA_OFFSET
+from m31a_mp.segments.format import DATA_OFFSET
 from m31a_mp.timing import Measured
 from workers import Forked
 

@@ -12,11 +12,13 @@ from typing import BinaryIO
 
 import pytest
 
-from m31a_mp import Collector, attach, compact, compactor, decoder, load, verify
-from m31a_mp.journal import Batch, Journal
-from m31a_mp.lock import FileLock
-from m31a_mp.session import Session
-from m31a_mp.status import status
+from m31a_mp import Collector, attach, compact, load, verify
+from m31a_mp.inspection.status import status
+from m31a_mp.journal import reader
+from m31a_mp.journal.append import Batch, Journal
+from m31a_mp.metrics import compactor
+from m31a_mp.session.paths import Session
+from m31a_mp.system.flock import FileLock
 from strategies import Record, encoded
 from workers import Counters, Forked, locked
 
@@ -205,7 +207,7 @@ class Stale(BytesIO):
 @pytest.fixture
 def look_too_early(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], threading.Event]:
     """Lets the next look see these bytes in the journal; returns what is set when it has them."""
-    open_to_read, found = decoder.open_to_read, threading.Event()
+    open_to_read, found = reader.open_to_read, threading.Event()
 
     def let(seen: bytes) -> threading.Event:
         def opened(path: Path) -> BinaryIO:
@@ -215,7 +217,7 @@ def look_too_early(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], threadi
             found.set()
             return Stale(seen, stream)
 
-        monkeypatch.setattr(decoder, "open_to_read", opened)
+        monkeypatch.setattr(reader, "open_to_read", opened)
         return found
 
     return let
@@ -266,15 +268,15 @@ class TestLiveJournal:
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         session.journal.write_bytes(LINE + GAPS["a whole header"])
-        read = decoder.read
+        read = reader.read
 
-        def filled_meanwhile(stream: BinaryIO) -> Iterator[decoder.Item]:
+        def filled_meanwhile(stream: BinaryIO) -> Iterator[reader.Item]:
             for item in read(stream):
                 yield item
-                if isinstance(item, decoder.Torn):
+                if isinstance(item, reader.Torn):
                     session.journal.write_bytes(LINE + BATCH)
 
-        monkeypatch.setattr(decoder, "read", filled_meanwhile)
+        monkeypatch.setattr(reader, "read", filled_meanwhile)
         assert seen_by_snapshot(session) == (4, 0)
         monkeypatch.undo()
         assert seen_by_snapshot(session) == (4, 0)
@@ -283,14 +285,14 @@ class TestLiveJournal:
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         session.journal.write_bytes(without(BATCH, len(BATCH) - 90, len(BATCH)) + NEXT)
-        read = decoder.read
+        read = reader.read
 
-        def filled_meanwhile(stream: BinaryIO) -> Iterator[decoder.Item]:
+        def filled_meanwhile(stream: BinaryIO) -> Iterator[reader.Item]:
             for item in read(stream):
                 yield item
                 session.journal.write_bytes(BATCH + NEXT)
 
-        monkeypatch.setattr(decoder, "read", filled_meanwhile)
+        monkeypatch.setattr(reader, "read", filled_meanwhile)
         assert seen_by_snapshot(session) == (4, 0)
 
     @pytest.mark.parametrize("seen", SEEN)
@@ -369,4 +371,4 @@ def test_line_that_grows_while_it_is_read_is_not_read_in_two_halves() -> None:
                 self.seek(place)
             return line
 
-    assert list(decoder.read(Growing(LINE + LINE[:20]))) == [decoder.Line(0, LINE)]
+    assert list(reader.read(Growing(LINE + LINE[:20]))) == [reader.Line(0, LINE)]

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from m31a_mp import attach, compact
-from m31a_mp.session import Session
-from m31a_mp.status import State, status
+from m31a_mp.inspection.status import State, status
+from m31a_mp.session.paths import Session
 
 ROOT = Path(__file__).parent.parent
 RUN = [sys.executable, "-m", "m31a_mp", "run", "--session"]

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from m31a_mp import Collector, Recorder, SessionOwnedError, Usage, attach
-from m31a_mp.lease import Lease
-from m31a_mp.lock import FileLock
-from m31a_mp.process import ProcessIdentity
-from m31a_mp.session import Session
-from m31a_mp.writer import Staging
+from m31a_mp.segments.writer import Staging
+from m31a_mp.session.lease import Lease
+from m31a_mp.session.paths import Session
+from m31a_mp.system.flock import FileLock
+from m31a_mp.system.process import ProcessIdentity
 
 Call = tuple[str, tuple[Any, ...]]
 """The name of a record method without `record_`, and its arguments."""

@@ -4,25 +4,23 @@ record_*()  ->  segment  ->  journal.ndjson  ->  sealed journal  ->  metrics.jso
 any process     its own      a batch, under      fold, by the        temp, fsync,
 ~1 us           mmap         journal.lock        owning process      rename, fsync dir
 
-recorder    Recorder: what every process records with
-collector   Collector: the owner, who records and merges
-writer      a process's staging: a free writer for every call, however calls interrupt each other
-segment     the bytes in shared memory
-drain       segments -> journal
-journal     append, repair, seal
-decoder     what stands in a journal
-compactor   drain -> seal -> fold -> publish -> delete
-fold        journals -> totals, each record once
-store       metrics.json
+recorder     Recorder: what every process records with
+collector    Collector: the owner, who records and merges
+kinds/       every kind of record: its fields, its line, what it adds to
+segments/    any process: its records in shared memory, and from there to the journal
+journal/     one batch at a time, under the lock; what stands in a journal
+metrics/     the owner: seal -> fold -> publish -> delete
+inspection/  look and change nothing: status, verify
+session/     the directory, and the owner's lease
+system/      durable steps, locks, forks, processes
+cli/         the command line
 """
 
 __version__ = "0.1.0"  # the package's too: its build reads this line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from m31a_mp.checkup import Finding, verify
     from m31a_mp.collector import Collector
-    from m31a_mp.compactor import Compaction, compact
     from m31a_mp.errors import (
         DamagedMetricsError,
         InterruptedCallError,
@@ -31,9 +29,11 @@ if TYPE_CHECKING:
         SessionOwnedError,
         UnsupportedVersionError,
     )
+    from m31a_mp.inspection.verify import Finding, verify
+    from m31a_mp.metrics.compactor import Compaction, compact
+    from m31a_mp.metrics.file import load, save
     from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, Usage, WorkflowPhase
     from m31a_mp.recorder import Recorder, attach
-    from m31a_mp.store import load, save
     from m31a_mp.timing import Measured, Stopwatch
 
 __all__ = [
@@ -66,12 +66,12 @@ __all__ = [
 # The modules of the public names. Each is imported when a name of it is first asked for (PEP 562), so that a
 # program pays for what it uses. What a record needs comes with `Recorder`, all of it: see writer.py.
 _HOMES = {
-    "checkup": ("Finding", "verify"),
+    "inspection.verify": ("Finding", "verify"),
     "collector": ("Collector",),
-    "compactor": ("Compaction", "compact"),
+    "metrics.compactor": ("Compaction", "compact"),
     "model": ("LLMMetric", "PhaseMetric", "SessionMetrics", "ToolMetric", "Usage", "WorkflowPhase"),
     "recorder": ("Recorder", "attach"),
-    "store": ("load", "save"),
+    "metrics.file": ("load", "save"),
     "timing": ("Measured", "Stopwatch"),
 }
 

@@ -10,16 +10,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from m31a_mp import compactor, durable, ending, forks
-from m31a_mp.compactor import Compaction
+from m31a_mp import ending
 from m31a_mp.errors import InterruptedCallError, SessionOwnedError
-from m31a_mp.journal import Journal
-from m31a_mp.lease import Lease, owning, still_owned
-from m31a_mp.log import logger, warn
+from m31a_mp.journal.append import Journal
+from m31a_mp.metrics import compactor
+from m31a_mp.metrics.compactor import Compaction
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import PROCESS, Recorder
 from m31a_mp.refresh import Refresher, check_interval
-from m31a_mp.session import Session
+from m31a_mp.session.lease import Lease, owning, still_owned
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, fork
+from m31a_mp.system.log import logger, warn
 
 T = TypeVar("T")
 
@@ -207,14 +209,14 @@ class Collector(Recorder):
             if lease:
                 lease.release()
         is_durable, self._is_durable = self._is_durable, False  # until this one has succeeded
-        compaction = durable.operation(
+        compaction = files.operation(
             lambda: compactor.compact_session(session, self._owns, self._started, is_durable=is_durable)
         )
         self._is_durable = True
         return compaction
 
     def _compact_once(self, session: Session) -> Compaction:
-        return durable.operation(
+        return files.operation(
             lambda: compactor.compact_session(session, lambda: still_owned(session), self._started)
         )
 
@@ -256,7 +258,7 @@ class Collector(Recorder):
 _collectors: weakref.WeakSet[Collector] = weakref.WeakSet()
 
 
-@forks.after_in_child
+@fork.after_in_child
 def _renew_turns() -> None:
     for collector in list(_collectors):
         collector._reset_turns()  # noqa: SLF001  # the module's own class

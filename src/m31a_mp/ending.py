@@ -19,12 +19,12 @@ import time
 import weakref
 from contextlib import suppress
 
-from m31a_mp import compactor
-from m31a_mp.lease import Lease, read_owner
-from m31a_mp.log import warn
-from m31a_mp.segment import DamagedSegmentError, SegmentFile, list_segments
-from m31a_mp.session import Session
-from m31a_mp.writer import staging
+from m31a_mp.metrics import compactor
+from m31a_mp.segments.format import DamagedSegmentError, SegmentFile, list_segments
+from m31a_mp.segments.writer import staging
+from m31a_mp.session.lease import Lease, read_owner
+from m31a_mp.session.paths import Session
+from m31a_mp.system.log import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from m31a_mp.checks import INT64_MAX, as_bool, as_float, as_int, kind
+from m31a_mp.kinds.checks import INT64_MAX, as_bool, as_float, as_int, kind
 
 """The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
 

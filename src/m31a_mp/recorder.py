@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
-from m31a_mp import checks, timing
-from m31a_mp.checks import INT64_MAX, Names
-from m31a_mp.log import warn
-from m31a_mp.session import Session
+from m31a_mp import timing
+from m31a_mp.kinds import checks
+from m31a_mp.kinds.checks import INT64_MAX, Names
+from m31a_mp.segments.writer import staging
+from m31a_mp.session.paths import Session
+from m31a_mp.system.log import warn
 from m31a_mp.timing import Stopwatch
-from m31a_mp.writer import staging
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class Recorder:
             from m31a_mp.model import SessionMetrics  # noqa: PLC0415
 
             return SessionMetrics("")
-        from m31a_mp import compactor  # late: most processes never look  # noqa: PLC0415
+        from m31a_mp.metrics import compactor  # late: most processes never look  # noqa: PLC0415
 
         metrics = compactor.look(self._session).totals.to_metrics(self._session.id)
         if not (metrics.tools or metrics.llms or metrics.phases or self._told or self._session.is_there()):

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from m31a_mp.log import warn
+from m31a_mp.system.log import warn
 
 # How long to wait for a thread that has nothing left to do: enough for one that is ready to run. One that
 # waits for something that the waiting thread holds, perhaps a handler of the log, must not lock it up.

@@ -6,7 +6,7 @@ import sys
 from contextvars import ContextVar
 from time import monotonic_ns
 
-from m31a_mp import checks
+from m31a_mp.kinds import checks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from m31a_mp.checks import as_int, kind
+from m31a_mp.kinds.checks import as_int, kind
 
 _BITS = 63
 

@@ -8,8 +8,8 @@ from m31a_mp.cli import tables
 from m31a_mp.cli.naming import existing, json_option, session_argument, shown
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.progress import reading_progress
-from m31a_mp.compactor import Compaction, compact
-from m31a_mp.session import Session
+from m31a_mp.metrics.compactor import Compaction, compact
+from m31a_mp.session.paths import Session
 
 _EPILOG = """\
 \b

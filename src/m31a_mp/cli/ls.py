@@ -20,9 +20,9 @@ from m31a_mp.cli.naming import (
 )
 from m31a_mp.cli.progress import counting_progress
 from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
+from m31a_mp.inspection.status import Status, sessions_in, status
 from m31a_mp.recorder import SESSION_VARIABLE
-from m31a_mp.session import Session
-from m31a_mp.status import Status, sessions_in, status
+from m31a_mp.session.paths import Session
 
 _EPILOG = f"""\
 \b

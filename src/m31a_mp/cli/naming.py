@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from m31a_mp.inspection.status import is_session, last_used, sessions_in
 from m31a_mp.recorder import SESSION_VARIABLE
-from m31a_mp.session import Session
-from m31a_mp.status import is_session, last_used, sessions_in
+from m31a_mp.session.paths import Session
 
 DEFAULT_SESSIONS = "sessions"
 """Where `run` makes a session when none is named, and where `ls` looks."""

@@ -16,8 +16,8 @@ import click
 from click.shell_completion import shell_complete
 
 from m31a_mp import __version__
-from m31a_mp.child import SIGNAL_BASE
 from m31a_mp.cli import CANNOT_START
+from m31a_mp.cli.keeper import SIGNAL_BASE
 from m31a_mp.cli.naming import USE_OTHER_RELEASE, GuessingGroup, TroubleError, shell_words, shown
 from m31a_mp.errors import (
     DamagedMetricsError,

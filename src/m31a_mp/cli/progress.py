@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from m31a_mp.cli.tables import console
-from m31a_mp.session import Session
-from m31a_mp.status import Reading, reading
+from m31a_mp.inspection.status import Reading, reading
+from m31a_mp.session.paths import Session
 
 # What takes less is done before anybody has read it.
 _PATIENCE_SECONDS = 0.5

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from m31a_mp.checks import INT64_MAX
 from m31a_mp.cli.naming import GuessingGroup, TroubleError, named, session_option
+from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.model import Usage
 from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
 

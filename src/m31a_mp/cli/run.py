@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from m31a_mp.checks import check_name
 from m31a_mp.cli.naming import DEFAULT_SESSIONS, complete_file, fresh, named, session_option
 from m31a_mp.cli.program import NAME
+from m31a_mp.cli.wrapped import run_in_session, tell
+from m31a_mp.kinds.checks import check_name
 from m31a_mp.recorder import Recorder
-from m31a_mp.wrapped import run_in_session, tell
 
 _EPILOG = """\
 \b

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from m31a_mp.cli.layout import Cell, Column, Table, cut
 from m31a_mp.cli.naming import shell_words, shown
+from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
 from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, format_time
-from m31a_mp.process import describe, name_and_state
-from m31a_mp.status import LiveWriter, Owner, State, Status
+from m31a_mp.system.process import describe, name_and_state
 
 JSON_VERSION = 1
 """Of the JSON forms. New keys may come without a new version; none goes or changes its meaning."""

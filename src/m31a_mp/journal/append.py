@@ -25,10 +25,10 @@ import os
 import zlib
 from _thread import get_ident
 
-from m31a_mp import durable, forks, process
 from m31a_mp.errors import InterruptedCallError, JournalLockedError
-from m31a_mp.lock import hold, holders, holds
-from m31a_mp.session import Session
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, fork, process
+from m31a_mp.system.flock import hold, holders, holds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Batch:
 # be made when the thread has given the lock back; by the lock's path and the thread.
 _deferred: dict[tuple[str, int], list[Callable[[], None]]] = {}
 
-forks.after_in_child(_deferred.clear)
+fork.after_in_child(_deferred.clear)
 
 
 class Journal:
@@ -142,7 +142,7 @@ class Journal:
     def _hold(self, call: Callable[[], object], timeout: float) -> bool:
         path = self._session.lock_name
         try:
-            return durable.operation(lambda: hold(path, call, timeout))
+            return files.operation(lambda: hold(path, call, timeout))
         finally:
             for deferred in _deferred.pop((path, get_ident()), []):
                 deferred()
@@ -164,18 +164,18 @@ class Journal:
         data = b"".join(part for batch in batches for part in (batch.header(), batch.records))
         if not data:
             return
-        fd = durable.open_private(self._session.journal_name, os.O_RDWR | os.O_CREAT)
-        with durable.changing(fd):
+        fd = files.open_private(self._session.journal_name, os.O_RDWR | os.O_CREAT)
+        with files.changing(fd):
             size = _repair_tail(fd)
             try:
-                with durable.step("lengthen journal"):
+                with files.step("lengthen journal"):
                     os.ftruncate(fd, size + len(data))
-                with durable.step("append to journal"):
-                    durable.write_all(fd, data, size)
+                with files.step("append to journal"):
+                    files.write_all(fd, data, size)
             except BaseException:
                 # What half a batch would do is harmless (its writer sends it again), but it takes room.
                 try:
-                    with durable.step("give up append"):
+                    with files.step("give up append"):
                         os.ftruncate(fd, size)
                 except OSError:
                     pass
@@ -190,8 +190,8 @@ class Journal:
             OSError: It could not be made so.
         """
         for name in self._session.sealed_names():
-            durable.sync(f"{self._session.root}/{name}")
-        durable.sync(self._session.journal_name)
+            files.sync(f"{self._session.root}/{name}")
+        files.sync(self._session.journal_name)
 
     def seal(self, number: int) -> bool:
         """Give the journal its number; the next append starts a new one. The caller holds the lock.
@@ -201,7 +201,7 @@ class Journal:
         """
         journal, sealed = self._session.journal, self._session.sealed_name(number)
         try:
-            with durable.step("seal journal"):
+            with files.step("seal journal"):
                 os.rename(journal, sealed)
         except FileNotFoundError:
             return False
@@ -239,9 +239,9 @@ def _repair_tail(fd: int) -> int:
         return size
     if is_balanced(rest) or len(rest) == MAX_LINE_BYTES:
         # A foreign record without its newline counts; a foreign monster becomes one line to set aside.
-        with durable.step("complete torn tail"):
-            durable.write_all(fd, b"\n", size)
+        with files.step("complete torn tail"):
+            files.write_all(fd, b"\n", size)
         return size + 1
-    with durable.step("cut torn tail"):
+    with files.step("cut torn tail"):
         os.ftruncate(fd, size - len(rest))
     return size - len(rest)

@@ -11,10 +11,10 @@ from typing import TypeVar
 import orjson
 from filelock import lock_descriptor
 
-from m31a_mp import durable, process
 from m31a_mp.errors import SessionOwnedError
-from m31a_mp.lock import FileLock, hold, holders, still_holds
-from m31a_mp.session import Session
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, process
+from m31a_mp.system.flock import FileLock, hold, holders, still_holds
 
 # Whoever only saves or compacts owns a session for moments; an owner, for as long as it lives.
 _LEASE_SECONDS = 0.5
@@ -45,8 +45,8 @@ def owning(session: Session, call: Callable[[], T], timeout: float = _LEASE_SECO
 
 
 def _as_owner(path: str, call: Callable[[], T]) -> T:
-    fd = durable.open_private(path, os.O_RDWR)
-    with durable.changing(fd):
+    fd = files.open_private(path, os.O_RDWR)
+    with files.changing(fd):
         _write_line(fd)
         try:
             return call()
@@ -111,13 +111,13 @@ def _lock_if_free(fd: int) -> bool:
 def _write_line(fd: int) -> None:
     line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
     # One short write, then the cut: whoever reads without the lock finds one line or the other.
-    with durable.step("take lease"):
+    with files.step("take lease"):
         os.pwrite(fd, line, 0)
         os.ftruncate(fd, len(line))
 
 
 def _empty(fd: int) -> None:
-    with durable.step("give back lease"), suppress(OSError):
+    with files.step("give back lease"), suppress(OSError):
         os.ftruncate(fd, 0)
 
 
@@ -147,7 +147,7 @@ def owned_error(session: Session) -> SessionOwnedError:
 def read_owner(path: Path) -> dict[str, object]:
     """What the owner wrote into `owner.lock`; empty if nobody did, or it cannot be read."""
     try:
-        content = orjson.loads(durable.read_private(path, _OWNER_BYTES))
+        content = orjson.loads(files.read_private(path, _OWNER_BYTES))
     except (OSError, orjson.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}

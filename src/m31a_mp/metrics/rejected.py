@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from m31a_mp import durable
+from m31a_mp.system import files
 
 # Enough to see what went wrong. A flood of garbage must not fill the disk.
 _MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -56,7 +56,7 @@ def keep(path: Path, items: Iterable[Rejected]) -> None:
     if path.is_dir():
         return  # somebody wants it so; all is counted nevertheless
     try:
-        old = durable.read_private(path, _MAX_FILE_BYTES)
+        old = files.read_private(path, _MAX_FILE_BYTES)
     except OSError as error:
         if error.errno == EFBIG:
             return  # it is full, and more
@@ -68,13 +68,13 @@ def keep(path: Path, items: Iterable[Rejected]) -> None:
         new.pop(line, None)
     more = b"".join(new)
     if more and len(old) + len(more) <= _MAX_FILE_BYTES:
-        durable.replace(path, old + more)
+        files.replace(path, old + more)
 
 
 def read(path: Path) -> Iterator[Rejected]:
     """What was set aside. Lines that are no such are passed over; no file, no items."""
     try:
-        lines = io.BytesIO(durable.read_private(path, _MAX_FILE_BYTES))
+        lines = io.BytesIO(files.read_private(path, _MAX_FILE_BYTES))
     except OSError as error:
         if error.errno not in (ENOENT, EFBIG, ELOOP, EISDIR):
             raise

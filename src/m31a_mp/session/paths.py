@@ -6,8 +6,8 @@ import os
 import stat
 from errno import ENOENT
 
-from m31a_mp import durable
 from m31a_mp.errors import MetricsError
+from m31a_mp.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Session:
         if not self.exists():
             os.makedirs(os.path.dirname(self.root), 0o700, exist_ok=True)
         for directory in (self.root, self.segments_name):
-            durable.make_directory(directory)
+            files.make_directory(directory)
             if not stat.S_ISDIR(os.lstat(directory).st_mode):  # and not one that a symlink leads to
                 raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)
 

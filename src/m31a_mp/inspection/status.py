@@ -11,15 +11,16 @@ from pathlib import Path
 
 import orjson
 
-from m31a_mp import compactor, durable, process
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
-from m31a_mp.journal import count_lines
-from m31a_mp.lease import read_owner
-from m31a_mp.lock import holders, lock_if_free
+from m31a_mp.journal.append import count_lines
+from m31a_mp.metrics import compactor
+from m31a_mp.metrics.totals import CHECKPOINT_VERSION
 from m31a_mp.model import SessionMetrics
-from m31a_mp.segment import DamagedSegmentError, SegmentFile, list_segments
-from m31a_mp.session import Session
-from m31a_mp.totals import CHECKPOINT_VERSION
+from m31a_mp.segments.format import DamagedSegmentError, SegmentFile, list_segments
+from m31a_mp.session.lease import read_owner
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, process
+from m31a_mp.system.flock import holders, lock_if_free
 
 _FILE_BYTES = 512 * 1024 * 1024
 
@@ -242,7 +243,7 @@ def _use(session: Session) -> tuple[bool, int]:
 
 def _is_locked(path: Path) -> bool:
     try:
-        fd = durable.open_private(path, os.O_RDWR)
+        fd = files.open_private(path, os.O_RDWR)
     except OSError:
         return False
     try:

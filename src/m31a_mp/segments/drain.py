@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 
-from m31a_mp import durable
-from m31a_mp.journal import Batch, Journal
-from m31a_mp.segment import DamagedSegmentError, SegmentFile, name_parts
+from m31a_mp.journal.append import Batch, Journal
+from m31a_mp.segments.format import DamagedSegmentError, SegmentFile, name_parts
+from m31a_mp.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from m31a_mp.durable import StrPath
+    from m31a_mp.system.files import StrPath
 
 # One append takes this much before the next begins: thousands of writers need little memory and few
 # open files.
@@ -126,8 +126,8 @@ class _Chunk:
         for source in self._sources:
             file, batch = source.file, source.batch
             if source.is_finished:
-                with durable.step("delete segment"):
-                    durable.delete_if_there(file.path)
+                with files.step("delete segment"):
+                    files.delete_if_there(file.path)
             else:
                 file.advance(batch.offset + len(batch.records), batch.first + batch.count)
             if file.is_followed or not source.is_finished:

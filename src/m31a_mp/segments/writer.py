@@ -19,15 +19,15 @@ from _weakref import ref
 from errno import ECANCELED, EDQUOT, EIO, ENOSPC
 from time import time_ns
 
-from m31a_mp import durable, forks
-from m31a_mp.drain import drain
-from m31a_mp.durable import ForkedError
 from m31a_mp.errors import JournalLockedError, MetricsError
-from m31a_mp.forks import mark
-from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
-from m31a_mp.log import warn_of_loss
-from m31a_mp.segment import DATA_OFFSET, Segment
-from m31a_mp.session import Session
+from m31a_mp.journal.append import LOCK_SECONDS, Batch, Journal
+from m31a_mp.segments.drain import drain
+from m31a_mp.segments.format import DATA_OFFSET, Segment
+from m31a_mp.session.paths import Session
+from m31a_mp.system import files, fork
+from m31a_mp.system.files import ForkedError
+from m31a_mp.system.fork import mark
+from m31a_mp.system.log import warn_of_loss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Writer:
             self._drop(self._trouble)
             return False
         try:
-            durable.operation(lambda: self._start_segment(need))
+            files.operation(lambda: self._start_segment(need))
         except (OSError, MetricsError, ValueError) as error:
             if self.abandoned:  # by a fork in the middle of it; it counts in the parent
                 return False
@@ -331,7 +331,7 @@ class Staging:
             last: The last value, if `members` ends with its key.
         """
         if not mark[0]:  # C code forked, and Python's hooks did not run
-            forks.came_through()
+            fork.came_through()
         now = time_ns()
         if now <= self._last_time:  # a clock that was set back must not turn the order around
             now = self._last_time + 1
@@ -397,7 +397,7 @@ class Staging:
         status = os.stat(self._session.root)
         root = status.st_dev, status.st_ino
         if root != self._durable_root:  # never yet, or somebody removed the directory, and it was made anew
-            durable.sync_parents(self._session.root)
+            files.sync_parents(self._session.root)
         journal.sync()
         self._durable_root = root
 
@@ -463,7 +463,7 @@ class Staging:
             JournalLockedError, OSError: As `hand_over`.
         """
         if not mark[0]:
-            forks.came_through()
+            fork.came_through()
         if any(writer.hides() for writer in list(self._writers)):
             self._session.make()
             journal = Journal(self._session)
@@ -573,7 +573,7 @@ def _note_active(stage: Staging) -> None:
         oldest.give_back()
 
 
-@forks.after_in_child
+@fork.after_in_child
 def _abandon_all() -> None:
     for known in list(_alive.values()):
         inherited = known()

@@ -19,8 +19,8 @@ from contextlib import suppress
 from errno import ENOEXEC
 
 from m31a_mp.collector import Collector
-from m31a_mp.compactor import compact
 from m31a_mp.errors import MetricsError
+from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import Recorder
 
 CANNOT_EXECUTE = 126

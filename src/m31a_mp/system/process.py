@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from m31a_mp import durable, forks
+from m31a_mp.system import files, fork
 
 
 class ProcessIdentity:
@@ -83,7 +83,7 @@ def may_map(identity: ProcessIdentity, name: str, file: tuple[int, int]) -> bool
     if not seen_alive(identity):
         return False
     try:
-        mappings = durable.read(f"/proc/{identity.pid}/maps")
+        mappings = files.read(f"/proc/{identity.pid}/maps")
     except OSError:
         return True  # it does not show them: doubt means yes
     device = b"%02x:%02x" % (os.major(file[0]), os.minor(file[0]))
@@ -131,7 +131,7 @@ def start_time(pid: int) -> str | None:
 def _started(pid: int) -> int:
     """When the process started, in ticks of its own; 0 if it cannot be told."""
     try:
-        stat = durable.read(f"/proc/{pid}/stat")
+        stat = files.read(f"/proc/{pid}/stat")
         # The second field is the command in parentheses and may hold anything, spaces and ")" included.
         # What follows the last ")" starts at field 3; the start is field 22 (proc_pid_stat(5)).
         return int(stat.rpartition(b")")[2].split()[19])
@@ -153,7 +153,7 @@ def _boot_id() -> str:
     try:
         # Bytes: another encoding than UTF-8 is imported at its first use, and a fork while another thread is
         # in that import would leave the child waiting for it for ever.
-        return durable.read("/proc/sys/kernel/random/boot_id").strip().decode()
+        return files.read("/proc/sys/kernel/random/boot_id").strip().decode()
     except OSError:
         return ""  # no such file off Linux; the locks that a reboot clears then decide alone
 
@@ -165,7 +165,7 @@ def _namespace() -> int:
         return 0
 
 
-@forks.after_in_child
+@fork.after_in_child
 def _forget_parent() -> None:
     # A child may carry the pid of an ancestor that is gone, and may live in a namespace of its own.
     global _current  # noqa: PLW0603

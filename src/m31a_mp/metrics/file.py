@@ -13,13 +13,13 @@ from typing import Any
 
 import orjson
 
-from m31a_mp import durable
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
-from m31a_mp.lease import owning
+from m31a_mp.metrics.rejected import Rejected
+from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
 from m31a_mp.model import SessionMetrics
-from m31a_mp.rejected import Rejected
-from m31a_mp.session import MAX_JOURNAL, Session
-from m31a_mp.totals import CHECKPOINT_VERSION, Totals
+from m31a_mp.session.lease import owning
+from m31a_mp.session.paths import MAX_JOURNAL, Session
+from m31a_mp.system import files
 
 _CHECKPOINT = "m31a_mp"
 # More than all the names, writers and numbers that a session may have (totals.py) come to.
@@ -68,7 +68,7 @@ def _save(session: Session, document: dict[str, Any]) -> None:
     old = _read(session) or {}
     if _CHECKPOINT in old:  # how far the fold is does not change with the numbers
         document[_CHECKPOINT] = old[_CHECKPOINT]
-    durable.sync_parents(session.directory)
+    files.sync_parents(session.directory)
     _write(session, document)
 
 
@@ -121,7 +121,7 @@ def set_aside_if_damaged(session: Session) -> Rejected | None:
     except DamagedMetricsError as error:
         changed = session.metrics.lstat().st_mtime_ns
         kept = session.metrics.with_name(f"{session.metrics.name}.{changed}.rejected")
-        with suppress(FileExistsError), durable.step("set metrics aside"):
+        with suppress(FileExistsError), files.step("set metrics aside"):
             os.link(session.metrics, kept, follow_symlinks=False)
         return Rejected(kept.name, 0, f"what was merged before is only here: {error.reason}", b"")
     return None
@@ -140,12 +140,12 @@ def publish(session: Session, totals: Totals) -> None:
 
 def _write(session: Session, document: dict[str, Any]) -> None:
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    durable.replace(session.metrics, data)
+    files.replace(session.metrics, data)
 
 
 def _read(session: Session) -> dict[str, Any] | None:
     try:
-        data = durable.read_private(session.metrics, _MAX_BYTES)
+        data = files.read_private(session.metrics, _MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -9,13 +9,13 @@ from _thread import get_ident
 from errno import EACCES, EAGAIN, ECANCELED
 from io import FileIO
 
-from m31a_mp import durable, forks
+from m31a_mp.system import files, fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from m31a_mp.durable import StrPath
+    from m31a_mp.system.files import StrPath
 
 _POLL_SECONDS = 0.001
 
@@ -48,12 +48,12 @@ def hold(
     me = (path, get_ident())
     deadline = time.monotonic() + timeout
     while True:
-        ended = forks.ended
-        with FileIO(durable.open_private(path, os.O_RDWR | os.O_CREAT), "r+") as file:
+        ended = fork.ended
+        with FileIO(files.open_private(path, os.O_RDWR | os.O_CREAT), "r+") as file:
             _files[me] = file
             # If another thread has begun to fork, the child may have this file and not know of it: with the
             # lock it would keep that.
-            if forks.begun == ended and _is_taken(file, path, take or lock_if_free):
+            if fork.begun == ended and _is_taken(file, path, take or lock_if_free):
                 try:
                     call()
                 finally:
@@ -68,7 +68,7 @@ def _is_taken(file: FileIO, path: str, take: Callable[[int], bool]) -> bool:
     try:
         return take(file.fileno()) and is_at(path, file.fileno())
     except ValueError:  # the file is closed: a signal handler forked, and this is the child
-        raise durable.ForkedError(ECANCELED, "left to the parent process", path) from None
+        raise files.ForkedError(ECANCELED, "left to the parent process", path) from None
 
 
 def _unlock(file: FileIO) -> None:
@@ -117,14 +117,14 @@ class FileLock:
         return True
 
     def _try(self) -> bool:
-        ended = forks.ended
+        ended = fork.ended
         # Known to this object before it is locked: an interrupt from here on leaves it to `release`.
-        self._fd = durable.open_private(self.path, os.O_RDWR | os.O_CREAT)
+        self._fd = files.open_private(self.path, os.O_RDWR | os.O_CREAT)
         _descriptors.add(self._fd)
         self._inode, self._pid = _inode(self._fd), os.getpid()
         # If another thread has begun to fork, the child may have this descriptor and not know of it: with
         # the lock it would keep that.
-        if forks.begun == ended and self._take(self._fd) and is_at(self.path, self._fd):
+        if fork.begun == ended and self._take(self._fd) and is_at(self.path, self._fd):
             return True
         self.release()
         return False
@@ -187,7 +187,7 @@ def holders(path: StrPath) -> list[int]:
     """The pids that hold a lock on `path`, as far as /proc/locks tells."""
     try:
         status = os.stat(path)
-        lines = durable.read("/proc/locks").decode().splitlines()
+        lines = files.read("/proc/locks").decode().splitlines()
     except OSError:
         return []
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
@@ -199,7 +199,7 @@ def holders(path: StrPath) -> list[int]:
 def is_at(path: StrPath, fd: int) -> bool:
     """Whether an open file is the one at that path: not so when it was removed, or replaced."""
     inode = _inode(fd)
-    return inode is not None and durable.is_there(path, inode)
+    return inode is not None and files.is_there(path, inode)
 
 
 def _inode(fd: int) -> tuple[int, int] | None:
@@ -210,7 +210,7 @@ def _inode(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-@forks.after_in_child
+@fork.after_in_child
 def _let_go() -> None:
     for file in list(_files.values()):
         try:

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from m31a_mp.checks import check_bool, check_cost, check_int, check_name
-from m31a_mp.totals import LLMTotal, PhaseTotal, ToolTotal, Totals, plausible
+from m31a_mp.kinds.checks import check_bool, check_cost, check_int, check_name
+from m31a_mp.metrics.totals import LLMTotal, PhaseTotal, ToolTotal, Totals, plausible
 
 Check = Callable[[str, object], Any]
 

@@ -13,7 +13,7 @@ from _weakref import ref
 from errno import ECANCELED, EFBIG, ENOSPC
 from io import FileIO
 
-from m31a_mp import forks
+from m31a_mp.system import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _thread = _Thread()
 _changing: dict[int, ref[FileIO]] = {}
 
 
-@forks.after_in_child
+@fork.after_in_child
 def _change_nothing_here() -> None:
     for known in _changing.values():
         file = known()
@@ -72,7 +72,7 @@ class _Operation:
 
     def __init__(self, outer: _Operation | None) -> None:
         self.outer = outer
-        self.generation = forks.generation
+        self.generation = fork.generation
         self.lock = allocate_lock()
 
 
@@ -110,7 +110,7 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
         reached(f"before {self._name}")
         under_way = _under_way()
         # No call from here to the change itself: only behind one can a signal handler fork.
-        if under_way and under_way.generation != forks.generation:
+        if under_way and under_way.generation != fork.generation:
             raise ForkedError(ECANCELED, f"{self._name}: left to the parent process")
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:

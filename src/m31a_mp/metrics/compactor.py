@@ -17,27 +17,30 @@ from errno import ELOOP, ENXIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar
 
-from m31a_mp import decoder, durable, rejected, store
-from m31a_mp.drain import Drained, drain
 from m31a_mp.errors import InterruptedCallError, SessionOwnedError
-from m31a_mp.fold import Fold
-from m31a_mp.journal import LOCK_SECONDS, Batch, Journal
-from m31a_mp.lease import owning, still_owned
-from m31a_mp.lock import lock_if_free
+from m31a_mp.journal import reader
+from m31a_mp.journal.append import LOCK_SECONDS, Batch, Journal
+from m31a_mp.metrics import file as metrics_file
+from m31a_mp.metrics import rejected
+from m31a_mp.metrics.fold import Fold
+from m31a_mp.metrics.rejected import Rejected, shown
+from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
-from m31a_mp.rejected import Rejected, shown
-from m31a_mp.segment import (
+from m31a_mp.segments.drain import Drained, drain
+from m31a_mp.segments.format import (
     DamagedSegmentError,
     SegmentFile,
     delete_stillborn,
     find_segments,
     list_segments,
 )
-from m31a_mp.session import MAX_WAITING, Session, is_file
-from m31a_mp.totals import Totals
+from m31a_mp.session.lease import owning, still_owned
+from m31a_mp.session.paths import MAX_WAITING, Session, is_file
+from m31a_mp.system import files
+from m31a_mp.system.flock import lock_if_free
 
 if TYPE_CHECKING:
-    from m31a_mp.durable import StrPath
+    from m31a_mp.system.files import StrPath
 
 # A look that a publication overtakes is taken anew, this often; then it waits for the journal's lock.
 _LOOKS = 20
@@ -124,13 +127,13 @@ def compact_session(  # noqa: PLR0913  # most of them by name
         TimeoutError: It was given up, for it would take longer. Nothing is counted; the next one begins anew.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    damage = store.set_aside_if_damaged(session) if rebuild else None
-    published = None if damage else store.read_totals(session)
+    damage = metrics_file.set_aside_if_damaged(session) if rebuild else None
+    published = None if damage else metrics_file.read_totals(session)
     fold = Fold(published or Totals(started))
     if damage:
         fold.reject(damage)
     if not is_durable:
-        durable.sync_parents(session.directory)  # whoever made it may have been killed right after
+        files.sync_parents(session.directory)  # whoever made it may have been killed right after
     while True:
         counted = fold.records
         # Where metrics.json is gone or damaged, nobody knows which numbers there were: a copy that is
@@ -147,7 +150,7 @@ def compact_session(  # noqa: PLR0913  # most of them by name
             if not is_owned():
                 raise _not_owned(session)
             rejected.keep(session.rejected, fold.rejected)
-            store.publish(session, fold.totals)
+            metrics_file.publish(session, fold.totals)
         _delete(session, fold.totals.journal, damaged)
         if not failure:
             metrics = fold.totals.to_metrics(session.id)
@@ -181,14 +184,14 @@ def _drain_and_seal(
         drained.writers |= gone
         numbers = [number for number, _ in session.sealed() if number < folded + MAX_WAITING]
         is_sealed = log.seal(max([above, *numbers]) + 1)
-        durable.delete_temporaries(session.directory, "journal")
+        files.delete_temporaries(session.directory, "journal")
         return drained, failure
 
     found = log.hold(drain_and_seal, LOCK_SECONDS if timeout is None else timeout)
     if is_sealed:
         # Else a power cut may keep the metrics.json that counts it and give the journal its old name back,
         # under which it would be counted again.
-        durable.sync_directory(session.root)
+        files.sync_directory(session.root)
     return found
 
 
@@ -226,11 +229,11 @@ def _fold_sealed(session: Session, fold: Fold, deadline: float) -> bool:
     before = fold.totals.journal
     for number, path in session.sealed():
         if before < number <= before + MAX_WAITING and is_file(path):
-            with decoder.open_to_read(path) as stream:
-                items = decoder.read(stream)
+            with reader.open_to_read(path) as stream:
+                items = reader.read(stream)
                 fold.journal(path.name, items if deadline == math.inf else _until(deadline, items))
             fold.totals.journal = number
-            durable.reached("folded")
+            files.reached("folded")
     return fold.totals.journal > before
 
 
@@ -253,7 +256,7 @@ def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> Non
     """Forget how far those writers are that have no segment any more."""
     if not totals.writers.keys() <= writers:
         # Where a power cut brings a deleted segment back, its records must still be known.
-        durable.sync_directory(session.segments)
+        files.sync_directory(session.segments)
         totals.keep_writers(writers)
 
 
@@ -261,10 +264,10 @@ def _delete(session: Session, folded: int, damaged: dict[Path, Path]) -> None:
     """Delete what `metrics.json` contains now, and put what is damaged out of the way."""
     for number, path in session.sealed():
         if number <= folded and path not in damaged:
-            with durable.step("delete journal"):
+            with files.step("delete journal"):
                 path.unlink(missing_ok=True)
     for path, place in damaged.items():
-        with suppress(OSError), durable.step("set file aside"):
+        with suppress(OSError), files.step("set file aside"):
             os.rename(path, place)
     delete_stillborn(session.segments)
 
@@ -272,7 +275,7 @@ def _delete(session: Session, folded: int, damaged: dict[Path, Path]) -> None:
 def _is_free(path: StrPath) -> bool:
     """Whether no process maps that segment: one of a later version may be alive and well."""
     try:
-        fd = durable.open_private(path, os.O_RDONLY)
+        fd = files.open_private(path, os.O_RDONLY)
     except OSError as error:
         return error.errno in (ELOOP, ENXIO)  # a symlink, a socket
     try:
@@ -344,15 +347,15 @@ def _look(session: Session, from_zero: bool) -> Fold | None:
         staged = _copy_staged(session, copy)
         live = _open(session.journal, files)
         sealed = session.sealed()
-        published = None if from_zero else store.read_totals(session)
+        published = None if from_zero else metrics_file.read_totals(session)
         fold = Fold(published or Totals())
         for number, path in sealed:
             if fold.totals.journal < number <= fold.totals.journal + MAX_WAITING and is_file(path):
                 try:
-                    with decoder.open_to_read(path) as stream:
+                    with reader.open_to_read(path) as stream:
                         if live and _same_file(live, stream):
                             live = None
-                        fold.journal(path.name, decoder.read(stream))
+                        fold.journal(path.name, reader.read(stream))
                 except FileNotFoundError:
                     return None  # published meanwhile
         if live:
@@ -370,7 +373,7 @@ class _OvertakenError(Exception):
     """An append went on while it was read."""
 
 
-def _read_live(live: BinaryIO) -> Iterator[decoder.Item]:
+def _read_live(live: BinaryIO) -> Iterator[reader.Item]:
     """Read a journal that others append to.
 
     What stands behind room that is not filled may be the rest of that append, read a moment later than the
@@ -378,10 +381,10 @@ def _read_live(live: BinaryIO) -> Iterator[decoder.Item]:
     is written from its beginning to its end.
     """
     torn = None
-    for item in decoder.read(live):
+    for item in reader.read(live):
         if torn is not None and os.pread(live.fileno(), 1, torn) != b"\0":
             raise _OvertakenError
-        torn = item.offset if isinstance(item, decoder.Torn) else None
+        torn = item.offset if isinstance(item, reader.Torn) else None
         yield item
 
 
@@ -415,7 +418,7 @@ def _fold_staged(fold: Fold, staged: list[tuple[str, Batch | Rejected, int]], co
 
 def _open(path: Path, files: ExitStack) -> BinaryIO | None:
     try:
-        return files.enter_context(decoder.open_to_read(path))
+        return files.enter_context(reader.open_to_read(path))
     except FileNotFoundError:
         return None
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from m31a_mp.checks import INT64_MAX
+from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric
 
 CHECKPOINT_VERSION = 1

@@ -39,16 +39,16 @@ import sys
 import zlib
 from errno import EISDIR, ELOOP, ENOENT
 
-from m31a_mp import durable, lock, process
-from m31a_mp.checks import INT64_MAX
-from m31a_mp.process import ProcessIdentity
+from m31a_mp.kinds.checks import INT64_MAX
+from m31a_mp.system import files, flock, process
+from m31a_mp.system.process import ProcessIdentity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from m31a_mp.durable import StrPath
+    from m31a_mp.system.files import StrPath
 
 MAGIC = b"m31a_seg"
 VERSION = 1
@@ -122,16 +122,16 @@ class Segment:
         """
         name = f"{directory}/{_file_name(writer, first)}"
         temporary = f"{directory}/.{_file_name(writer, first)}.tmp"
-        with durable.step("make segment"):
-            durable.delete_if_there(temporary)  # it was to be given up once, and the disk did not let it
-            fd = durable.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        with durable.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
+        with files.step("make segment"):
+            files.delete_if_there(temporary)  # it was to be given up once, and the disk did not let it
+            fd = files.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        with files.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
             try:
                 file = os.fstat(fd)
                 mapping = cls._make(fd, _header(writer, first, size), size, temporary, name)
             except BaseException:
                 try:
-                    with durable.step("give up segment"):
+                    with files.step("give up segment"):
                         os.unlink(temporary)
                 except OSError:
                     pass  # the next attempt deletes it
@@ -142,19 +142,19 @@ class Segment:
     def _make(fd: int, header: bytes, size: int, temporary: str, name: str) -> mmap.mmap:
         # The lock is the proof of life that needs no pid: the kernel drops it when the last process that maps
         # the file is gone. (A forked child unmaps it.)
-        if not lock.lock_if_free(fd):
+        if not flock.lock_if_free(fd):
             raise FileNotFoundError(ENOENT, "taken for stillborn", temporary)
-        with durable.step("allocate segment"):
+        with files.step("allocate segment"):
             # All of it. Where there was a hole and the disk is full, a store is a SIGBUS, which kills the
             # host program. And pages that large writes have brought in cost the records a sixth of what
             # they would cost by being touched one after the other.
-            durable.write_all(fd, header.ljust(min(size, len(_NULS)), b"\0"))
+            files.write_all(fd, header.ljust(min(size, len(_NULS)), b"\0"))
             for offset in range(len(_NULS), size, len(_NULS)):
-                durable.write_all(fd, _NULS[: size - offset], offset)
+                files.write_all(fd, _NULS[: size - offset], offset)
         mapping = mmap.mmap(fd, size)
         try:
             # Last: under this name a reader never meets a segment without its space and its header.
-            with durable.step("rename segment"):
+            with files.step("rename segment"):
                 os.rename(temporary, name)
         except BaseException:
             mapping.close()
@@ -173,7 +173,7 @@ class Segment:
 
     def is_in_place(self) -> bool:
         """Whether its file is where it was made, so that others find the records in it."""
-        return durable.is_there(self.name, self._file)
+        return files.is_there(self.name, self._file)
 
     def next_number(self) -> int:
         """The number of the record that its writer makes next."""
@@ -286,7 +286,7 @@ class SegmentFile:
             OSError: It cannot be opened or read, for instance because it is gone.
         """
         try:
-            fd = durable.open_private(path, os.O_RDWR)
+            fd = files.open_private(path, os.O_RDWR)
         except OSError as error:
             if error.errno in (ELOOP, EISDIR):
                 raise DamagedSegmentError("it is not a regular file") from None
@@ -316,7 +316,7 @@ class SegmentFile:
 
     def is_dead(self) -> bool:
         """Whether its writer is proven dead: nobody maps the file, and the process is not seen alive."""
-        return lock.lock_if_free(self._fd) and not process.seen_alive(self.identity)
+        return flock.lock_if_free(self._fd) and not process.seen_alive(self.identity)
 
     def may_be_mapped(self) -> bool:
         """Whether its writer may map it. Only a proof to the contrary counts, and its name proves nothing.
@@ -325,7 +325,7 @@ class SegmentFile:
         some file systems a mapping keeps no lock. The process alone would not do either: it cannot be seen
         from another pid namespace, and may run another program by now.
         """
-        if not lock.lock_if_free(self._fd):
+        if not flock.lock_if_free(self._fd):
             return True
         status = os.fstat(self._fd)
         return process.may_map(self.identity, os.path.basename(self.path), (status.st_dev, status.st_ino))
@@ -358,7 +358,7 @@ class SegmentFile:
             offset: Where the first record stands that is not.
             number: Its number.
         """
-        with durable.step("advance segment"):
+        with files.step("advance segment"):
             os.pwrite(self._fd, _DRAINED.pack(*_drained_words(offset, number)), _DRAINED_OFFSET)
 
 
@@ -454,10 +454,10 @@ def delete_stillborn(directory: Path) -> None:
 
 
 def _delete_if_stillborn(path: Path) -> None:
-    fd = durable.open_private(path, os.O_RDONLY)
+    fd = files.open_private(path, os.O_RDONLY)
     try:
-        if lock.lock_if_free(fd):
-            with durable.step("delete stillborn segment"):
+        if flock.lock_if_free(fd):
+            with files.step("delete stillborn segment"):
                 path.unlink()
     finally:
         os.close(fd)

@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-from m31a_mp.decoder import Damage, Item, Line, Torn
-from m31a_mp.events import fold_known, fold_record
-from m31a_mp.journal import Batch
-from m31a_mp.rejected import Rejected
-from m31a_mp.totals import MAX_AHEAD, TooManyEntriesError, Totals
+from m31a_mp.journal.append import Batch
+from m31a_mp.journal.reader import Damage, Item, Line, Torn
+from m31a_mp.kinds.events import fold_known, fold_record
+from m31a_mp.metrics.rejected import Rejected
+from m31a_mp.metrics.totals import MAX_AHEAD, TooManyEntriesError, Totals
 
 # What is set aside stays in memory until it is written. Of more than this only the place is kept.
 _MAX_REJECTED_BYTES = 16 * 1024 * 1024

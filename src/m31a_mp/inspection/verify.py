@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from m31a_mp import compactor, rejected
 from m31a_mp.errors import DamagedMetricsError
-from m31a_mp.session import Session
+from m31a_mp.metrics import compactor, rejected
+from m31a_mp.session.paths import Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from typing import BinaryIO
 
 import orjson
 
-from m31a_mp import durable, segment
-from m31a_mp.checks import INT64_MAX
-from m31a_mp.journal import MAX_LINE_BYTES, Batch
+from m31a_mp.journal.append import MAX_LINE_BYTES, Batch
+from m31a_mp.kinds.checks import INT64_MAX
+from m31a_mp.segments import format as segment
+from m31a_mp.system import files
 
 MAX_BATCH_BYTES = segment.MAX_BYTES
 
@@ -57,7 +58,7 @@ def open_to_read(path: Path) -> BinaryIO:
     Raises:
         OSError: It cannot be opened; `FileNotFoundError` if there is none.
     """
-    return open(durable.open_private(path, os.O_RDONLY), "rb", buffering=_BUFFER_BYTES)
+    return open(files.open_private(path, os.O_RDONLY), "rb", buffering=_BUFFER_BYTES)
 
 
 def read(stream: BinaryIO) -> Iterator[Item]:

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from m31a_mp.child import SIGNAL_BASE, Held, run_recorded
+from m31a_mp.cli.keeper import SIGNAL_BASE, Held, run_recorded
 from m31a_mp.collector import Collector
-from m31a_mp.compactor import compact
 from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVersionError
+from m31a_mp.inspection.status import owner_of
+from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
-from m31a_mp.session import Session
-from m31a_mp.status import owner_of
+from m31a_mp.session.paths import Session
 
 _NAME_BYTES = 255  # what a file system allows a command
 
