@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 import coverage_locks  # noqa: F401  # before the library
-from m31a_mp.segments import writer
+from m31a_mp.segments import staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system import process
 from workers import changed
@@ -47,13 +47,13 @@ def session(sessions: Path) -> Session:
 def _nothing_staged() -> Iterator[None]:
     """No session of another test gives its segments back in this one."""
     yield
-    writer._active.clear()
+    staging._active.clear()
 
 
 @pytest.fixture
 def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """After a call, what records is no longer staged together with what recorded before it."""
-    return lambda: monkeypatch.setattr(writer, "_stagings", {})
+    return lambda: monkeypatch.setattr(staging, "_stagings", {})
 
 
 @pytest.fixture

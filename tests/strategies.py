@@ -12,9 +12,10 @@ import orjson
 from hypothesis import strategies as st
 
 from m31a_mp import Recorder, SessionMetrics, Usage
-from m31a_mp.journal.append import Batch, Journal
+from m31a_mp.journal.append import Journal
+from m31a_mp.journal.batch import Batch
 from m31a_mp.segments.drain import drain
-from m31a_mp.segments.format import list_segments
+from m31a_mp.segments.reader import list_segments
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
 from workers import locked

@@ -38,8 +38,9 @@ from m31a_mp import (
     load,
     verify,
 )
-from m31a_mp.segments import writer
-from m31a_mp.segments.format import Segment, SegmentFile
+from m31a_mp.segments import staging, writer
+from m31a_mp.segments.reader import SegmentFile
+from m31a_mp.segments.segment import Segment
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock
 from strategies import INT64_MAX, Record, entries, expected, few_records, records
@@ -226,7 +227,7 @@ class TestOrder:
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         times = iter([2_000, 1_000, 1_000])
-        monkeypatch.setattr(writer, "time_ns", lambda: next(times))
+        monkeypatch.setattr(staging, "time_ns", lambda: next(times))
         with Collector("s", sessions) as collector:
             collector.record_phase_duration("plan", 1, True)
             collector.record_phase_duration("plan", 2, True)
@@ -428,7 +429,7 @@ class TestSnapshot:
         with Collector("s", sessions) as collector:
             worker = attach("s", sessions)
             worker.record_tool_call("bash", True, 1)
-            unmap(writer.staging(Session.named("s", sessions)))
+            unmap(staging.staging(Session.named("s", sessions)))
             assert collector.snapshot().tools[0].call_count == 1
             collector.flush()
             assert collector.snapshot().tools[0].call_count == 1
@@ -855,7 +856,7 @@ class TestHarmlessness:
                 collector.record_tool_call("bash", True, 1)
         assert len(caplog.records) == 1
         monkeypatch.setattr(writer, "_RETRY_SECONDS", 0.0)
-        for one in writer.staging(Session.named("s", sessions))._writers:
+        for one in staging.staging(Session.named("s", sessions))._writers:
             one._retry_at = 0.0
         collector.record_tool_call("bash", True, 1)
         metrics = collector.snapshot()
@@ -990,19 +991,19 @@ class TestWholeFile:
         name = uuid.uuid4().hex
         session = Session.named(name, all_sessions)
         with Collector(name, all_sessions) as collector:
-            stagings = [writer.Staging(session) for _ in range(3)]
+            stagings = [staging.Staging(session) for _ in range(3)]
             workers = []
-            for staging in stagings:
+            for stage in stagings:
                 worker = attach(name, all_sessions)
-                worker._put = staging.put
+                worker._put = stage.put
                 workers.append(worker)
             for i, record in enumerate(records):
                 record.perform(workers[turns[i]])
                 if i in flushes:
                     stagings[turns[i]].hand_over()
                     collector.flush() if i % 2 else None
-            for staging in reversed(stagings):
-                staging.close()
+            for stage in reversed(stagings):
+                stage.close()
         metrics = load(all_sessions, name)
         assert metrics
         assert entries(metrics) == expected(enumerate(records))

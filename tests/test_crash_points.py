@@ -15,7 +15,7 @@ import pytest
 import m31a_mp
 from m31a_mp import Collector, Recorder, attach, compact, load, verify
 from m31a_mp.metrics import rejected
-from m31a_mp.segments import writer
+from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
 from workers import locked
@@ -253,7 +253,7 @@ def test_death_within_the_store_of_a_record_keeps_all_that_was_acknowledged(
     def scenario(sessions: Path, acknowledge: Acknowledge) -> None:
         collector = Collector("s", sessions)
         _record(collector, acknowledge, 3)
-        [member] = writer.staging(Session.named("s", sessions))._writers
+        [member] = staging.staging(Session.named("s", sessions))._writers
         store = member.store
 
         def store_and_die(line: bytes) -> int:

@@ -13,9 +13,9 @@ from m31a_mp.journal.append import Journal
 from m31a_mp.metrics import compactor
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.totals import Totals
-from m31a_mp.segments import drain, writer
-from m31a_mp.segments import format as segment
-from m31a_mp.segments.format import SegmentFile, list_segments
+from m31a_mp.segments import drain, reader, staging, writer
+from m31a_mp.segments.format import DATA_OFFSET
+from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
 from m31a_mp.system.flock import FileLock
@@ -74,8 +74,8 @@ def test_record_that_finds_the_lock_free_after_a_long_time_moves_a_few_segments_
     while left > 1:
         recorder.record_phase_transition("plan")
         last, left = left, len(list_segments(session.segments))
-        assert last - left < writer._SPILLED_SEGMENTS
-    assert before > 2 * writer._SPILLED_SEGMENTS
+        assert last - left < staging._SPILLED_SEGMENTS
+    assert before > 2 * staging._SPILLED_SEGMENTS
     assert verify(session.sessions_dir, "s") == []
 
 
@@ -165,7 +165,7 @@ def test_segment_that_goes_while_it_is_drained_is_no_error(session: Session) -> 
 
 def test_record_of_a_size_that_an_unused_segment_does_not_take_is_kept(session: Session) -> None:
     # As after an interrupt between the new segment and the record that it was made for.
-    stage = writer.staging(session)
+    stage = staging.staging(session)
     stage._free.append(stage._new_writer())
     stage._free[0]._make_room(10)
     record_name = "x" * 2000
@@ -189,7 +189,7 @@ def test_foreign_lines_and_batches_live_together(session: Session) -> None:
 
 def drop(session: Session, times: int) -> None:
     """Let the only writer of this process drop records, as on a full disk."""
-    [one] = writer.staging(session)._writers
+    [one] = staging.staging(session)._writers
     for _ in range(times):
         one._drop("no_space", OSError(ENOSPC, "no space left on device"))
 
@@ -202,7 +202,7 @@ def test_drain_that_fails_after_its_append_again_and_again_ends_with_its_error(
     drop(session, 2)  # and so there is something to append each time
     if step == "delete segment":
         monkeypatch.setattr("m31a_mp.system.process.seen_alive", lambda _: False)
-        unmap(writer.staging(session))
+        unmap(staging.staging(session))
     published = 0
     publish = metrics_file.publish
 
@@ -238,7 +238,7 @@ def test_drops_of_a_writer_that_changes_its_segment_while_the_owner_lists_are_to
         recorder.record_phase_transition("x" * writer.FIRST_SEGMENT_BYTES)
         changed.append(list_segments(session.segments) != before)
 
-    names, drain_now = segment._names, drain.drain
+    names, drain_now = reader._names, drain.drain
     listings = 0
 
     def list_names(directory: Path) -> list[str]:
@@ -266,7 +266,7 @@ def test_drops_of_a_writer_that_changes_its_segment_while_the_owner_lists_are_to
         session.journal.write_bytes(Record("phase_transition", ("ship",)).line(1))
         patch = pytest.MonkeyPatch()
         if moment == "between the two listings":
-            patch.setattr(segment, "_names", list_names)
+            patch.setattr(reader, "_names", list_names)
         else:
             patch.setattr(compactor, "drain", drain_late)
         collector.flush()
@@ -287,8 +287,8 @@ def test_stop_with_a_zero_within_the_live_segment_loses_nothing_that_is_not_repo
         recorder.record_phase_transition("plan")
     [path] = list_segments(session.segments)
     with path.open("r+b") as stream:
-        stream.seek(segment.DATA_OFFSET)
-        stream.seek(segment.DATA_OFFSET + len(stream.readline()) + 10)
+        stream.seek(DATA_OFFSET)
+        stream.seek(DATA_OFFSET + len(stream.readline()) + 10)
         stream.write(b"\0")
     recorder.stop()
     # The record with the zero is set aside, by whoever finds the segment without its writer.

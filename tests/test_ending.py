@@ -258,16 +258,16 @@ def test_session_that_another_owner_finished_is_not_written_again(sessions: Path
 # --- What stands in the way ---------------------------------------------------------------------------
 
 TELLS_WAITS = """
-from m31a_mp import journal
-hold = journal.Journal.hold
+from m31a_mp.journal import append
+hold = append.Journal.hold
 
 
-def noted(self, call, timeout=journal.LOCK_SECONDS):
+def noted(self, call, timeout=append.LOCK_SECONDS):
     print(timeout, flush=True)
     return hold(self, call, timeout)
 
 
-journal.Journal.hold = noted
+append.Journal.hold = noted
 print('ready', flush=True)
 sys.stdin.read()
 """
@@ -290,7 +290,7 @@ def test_daemon_thread_that_hangs_in_a_flush_does_not_hold_up_the_end(sessions: 
     text = (
         GLOBAL
         + """
-from m31a_mp import compactor
+from m31a_mp.metrics import compactor
 inside = threading.Event()
 def hang(*args, **kwargs):
     inside.set()
@@ -318,7 +318,9 @@ inside.wait()
 def test_more_than_can_be_merged_quickly_is_left_to_the_next_owner(
     sessions: Path, limit: str, form: str
 ) -> None:
-    result = run(sessions, f"from m31a_mp import compactor, ending\n{limit}\n{form}")
+    result = run(
+        sessions, f"from m31a_mp import ending\nfrom m31a_mp.metrics import compactor\n{limit}\n{form}"
+    )
     assert (result.returncode, result.stderr) == (0, "")
     assert (merged(sessions), state(sessions)) == (0, State.NOT_CLOSED)
     assert compact(sessions, "s").records == 3
@@ -360,7 +362,7 @@ ending.merge = fail
         ("os.rename(f'{sessions}/s', f'{sessions}/t')", None),
         ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))", ""),
         ("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))", ""),
-        ("from m31a_mp import compactor; compactor.compact_session = None", ""),
+        ("from m31a_mp.metrics import compactor; compactor.compact_session = None", ""),
         (RAISES.format("KeyboardInterrupt"), ""),
         (RAISES.format("SystemExit(3)"), ""),
     ],

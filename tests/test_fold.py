@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, PhaseMetric, ToolMetric, Usage, compact, load
-from m31a_mp.journal.append import Batch
+from m31a_mp.journal.batch import Batch
 from m31a_mp.journal.reader import Damage, Line
 from m31a_mp.kinds.events import fold_record
 from m31a_mp.metrics import fold

@@ -25,7 +25,7 @@ import pytest
 
 import m31a_mp
 from m31a_mp import Collector, Recorder, attach, compact, load, verify
-from m31a_mp.segments import writer
+from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, flock
 from workers import Counters, Forked
@@ -643,7 +643,7 @@ class ForkingAgainAndAgain:
 
     def _fork_at(self, moments: type[Moments | SystemCalls], nth: int, order: str) -> str:
         """Returns where that was; nothing if the call has not so many moments."""
-        writer._stagings.clear()  # as in a new process
+        staging._stagings.clear()  # as in a new process
         recorder = attach(SESSION, self._sessions)
         self._prepare(recorder, nth)
         hold, release = os.pipe()
@@ -793,7 +793,7 @@ def test_records_of_a_child_forked_in_the_middle_of_handing_over_are_counted(
         recorder.record_tool_call("parent", True, 1)
         if call != "stop":
             recorder.stop()
-            stage = writer.staging(Session.named(SESSION, sessions))
+            stage = staging.staging(Session.named(SESSION, sessions))
             dropper = stage._new_writer()
             dropper._drop("no_space", OSError(ENOSPC, "full"))
             stage._free.append(dropper)
@@ -864,7 +864,7 @@ class DurableRecords:
 
     def __init__(self, sessions: Path, places: Path) -> None:
         self._recorder = attach(SESSION, sessions, durability="disk")
-        self._stage = writer.staging(Session.named(SESSION, sessions))
+        self._stage = staging.staging(Session.named(SESSION, sessions))
         self._places = places
         self._inside, self._go_on = threading.Event(), threading.Event()
         self._other: threading.Thread | None = None
@@ -889,12 +889,12 @@ class DurableRecords:
         def handler() -> None:
             if other == "syncs":
                 self._go_on.set()  # and it finishes, while the call that is interrupted here waits for it
-                while self._stage._syncing.locked():
+                while self._stage._group_commit._committing.locked():
                     os.sched_yield()
             elif other == "comes":
-                before = next(self._stage._tickets)
+                before = next(self._stage._group_commit._tickets)
                 thread.start()
-                while next(self._stage._tickets) == before + 1:
+                while next(self._stage._group_commit._tickets) == before + 1:
                     before += 1
                     os.sched_yield()
             self._record("handler")

@@ -20,8 +20,9 @@ import pytest
 from m31a_mp import Collector, MetricsError, Recorder, attach, compact, load, verify
 from m31a_mp.journal.append import Journal
 from m31a_mp.model import SessionMetrics
-from m31a_mp.segments import writer
-from m31a_mp.segments.writer import Staging, Writer
+from m31a_mp.segments import staging, writer
+from m31a_mp.segments.staging import Staging
+from m31a_mp.segments.writer import Writer
 from m31a_mp.session.paths import Session
 from workers import Counters, Forked
 
@@ -547,7 +548,7 @@ class Life:
         self._descriptors = _descriptors()
         # Each has a staging of its own, as in two processes.
         self._worker = self._calls("worker")
-        self._stage_of_worker = writer._stagings.popitem()[1]()
+        self._stage_of_worker = staging._stagings.popitem()[1]()
         self._owner = self._calls("owner")
 
     def _calls(self, name: str) -> Calls:
@@ -606,8 +607,8 @@ class Life:
         left = sorted(os.listdir(self._sessions / SESSION))
         assert left == ["journal.lock", "metrics.json", "owner.lock", "segments"]
         assert os.listdir(self._sessions / SESSION / "segments") == []
-        writer._abandon_all()
-        writer._active.clear()
+        staging._abandon_all()
+        staging._active.clear()
         if _descriptors() > self._descriptors:
             gc.collect()  # a traceback may have held what is let go of by now
         assert _descriptors() <= self._descriptors, "descriptors leaked"
@@ -629,7 +630,7 @@ def _lives(
     """A life for each call that is made in one, until one comes to its end without a failure."""
     gc.collect()
     for number in itertools.count(1):
-        writer._stagings.clear()
+        staging._stagings.clear()
         writer._warned.clear()
         life = Life(sessions / str(number), durability, failure.reason)
         faults.start(failure, number, forever=forever)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from m31a_mp import Collector, attach, compact
-from m31a_mp.segments import writer
+from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock
 from workers import Forked
@@ -125,7 +125,7 @@ def test_threads_that_never_stop_share_what_descriptors_there_are(sessions: Path
 def test_process_that_serves_many_sessions_has_few_descriptors_and_loses_nothing(
     sessions: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
 ) -> None:
-    monkeypatch.setattr(writer, "MAX_ACTIVE", 8)
+    monkeypatch.setattr(staging, "MAX_ACTIVE", 8)
     kept = []
     attach("first", sessions).record_tool_call("bash", True, 1)
     before = descriptors()
@@ -137,7 +137,7 @@ def test_process_that_serves_many_sessions_has_few_descriptors_and_loses_nothing
                 kept.append(recorder)
     assert descriptors() <= before + 8
     gc.collect()
-    assert len(writer._alive) <= 8 + len(kept)
+    assert len(staging._alive) <= 8 + len(kept)
     for number in range(50):
         (tool,) = compact(sessions, f"{number}").metrics.tools
         assert tool.call_count == 2

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from m31a_mp import Collector, attach, load, verify
-from m31a_mp.segments import format as segment
+from m31a_mp.segments import reader
 from m31a_mp.system import files, process
 from m31a_mp.system.process import ProcessIdentity
 from workers import Forked, changed
@@ -58,7 +58,7 @@ def segment_of_a_dead_writer(sessions_dir: Path, records: int = 3) -> Path:
 
 
 def identity_of(path: Path) -> ProcessIdentity:
-    with segment.SegmentFile.open(path) as file:
+    with reader.SegmentFile.open(path) as file:
         return file.identity
 
 

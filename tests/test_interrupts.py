@@ -119,8 +119,8 @@ def interrupt_durable_records(sessions: Path) -> None:
     while alarm.raised < INTERRUPTS:
         alarm.interrupt(lambda: recorder.record_tool_call("bash", True, 1))
         assert_nothing_is_held(session)
-        assert not recorder._staging._syncing.locked()
-        assert not recorder._staging._turn._is_owned()  # type: ignore[attr-defined]
+        assert not recorder._staging._group_commit._committing.locked()
+        assert not recorder._staging._group_commit._turn._is_owned()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from m31a_mp import Collector, SessionMetrics, Usage, attach, compact, verify
 from m31a_mp.errors import JournalLockedError
-from m31a_mp.journal.append import MAX_LINE_BYTES, Batch, Journal, is_balanced
+from m31a_mp.journal.append import Journal, is_balanced
+from m31a_mp.journal.batch import MAX_LINE_BYTES, Batch
 from m31a_mp.journal.reader import Line, read
 from m31a_mp.metrics import rejected
 from m31a_mp.session.paths import Session

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from m31a_mp import Collector, DamagedMetricsError, MetricsError, attach, compact, load, verify
 from m31a_mp.journal import reader
-from m31a_mp.journal.append import Batch
+from m31a_mp.journal.batch import MAX_BATCH_BYTES, Batch
 from m31a_mp.metrics import rejected, totals
-from m31a_mp.segments import format as segment
-from m31a_mp.segments.format import DATA_OFFSET, Segment
+from m31a_mp.segments.format import DATA_OFFSET
+from m31a_mp.segments.segment import Segment
 from m31a_mp.session.paths import Session
 from strategies import encoded
 from workers import Forked
@@ -375,7 +375,7 @@ class CountingStream(io.BytesIO):
 
 
 def test_headers_that_announce_more_than_is_theirs_do_not_make_the_journal_be_read_again_and_again() -> None:
-    data = header(bytes=segment.MAX_BYTES) * 4000
+    data = header(bytes=MAX_BATCH_BYTES) * 4000
     stream = CountingStream(data)
     list(reader.read(stream))
     assert stream.count < 200 * len(data)  # each time to its end would be 2000 times
@@ -527,7 +527,7 @@ def test_segment_that_is_endless_and_says_so_gives_what_is_its_own(
     assert found.answer["kept"] == 0
 
 
-@pytest.mark.parametrize("size", [segment.MAX_BYTES + 1, 2**40, 2**64 - 1])
+@pytest.mark.parametrize("size", [MAX_BATCH_BYTES + 1, 2**40, 2**64 - 1])
 def test_segment_whose_header_claims_a_size_beyond_the_limit_is_a_finding(
     session: Session, size: int
 ) -> None:

@@ -16,7 +16,8 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 {configure}
-from m31a_mp import Collector, attach, compactor
+from m31a_mp import Collector, attach
+from m31a_mp.metrics import compactor
 
 sessions = Path(sys.argv[1])
 with Collector("fine", sessions) as collector:
@@ -136,15 +137,16 @@ def test_losses_are_told_once_for_each_session(sessions: Path) -> None:
 
 def test_records_that_did_not_reach_the_disk_are_told_once(sessions: Path) -> None:
     fails = """
-from m31a_mp import Collector, durable
+from m31a_mp import Collector
+from m31a_mp.system import files
 def fail(path):
     raise OSError("on fire")
 with Collector("three", sessions, durability="disk") as collector:
-    works, durable.sync = durable.sync, fail
+    works, files.sync = files.sync, fail
     collector.record_tool_call("bash", True, 1)
-    durable.sync = works
+    files.sync = works
     collector.record_tool_call("bash", True, 1)
-    durable.sync = fail
+    files.sync = fail
     collector.record_tool_call("bash", True, 1)
 """
     assert (

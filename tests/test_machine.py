@@ -20,10 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from m31a_mp import Collector, attach, compact, load, verify
 from m31a_mp.journal.append import Journal
 from m31a_mp.metrics import totals
-from m31a_mp.segments import writer
+from m31a_mp.segments import staging, writer
 from m31a_mp.segments.drain import drain
-from m31a_mp.segments.format import list_segments
-from m31a_mp.segments.writer import Staging
+from m31a_mp.segments.reader import list_segments
+from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from m31a_mp.system.flock import FileLock
@@ -54,11 +54,11 @@ class Process:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        writer._stagings[self._session.root] = ref(self.staging)
+        staging._stagings[self._session.root] = ref(self.staging)
         try:
             yield
         finally:
-            del writer._stagings[self._session.root]
+            del staging._stagings[self._session.root]
 
     def die(self) -> None:
         """As SIGKILL: the kernel unmaps its memory, and nothing else happens."""
@@ -74,7 +74,7 @@ class Mayhem(RuleBasedStateMachine):
         self.patch.setattr(writer, "FIRST_SEGMENT_BYTES", 640)
         self.patch.setattr(writer, "MAX_SEGMENT_BYTES", 2048)
         ticks = itertools.count(_NOW, 1000)
-        self.patch.setattr(writer, "time_ns", lambda: next(ticks))
+        self.patch.setattr(staging, "time_ns", lambda: next(ticks))
         for module in (time, totals):  # no foreign record is of a time that is yet to come
             self.patch.setattr(module, "time_ns", lambda: _NOW + 2 * _YEAR)
         writers = itertools.count(1)  # their ids are in no order, and the same when an example is repeated

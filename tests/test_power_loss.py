@@ -20,10 +20,10 @@ import pytest
 
 from m31a_mp import Collector, Recorder, SessionMetrics, ToolMetric, attach, compact, load, save
 from m31a_mp.journal.append import Journal
-from m31a_mp.segments import writer
+from m31a_mp.segments import staging, writer
 from m31a_mp.segments.drain import drain
-from m31a_mp.segments.format import list_segments
-from m31a_mp.segments.writer import Staging
+from m31a_mp.segments.reader import list_segments
+from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from workers import locked
@@ -487,8 +487,8 @@ class SharedDisk:
         self._waiting: dict[int, int] = {}  # threads whose records are not on the disk, and their tickets
         self._staged = 0
         self._on_disk = b""
-        stage = writer.staging(session)
-        stage._tickets = self  # type: ignore[assignment]
+        stage = staging.staging(session)
+        stage._group_commit._tickets = self  # type: ignore[assignment]
 
     def __next__(self) -> int:
         with self._changed:

@@ -365,7 +365,8 @@ class TestFork:
 
 PROGRAM = """
 import sys, threading
-from m31a_mp import Collector, durable
+from m31a_mp import Collector
+from m31a_mp.system import files
 collector = Collector("s", sys.argv[1], flush_interval={interval})
 collector.record_tool_call("bash", True, 1)
 {rest}
@@ -377,7 +378,7 @@ def stop_here(point):
     if point == "after append to journal":
         reached.set()
         threading.Event().wait()
-durable.reached = stop_here
+files.reached = stop_here
 reached.wait()
 """
 

@@ -12,7 +12,7 @@ import pytest
 from m31a_mp import Collector, Recorder, SessionOwnedError, attach, compact, load
 from m31a_mp.journal.append import Journal
 from m31a_mp.metrics import file as metrics_file
-from m31a_mp.segments import writer
+from m31a_mp.segments import staging, writer
 from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import Session
 from workers import Forked, leased, locked
@@ -76,7 +76,7 @@ def test_segment_that_is_full_after_its_removal_is_handed_over_whole_and_before_
 def test_drops_in_a_segment_that_was_removed_are_told_once(session: Session) -> None:
     recorder = attach("s", session.sessions_dir)
     recorder.record_tool_call("bash", True, 1)
-    (one,) = writer.staging(session)._writers
+    (one,) = staging.staging(session)._writers
     one._drop("no_space")
     shutil.rmtree(session.root)
     for _ in range(2):

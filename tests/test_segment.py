@@ -11,15 +11,9 @@ import pytest
 
 from m31a_mp import Collector, SessionMetrics, attach, compact, load, verify
 from m31a_mp.metrics import rejected
-from m31a_mp.segments.format import (
-    DATA_OFFSET,
-    DamagedSegmentError,
-    Segment,
-    SegmentFile,
-    delete_stillborn,
-    list_segments,
-    name_parts,
-)
+from m31a_mp.segments.format import DATA_OFFSET, DamagedSegmentError, name_parts
+from m31a_mp.segments.reader import SegmentFile, delete_stillborn, list_segments
+from m31a_mp.segments.segment import Segment
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from strategies import Record

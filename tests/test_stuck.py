@@ -14,7 +14,7 @@ import pytest
 
 from m31a_mp import Collector, JournalLockedError, Recorder, SessionMetrics, attach, compact, load, verify
 from m31a_mp.metrics import compactor
-from m31a_mp.segments.writer import Staging
+from m31a_mp.segments.staging import Staging
 from workers import Counters, Forked, count_up
 
 SESSION = "session"

@@ -15,7 +15,8 @@ import pytest
 from m31a_mp import Collector, attach, compact, load, verify
 from m31a_mp.inspection.status import status
 from m31a_mp.journal import reader
-from m31a_mp.journal.append import Batch, Journal
+from m31a_mp.journal.append import Journal
+from m31a_mp.journal.batch import Batch
 from m31a_mp.metrics import compactor
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock

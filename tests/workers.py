@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from m31a_mp import Collector, Recorder, SessionOwnedError, Usage, attach
-from m31a_mp.segments.writer import Staging
+from m31a_mp.segments.staging import Staging
 from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock

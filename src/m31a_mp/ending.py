@@ -20,8 +20,9 @@ import weakref
 from contextlib import suppress
 
 from m31a_mp.metrics import compactor
-from m31a_mp.segments.format import DamagedSegmentError, SegmentFile, list_segments
-from m31a_mp.segments.writer import staging
+from m31a_mp.segments.format import DamagedSegmentError
+from m31a_mp.segments.reader import SegmentFile, list_segments
+from m31a_mp.segments.staging import staging
 from m31a_mp.session.lease import Lease, read_owner
 from m31a_mp.session.paths import Session
 from m31a_mp.system.log import warn

@@ -7,7 +7,7 @@ import os
 from m31a_mp import timing
 from m31a_mp.kinds import checks
 from m31a_mp.kinds.checks import INT64_MAX, Names
-from m31a_mp.segments.writer import staging
+from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system.log import warn
 from m31a_mp.timing import Stopwatch

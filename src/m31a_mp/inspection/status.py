@@ -12,11 +12,12 @@ from pathlib import Path
 import orjson
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
-from m31a_mp.journal.append import count_lines
+from m31a_mp.journal.batch import count_lines
 from m31a_mp.metrics import compactor
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION
 from m31a_mp.model import SessionMetrics
-from m31a_mp.segments.format import DamagedSegmentError, SegmentFile, list_segments
+from m31a_mp.segments.format import DamagedSegmentError
+from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.session.lease import read_owner
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process

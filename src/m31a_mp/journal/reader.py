@@ -11,12 +11,9 @@ from typing import BinaryIO
 
 import orjson
 
-from m31a_mp.journal.append import MAX_LINE_BYTES, Batch
+from m31a_mp.journal.batch import DROP_REASONS, MAX_BATCH_BYTES, MAX_LINE_BYTES, Batch
 from m31a_mp.kinds.checks import INT64_MAX
-from m31a_mp.segments import format as segment
 from m31a_mp.system import files
-
-MAX_BATCH_BYTES = segment.MAX_BYTES
 
 _HEADER_START = b'{"batch":'
 _MAX_WRITER_CHARACTERS = 64
@@ -227,7 +224,7 @@ def _parse_header(line: bytes) -> _Header | None:
         return None
     if not all(type(n) is int and 0 <= n <= INT64_MAX for n in numbers):
         return None
-    if not dropped.keys() <= set(segment.DROP_REASONS):
+    if not dropped.keys() <= set(DROP_REASONS):
         return None
     if size > MAX_BATCH_BYTES or b',"crc32"' not in line:
         return None

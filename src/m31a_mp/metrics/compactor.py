@@ -19,7 +19,8 @@ from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar
 
 from m31a_mp.errors import InterruptedCallError, SessionOwnedError
 from m31a_mp.journal import reader
-from m31a_mp.journal.append import LOCK_SECONDS, Batch, Journal
+from m31a_mp.journal.append import LOCK_SECONDS, Journal
+from m31a_mp.journal.batch import Batch
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics import rejected
 from m31a_mp.metrics.fold import Fold
@@ -27,13 +28,8 @@ from m31a_mp.metrics.rejected import Rejected, shown
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
 from m31a_mp.segments.drain import Drained, drain
-from m31a_mp.segments.format import (
-    DamagedSegmentError,
-    SegmentFile,
-    delete_stillborn,
-    find_segments,
-    list_segments,
-)
+from m31a_mp.segments.format import DamagedSegmentError
+from m31a_mp.segments.reader import SegmentFile, delete_stillborn, find_segments, list_segments
 from m31a_mp.session.lease import owning, still_owned
 from m31a_mp.session.paths import MAX_WAITING, Session, is_file
 from m31a_mp.system import files

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from m31a_mp.journal.append import Batch
+from m31a_mp.journal.batch import Batch
 from m31a_mp.journal.reader import Damage, Item, Line, Torn
 from m31a_mp.kinds.events import fold_known, fold_record
 from m31a_mp.metrics.rejected import Rejected

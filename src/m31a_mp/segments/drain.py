@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 
-from m31a_mp.journal.append import Batch, Journal
-from m31a_mp.segments.format import DamagedSegmentError, SegmentFile, name_parts
+from m31a_mp.journal.append import Journal
+from m31a_mp.journal.batch import Batch
+from m31a_mp.segments.format import DamagedSegmentError, name_parts
+from m31a_mp.segments.reader import SegmentFile
 from m31a_mp.system import files
 
 TYPE_CHECKING = False
