@@ -978,6 +978,31 @@ def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_
     assert counted(tmp_path)["after"] == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_exception_of_a_signal_handler_in_the_middle_of_a_fork_costs_neither_process_a_record(
+    tmp_path: Path,
+) -> None:
+    def interrupt() -> None:
+        raise BoomError
+
+    with Collector(SESSION, tmp_path) as collector:
+        for forks in itertools.count(1):
+            collector.record_tool_call("parent", True, 1)
+            moments, pids = Moments(forks, interrupt), list[int]()
+            moments.trace(lambda pids=pids: pids.append(os.fork()))  # type: ignore[misc]
+            if pids == [0]:
+                collector.record_tool_call("child", True, 1)
+                os._exit(0 if moments.where else 1)
+            assert not moments.where, "Python code runs in the parent, where a handler may cut it short"
+            collector.record_tool_call("parent", True, 1)
+            collector.flush()  # which needs the locks that a fork under way would keep it from
+            if os.waitpid(pids[0], 0)[1]:
+                break
+        assert forks > 20
+    assert counted(tmp_path) == {"parent": 2 * forks, "child": forks}
+    assert verify(tmp_path, SESSION) == []
+
+
 @pytest.mark.parametrize("durability", ["process", "disk"])
 def test_fork_of_c_code_that_runs_no_hooks_starts_with_its_own_segments(
     tmp_path: Path, durability: str

@@ -85,6 +85,8 @@ def test_worker_imports_little(tmp_path: Path) -> None:
     ours = {name for name in modules if name.startswith("m31a_mp")}
     small = {
         "__future__",
+        "_collections",
+        "_functools",
         "_struct",
         "contextvars",
         "_contextvars",

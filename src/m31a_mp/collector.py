@@ -258,7 +258,7 @@ class Collector(Recorder):
 _collectors: weakref.WeakSet[Collector] = weakref.WeakSet()
 
 
-@fork.after_in_child
+@fork.after_in_child("collector")
 def _renew_turns() -> None:
     for collector in list(_collectors):
         collector._reset_turns()  # noqa: SLF001  # the module's own class

@@ -22,7 +22,7 @@ LOCK_SECONDS = 5.0
 # Calls that a signal handler or a finalizer asked of a thread that it interrupted while that held a lock, to
 # be made when the thread has given the lock back; by the lock's path and the thread.
 _deferred: dict[tuple[str, int], list[Callable[[], None]]] = {}
-fork.after_in_child(_deferred.clear)
+fork.after_in_child("journal")(_deferred.clear)
 
 
 class Journal:

@@ -151,8 +151,10 @@ class Segment:
         self.close()
 
     def close(self) -> None:
-        """Unmap it; the file stays."""
+        """Unmap it; the file stays. Once more is harmless."""
         self._words.release()
+        if self._mapping.closed:
+            return
         try:
             is_ours = self._mapping.size() == self.size
         except OSError:

@@ -57,7 +57,7 @@ class Staging:
             members: Its other keys and values, as they stand in the line, a comma before each.
             last: The last value, if `members` ends with its key.
         """
-        if not mark[0]:  # C code forked, and Python's hooks did not run
+        if not mark[0]:  # C code forked, and Python's hooks did not run; or they were interrupted
             fork.came_through()
         now = time_ns()
         if now <= self._last_time:  # a clock that was set back must not turn the order around
@@ -167,8 +167,7 @@ class Staging:
         Raises:
             JournalLockedError, OSError: As `hand_over`.
         """
-        if not mark[0]:
-            fork.came_through()
+        fork.settle()
         if any(writer.hides() for writer in list(self._writers)):
             self._session.make()
             self.journal.hold(self._append_hidden, timeout)
@@ -228,10 +227,11 @@ class Staging:
 
     def abandon(self) -> None:
         """In a forked child: drop what the parent stages, and start anew."""
-        inherited, self._writers, self._free = self._writers, [], []
-        self._group_commit.renew()
-        for writer in inherited:
+        for writer in self._writers:
             writer.abandon()
+        # Last: an exception of a signal handler before this leaves the writers to be abandoned again.
+        self._writers, self._free = [], []
+        self._group_commit.renew()
 
 
 # The stagings of this process, by the directory of their session and all; they live while a recorder does, or
@@ -278,7 +278,7 @@ def _note_active(stage: Staging) -> None:
         oldest.give_back()
 
 
-@fork.after_in_child
+@fork.after_in_child("segments")
 def _abandon_all() -> None:
     for known in list(_alive.values()):
         inherited = known()

@@ -49,16 +49,21 @@ _thread = _Thread()
 _changing: dict[int, ref[FileIO]] = {}
 
 
-@fork.after_in_child
+@fork.after_in_child("files")
 def _change_nothing_here() -> None:
-    for known in _changing.values():
+    for known in list(_changing.values()):
         file = known()
         if file and not file.closed:
-            # Not closed: a signal handler that goes on here may get the number for a file of its own.
-            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(null, file.fileno(), inheritable=False)
-            os.close(null)
+            _make_harmless(file.fileno())
     _changing.clear()
+
+
+def _make_harmless(fd: int) -> None:
+    """Have a descriptor lead nowhere. It is not closed: a signal handler may get its number for a file."""
+    with FileIO(os.devnull, "r+") as null:
+        if null.fileno() == fd:
+            return  # the program had closed it
+        os.dup2(null.fileno(), fd, inheritable=False)
 
 
 class ForkedError(OSError):
@@ -82,6 +87,7 @@ def operation(call: Callable[[], T]) -> T:
     A signal handler may fork in the middle of them, and its child return from the handler. There the next
     step raises `ForkedError` instead of doing it once more.
     """
+    fork.settle()
     this = _Operation(_under_way())
     _thread.innermost = this
     # The `with` of a lock is over when its block is, also where an exception of a signal handler comes into

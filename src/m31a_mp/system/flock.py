@@ -21,9 +21,10 @@ _POLL_SECONDS = 0.001
 
 # flock(2) belongs to the open file, which a fork shares: a child that kept the descriptor would hold the
 # lock for as long as it lives, long after the parent died. The child therefore closes every one of these:
-# the files of locks that are held during a call, by path and thread, and the descriptors of `FileLock`s.
+# the files of locks that are held during a call, by path and thread, and the descriptors of `FileLock`s, with
+# their device and inode.
 _files: dict[tuple[str, int], FileIO] = {}
-_descriptors: set[int] = set()
+_descriptors: dict[int, tuple[int, int] | None] = {}
 
 
 def hold(
@@ -43,22 +44,25 @@ def hold(
     Returns:
         Whether the lock was had, and the call made. Not where this very thread holds it already.
     """
+    fork.settle()
     if holds(path):
         return False
     me = (path, get_ident())
     deadline = time.monotonic() + timeout
     while True:
-        ended = fork.ended
+        ended = fork.ended()
         with FileIO(files.open_private(path, os.O_RDWR | os.O_CREAT), "r+") as file:
             _files[me] = file
             # If another thread has begun to fork, the child may have this file and not know of it: with the
             # lock it would keep that.
-            if fork.begun == ended and _is_taken(file, path, take or lock_if_free):
+            if fork.begun() == ended and _is_taken(file, path, take or lock_if_free):
                 try:
                     call()
                 finally:
                     _unlock(file)
+                    _files.pop(me, None)
                 return True
+        _files.pop(me, None)
         if time.monotonic() >= deadline:
             return False
         time.sleep(_POLL_SECONDS)
@@ -117,14 +121,15 @@ class FileLock:
         return True
 
     def _try(self) -> bool:
-        ended = fork.ended
+        fork.settle()
+        ended = fork.ended()
         # Known to this object before it is locked: an interrupt from here on leaves it to `release`.
         self._fd = files.open_private(self.path, os.O_RDWR | os.O_CREAT)
-        _descriptors.add(self._fd)
         self._inode, self._pid = _inode(self._fd), os.getpid()
+        _descriptors[self._fd] = self._inode
         # If another thread has begun to fork, the child may have this descriptor and not know of it: with
         # the lock it would keep that.
-        if fork.begun == ended and self._take(self._fd) and is_at(self.path, self._fd):
+        if fork.begun() == ended and self._take(self._fd) and is_at(self.path, self._fd):
             return True
         self.release()
         return False
@@ -160,7 +165,7 @@ class FileLock:
                 pass  # closing it does the same
         self._fd = None  # before the number may become somebody else's file
         if self._pid == os.getpid():
-            _descriptors.discard(fd)
+            _descriptors.pop(fd, None)
         if is_ours:
             os.close(fd)
 
@@ -210,17 +215,15 @@ def _inode(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-@fork.after_in_child
+@fork.after_in_child("locks")
 def _let_go() -> None:
     for file in list(_files.values()):
         try:
             file.close()
         except OSError:
             pass  # the program closed it
-    for fd in list(_descriptors):
-        try:
-            os.close(fd)
-        except OSError:
-            pass
     _files.clear()
-    _descriptors.clear()
+    for fd, inode in list(_descriptors.items()):
+        if inode == _inode(fd):  # else it is closed, and perhaps another file has the number
+            os.close(fd)
+        _descriptors.pop(fd, None)

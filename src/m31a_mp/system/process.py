@@ -165,7 +165,7 @@ def _namespace() -> int:
         return 0
 
 
-@fork.after_in_child
+@fork.after_in_child("process")
 def _forget_parent() -> None:
     # A child may carry the pid of an ancestor that is gone, and may live in a namespace of its own.
     global _current  # noqa: PLW0603
