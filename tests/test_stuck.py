@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from m31a_mp import Collector, JournalLockedError, Recorder, SessionMetrics, attach, compact, load, verify
+from m31a_mp.journal.append import LOCK_SECONDS, Journal
 from m31a_mp.metrics import compactor
 from m31a_mp.segments.staging import Staging
 from workers import Counters, Forked, count_up
@@ -194,3 +195,21 @@ def test_flush_has_all_that_a_worker_stopped_in_the_middle_of_recording_had_ackn
     collector.flush()
     assert calls_of(load(tmp_path, SESSION))["tool"] - numbers[0] in {0, 1}
     assert verify(tmp_path, SESSION) == []
+
+
+def test_stop_while_the_holder_of_the_lock_is_stopped_waits_for_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, waits = Journal.hold, list[float]()
+
+    def noted(journal: Journal, call: Callable[[], object], timeout: float = LOCK_SECONDS) -> object:
+        waits.append(timeout)
+        return hold(journal, call, 0.1)
+
+    collector = Collector(SESSION, tmp_path)
+    collector.record_tool_call("tool", True, 1)
+    monkeypatch.setattr(Journal, "hold", noted)
+    with lock_held_by_a_stopped_process(tmp_path):
+        collector.stop()
+    assert waits == [LOCK_SECONDS]
+    assert calls_of(compact(tmp_path, SESSION).metrics) == {"tool": 1}

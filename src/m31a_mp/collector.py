@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from m31a_mp import ending
 from m31a_mp.errors import InterruptedCallError, SessionOwnedError
-from m31a_mp.journal.append import Journal
 from m31a_mp.metrics import compactor
 from m31a_mp.metrics.compactor import Compaction
 from m31a_mp.model import SessionMetrics
@@ -130,12 +129,12 @@ class Collector(Recorder):
 
         What is recorded afterwards is staged as a worker's would be, and the next flush, owner or
         `compact()` counts it. Called by a signal handler in the middle of another call of this object, it
-        takes effect when that ends.
+        takes effect when that ends. It waits for the journal's lock as long as `flush()` does.
         """
         if self._refresher:
             self._refresher.end()
         session = self._session
-        if session is None or Journal(session).when_released(self.stop):
+        if session is None or self._staging.journal.when_released(self.stop):
             return
         try:
             self._in_turn(lambda: self._stop_owning(session) if self._is_owner() else Recorder.stop(self))
@@ -147,7 +146,9 @@ class Collector(Recorder):
 
     def _stop_owning(self, session: Session) -> None:
         try:
-            super().stop()
+            # What is let go of before the compaction is drained and deleted by it: one wait for the lock.
+            self._staging.retire_idle()
+            self._staging.hand_over_hidden()
             metrics = self._compact(session).metrics
             if log := logger():
                 log.info(
