@@ -249,7 +249,10 @@ class Recorder:
             return SessionMetrics("")
         from m31a_mp.metrics import compactor  # late: most processes never look  # noqa: PLC0415
 
-        metrics = compactor.look(self._session).totals.to_metrics(self._session.id)
+        totals = compactor.look(self._session).totals
+        for reason, count in self._staging.untold_drops().items():
+            totals.dropped[reason] = totals.dropped.get(reason, 0) + count
+        metrics = totals.to_metrics(self._session.id)
         if not (metrics.tools or metrics.llms or metrics.phases or self._told or self._session.is_there()):
             self._told = warn("there is no session in %s: its snapshot is empty", self._session.root)
         return metrics

@@ -44,10 +44,19 @@ class Segment:
             of this process cannot take it. Raises `ValueError` if there is no room, or after `close()`.
     """
 
-    __slots__ = ("_file", "_mapping", "_words", "first", "name", "size", "store", "writer")
+    __slots__ = ("_descriptor", "_file", "_mapping", "_words", "first", "name", "size", "store", "writer")
 
-    def __init__(self, name: str, writer: str, first: int, mapping: mmap.mmap, file: os.stat_result) -> None:
-        self._file = (file.st_dev, file.st_ino)
+    def __init__(  # noqa: PLR0913, PLR0917  # one for each attribute
+        self,
+        name: str,
+        writer: str,
+        first: int,
+        mapping: mmap.mmap,
+        file: tuple[int, int],
+        descriptor: int | None,
+    ) -> None:
+        self._file = file
+        self._descriptor = descriptor  # which the mapping keeps; None if that is not known
         self.name = name
         self.writer = writer
         self.first = first
@@ -72,8 +81,12 @@ class Segment:
             fd = files.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         with files.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
             try:
-                file = os.fstat(fd)
+                status = os.fstat(fd)
+                file = status.st_dev, status.st_ino
+                expected = _next_descriptor(fd)
                 mapping = cls._make(fd, header(writer, first, size), size, temporary, name)
+                # Another thread may have taken the number.
+                descriptor = expected if files.inode_of(expected) == file else None
             except BaseException:
                 try:
                     with files.step("give up segment"):
@@ -81,7 +94,7 @@ class Segment:
                 except OSError:
                     pass  # the next attempt deletes it
                 raise
-        return cls(name, writer, first, mapping, file)
+        return cls(name, writer, first, mapping, file, descriptor)
 
     @staticmethod
     def _make(fd: int, header: bytes, size: int, temporary: str, name: str) -> mmap.mmap:
@@ -155,13 +168,25 @@ class Segment:
         self._words.release()
         if self._mapping.closed:
             return
-        try:
-            is_ours = self._mapping.size() == self.size
-        except OSError:
-            is_ours = True  # its descriptor is closed, and nobody's
-        if is_ours:
+        if self._has_its_descriptor():
             self._mapping.close()
         else:
             # The program closed descriptors that it does not know, and has a file of that number now:
             # unmapping would close it.
             _never_closed.append(self._mapping)
+
+    def _has_its_descriptor(self) -> bool:
+        """Whether the descriptor that the mapping keeps is still its own, or closed and nobody's."""
+        if self._descriptor is not None:
+            return files.inode_of(self._descriptor) in {self._file, None}
+        try:
+            return self._mapping.size() == self.size
+        except OSError:
+            return True
+
+
+def _next_descriptor(fd: int) -> int:
+    """The number that the next open file gets: a mapping does not tell which one it has."""
+    descriptor = os.dup(fd)
+    os.close(descriptor)
+    return descriptor

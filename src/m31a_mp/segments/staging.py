@@ -10,7 +10,9 @@ waiting for it.
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from _weakref import ref
 from errno import EIO
 from time import time_ns
@@ -30,6 +32,8 @@ _SPILLED_SEGMENTS = 8
 # So many sessions have a segment of this process at a time: each segment has a descriptor, of which the host
 # needs some.
 MAX_ACTIVE = 128
+# A process that ends waits so long for the lock at most, to tell what it dropped.
+_EXIT_SECONDS = 0.2
 
 
 class Staging:
@@ -110,7 +114,7 @@ class Staging:
 
     def _new_writer(self) -> Writer:
         writers = self._writers
-        writer = Writer(self._session, self._spill)
+        writer = Writer(self._session, self._spill, _tell_drops_at_exit)
         writers.append(writer)
         if writers is not self._writers:  # a signal handler has forked meanwhile: it is the parent's
             writer.abandon()
@@ -154,6 +158,14 @@ class Staging:
         self.hand_over_hidden(timeout=timeout)
         if any(writer.names() for writer in list(self._writers)):
             self.journal.hold(self._drain, timeout)
+
+    def untold_drops(self) -> dict[str, int]:
+        """What this process dropped and no file says yet, by reason."""
+        told: dict[str, int] = {}
+        for writer in list(self._writers):
+            for reason, count in writer.untold_drops().items():
+                told[reason] = told.get(reason, 0) + count
+        return told
 
     def hand_over_hidden(self, *, timeout: float = LOCK_SECONDS) -> None:
         """Move to the journal what no other process can find.
@@ -240,6 +252,32 @@ _stagings: dict[str, ref[Staging]] = {}
 _alive: dict[int, ref[Staging]] = {}
 # Those that may have segments; the last one started one last.
 _active: list[Staging] = []
+
+
+_told_at_exit_by = 0  # the process that tells at its end what it dropped
+
+
+def _tell_drops_at_exit() -> None:
+    """Have this process tell at its end what it dropped, if no file says it by then."""
+    global _told_at_exit_by  # noqa: PLW0603
+    if _told_at_exit_by == os.getpid():
+        return
+    _told_at_exit_by = os.getpid()
+    atexit.register(_tell_drops)
+    # A process that multiprocessing started ends without the functions of atexit.
+    util = sys.modules.get("multiprocessing.util")
+    if util and hasattr(util, "Finalize"):  # else it is half imported
+        util.Finalize(None, _tell_drops, exitpriority=-100)
+
+
+def _tell_drops() -> None:
+    for known in list(_alive.values()):
+        stage = known()
+        if stage and stage.untold_drops():
+            try:
+                stage.hand_over_hidden(timeout=_EXIT_SECONDS)
+            except Exception:  # noqa: S110  # there is nothing to tell it with
+                pass
 
 
 def staging(session: Session) -> Staging:

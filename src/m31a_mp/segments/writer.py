@@ -27,6 +27,9 @@ _GROWTH = 4
 # The last part of a file system belongs to the host and to publishing: no segment takes any of it.
 _RESERVED_PART = 20
 _MAX_RESERVED_BYTES = 1024**3
+# The same of inodes; of a small file system more, for publishing needs some files that are not there yet.
+_MIN_RESERVED_FILES = 8
+_MAX_RESERVED_FILES = 1024
 # An owner that flushes may take a segment in the making for stillborn, and delete it. That often in a row
 # no owner comes between two system calls.
 _ATTEMPTS = 50
@@ -55,12 +58,15 @@ class Writer:
         removed: Segments whose file somebody removed, oldest first: only this process has their records.
     """
 
-    def __init__(self, session: Session, spill: Callable[[Writer], None]) -> None:
+    def __init__(
+        self, session: Session, spill: Callable[[Writer], None], on_drop: Callable[[], None]
+    ) -> None:
         self.full: list[str] = []
         self.removed: list[Segment] = []
         self._id = _new_id()
         self._session = session
         self._spill = spill
+        self._on_drop = on_drop
         self._segment: Segment | None = None
         # The `store` of the segment. One attribute, so that a record that interrupts the change to a new
         # segment finds the old one or the new one.
@@ -83,6 +89,10 @@ class Writer:
         """Its segments' files, oldest first."""
         segment = self._segment
         return [*self.full, segment.name] if segment else list(self.full)
+
+    def untold_drops(self) -> dict[str, int]:
+        """What it dropped and no file says yet, by reason."""
+        return {} if self._segment else dict(self._dropped)
 
     def hides(self) -> bool:
         """Whether it has anything that no other process can find."""
@@ -115,21 +125,24 @@ class Writer:
         Raises:
             OSError: The journal cannot take them.
         """
-        for segment in list(self.removed):
-            first, records = segment.left()
-            journal.append([Batch(segment.writer, first, records, segment.dropped())])
-            segment.advance(records)
-            self.removed.remove(segment)
+        while self.removed:
+            try:
+                segment = self.removed.pop(0)  # taken: the directory may be another by now, with another lock
+            except IndexError:
+                return
+            try:
+                _append_left(segment, journal, segment.dropped())
+            except BaseException:
+                self.removed.insert(0, segment)
+                raise
             if segment is not self._segment:  # an exception of a signal handler came before its successor
                 segment.close()
         current = self._segment
         if current and not current.is_in_place():
             try:
-                first, records = current.left()
+                _append_left(current, journal)
             except ValueError:
-                return  # the call that is using it has let go of it this moment
-            journal.append([Batch(current.writer, first, records)] if records else [])
-            current.advance(records)
+                pass  # the call that is using it has let go of it this moment
 
     def forget_gone(self) -> None:
         """Forget the full segments that are drained. The caller holds `journal.lock`."""
@@ -210,6 +223,11 @@ class Writer:
         segment = self._create(writer, first, size, need)
         for reason, count in dropped.items():
             segment.show_dropped(reason, count)
+        if old and is_in_place and not old.is_in_place():
+            # Somebody removed it while its successor was made, which must not go on with its numbers.
+            segment.finish(is_followed=False)
+            self._start_segment(need)
+            return
         if old:
             self._put_behind(old, is_in_place)
         if self.abandoned:
@@ -242,7 +260,7 @@ class Writer:
         for attempt in range(_ATTEMPTS):
             try:
                 self._session.make()
-                if 2 * size > _available(directory):  # its records take that once more, in the journal
+                if not _has_room(directory, 2 * size):  # its records take that once more, in the journal
                     raise OSError(ENOSPC, "the last part of the file system is left to others", directory)
                 return Segment.create(directory, writer, first, size)
             except (FileNotFoundError, FileExistsError):  # or a fork has left one, in the middle of this
@@ -255,6 +273,8 @@ class Writer:
         return self._create(writer, first, size // _GROWTH, need)
 
     def _drop(self, reason: str, error: Exception | None = None) -> None:
+        if not self._dropped:
+            self._on_drop()
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
         if self._segment:
             self._segment.show_dropped(reason, self._dropped[reason])
@@ -265,17 +285,30 @@ class Writer:
                 _warned.discard(self._session)
 
 
+def _append_left(segment: Segment, journal: Journal, dropped: dict[str, int] | None = None) -> None:
+    """Append what the journal has not got of a mapped segment.
+
+    Raises:
+        ValueError: It is not mapped any more.
+    """
+    first, records = segment.left()
+    if records or dropped:
+        journal.append([Batch(segment.writer, first, records, dropped)])
+        segment.advance(records)
+
+
 def _new_id() -> str:
     return os.urandom(8).hex()
 
 
-def _available(directory: str) -> float:
-    """How many bytes of the file system records may take; infinite where it does not say what it has."""
+def _has_room(directory: str, size: int) -> bool:
+    """Whether records may take one more file of that size; a file system that does not say may have it."""
     status = os.statvfs(directory)
-    if not status.f_blocks:
-        return float("inf")
     reserved = min(status.f_blocks * status.f_frsize // _RESERVED_PART, _MAX_RESERVED_BYTES)
-    return status.f_bavail * status.f_frsize - reserved
+    if status.f_blocks and status.f_bavail * status.f_frsize - reserved < size:
+        return False
+    reserved_files = max(_MIN_RESERVED_FILES, min(status.f_files // _RESERVED_PART, _MAX_RESERVED_FILES))
+    return not status.f_files or status.f_favail > reserved_files
 
 
 def _reason(error: Exception) -> str:

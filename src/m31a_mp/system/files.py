@@ -163,6 +163,15 @@ def is_there(path: StrPath, inode: tuple[int, int]) -> bool:
     return (found.st_dev, found.st_ino) == inode
 
 
+def inode_of(fd: int) -> tuple[int, int] | None:
+    """The device and inode of an open file; None if the descriptor is none."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def read_private(path: StrPath, limit: int) -> bytes:
     """The bytes of a file of the session; never through a symlink.
 

@@ -125,7 +125,7 @@ class FileLock:
         ended = fork.ended()
         # Known to this object before it is locked: an interrupt from here on leaves it to `release`.
         self._fd = files.open_private(self.path, os.O_RDWR | os.O_CREAT)
-        self._inode, self._pid = _inode(self._fd), os.getpid()
+        self._inode, self._pid = files.inode_of(self._fd), os.getpid()
         _descriptors[self._fd] = self._inode
         # If another thread has begun to fork, the child may have this descriptor and not know of it: with
         # the lock it would keep that.
@@ -151,7 +151,7 @@ class FileLock:
 
     def _is_ours(self) -> bool:
         """Not so if the program closed descriptors that it does not know: the number may be another file."""
-        return self._fd is not None and self._pid == os.getpid() and _inode(self._fd) == self._inode
+        return self._fd is not None and self._pid == os.getpid() and files.inode_of(self._fd) == self._inode
 
     def release(self) -> None:
         """Give the lock back. In a forked child, whose copy is closed already, it does nothing."""
@@ -203,16 +203,8 @@ def holders(path: StrPath) -> list[int]:
 
 def is_at(path: StrPath, fd: int) -> bool:
     """Whether an open file is the one at that path: not so when it was removed, or replaced."""
-    inode = _inode(fd)
+    inode = files.inode_of(fd)
     return inode is not None and files.is_there(path, inode)
-
-
-def _inode(fd: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 @fork.after_in_child("locks")
@@ -224,6 +216,6 @@ def _let_go() -> None:
             pass  # the program closed it
     _files.clear()
     for fd, inode in list(_descriptors.items()):
-        if inode == _inode(fd):  # else it is closed, and perhaps another file has the number
+        if inode == files.inode_of(fd):  # else it is closed, and perhaps another file has the number
             os.close(fd)
         _descriptors.pop(fd, None)

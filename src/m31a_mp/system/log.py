@@ -29,7 +29,10 @@ def warn(message: str, *arguments: object) -> bool:
     """Log a warning; returns whether anybody can have heard it."""
     found = logger()
     if found:
-        found.warning(message, *arguments)
+        try:
+            found.warning(message, *arguments)
+        except Exception:
+            return True  # a handler of the program raised it; a record must not
     return found is not None
 
 
