@@ -15,6 +15,7 @@ from rich.text import Text
 from m31a_mp.cli.layout import Cell, Column, Table, cut
 from m31a_mp.cli.naming import shell_words, shown
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
+from m31a_mp.metrics import rejected
 from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, format_time
 from m31a_mp.system.process import describe, name_and_state
 
@@ -46,9 +47,23 @@ def console(*, stderr: bool = False) -> Console:
 def print_json(document: dict[str, Any], *, in_one_line: bool = False) -> None:
     """Print a document on stdout."""
     option = orjson.OPT_APPEND_NEWLINE | (0 if in_one_line else orjson.OPT_INDENT_2)
+    document = {"version": JSON_VERSION} | document
+    try:
+        data = orjson.dumps(document, option=option)
+    except TypeError:  # a path that is not UTF-8
+        data = orjson.dumps(_as_text(document), option=option)
     if sys.stdout:
-        sys.stdout.write(orjson.dumps({"version": JSON_VERSION} | document, option=option).decode())
+        sys.stdout.write(data.decode())
         sys.stdout.flush()
+
+
+def _as_text(value: Any) -> Any:
+    """The same JSON, with the names of files that are not UTF-8 as text."""
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return rejected.shown(value) if isinstance(value, str) else value
 
 
 def status_json(status: Status) -> dict[str, Any]:

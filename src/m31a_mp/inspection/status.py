@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import orjson
-
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.journal.batch import count_lines
+from m31a_mp.kinds import json
 from m31a_mp.metrics import compactor
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION
 from m31a_mp.model import SessionMetrics
@@ -189,7 +188,7 @@ def read_file(path: str | os.PathLike[str]) -> SessionMetrics:
     try:
         if len(data) > _FILE_BYTES:
             raise ValueError(f"it has more than {_FILE_BYTES} bytes")
-        document = orjson.loads(data)
+        document = json.parse(data)
         metrics = SessionMetrics.from_json(document)
     except ValueError as error:
         message = f"{os.fspath(path)} has no metrics: {error}"

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import orjson
 
 from m31a_mp.journal.batch import DROP_REASONS, MAX_BATCH_BYTES, MAX_LINE_BYTES, Batch
+from m31a_mp.kinds import json
 from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.system import files
 
@@ -213,7 +214,7 @@ def _find_header(records: bytes, start: int) -> int:
 def _parse_header(line: bytes) -> _Header | None:
     """None when that is not what stands there."""
     try:
-        header = orjson.loads(line)
+        header = json.parse(line)
         writer, dropped = header["batch"], header.get("dropped", {})
         first, count, size = header["first"], header["count"], header["bytes"]
         crc = int(header["crc32"], 16)
@@ -234,6 +235,6 @@ def _parse_header(line: bytes) -> _Header | None:
 def _is_whole(text: bytes) -> bool:
     """Whether a last line without its newline is complete all the same."""
     try:
-        return isinstance(orjson.loads(text), dict)
+        return isinstance(json.parse(text), dict)
     except orjson.JSONDecodeError:
         return False

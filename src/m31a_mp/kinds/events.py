@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from m31a_mp.kinds import json
 from m31a_mp.kinds.checks import check_bool, check_cost, check_int, check_name
 from m31a_mp.metrics.totals import LLMTotal, PhaseTotal, ToolTotal, Totals, plausible
 
@@ -184,7 +185,7 @@ def fold_record(totals: Totals, text: bytes, now: int) -> None:
         ValueError: It is no record; says why.
     """
     try:
-        record = orjson.loads(text)
+        record = json.parse(text)
     except orjson.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
     kind = record.get("event") if isinstance(record, dict) else None

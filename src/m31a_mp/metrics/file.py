@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.kinds import json
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
 from m31a_mp.model import SessionMetrics
@@ -153,7 +154,7 @@ def _read(session: Session) -> dict[str, Any] | None:
             raise
         raise _damaged(session, f"it has {error.strerror}") from None
     try:
-        document = orjson.loads(data)
+        document = json.parse(data)
     except orjson.JSONDecodeError as error:
         raise _damaged(session, f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
@@ -164,7 +165,7 @@ def _read(session: Session) -> dict[str, Any] | None:
     if not isinstance(checkpoint, dict):
         raise _damaged(session, f"its part {_CHECKPOINT!r} is not an object")
     version = checkpoint.get("version")
-    if version != CHECKPOINT_VERSION:
+    if type(version) is not int or version != CHECKPOINT_VERSION:
         reason = f"is of version {version!r}; this library reads {CHECKPOINT_VERSION}"
         raise UnsupportedVersionError(
             f"{session.metrics} {reason}. Use the release that wrote it, or a later one",

@@ -12,6 +12,7 @@ import orjson
 
 from m31a_mp.journal.batch import Batch
 from m31a_mp.journal.reader import Damage, Item, Line, Torn
+from m31a_mp.kinds import json
 from m31a_mp.kinds.events import fold_known, fold_record
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import MAX_AHEAD, TooManyEntriesError, Totals
@@ -44,7 +45,7 @@ def _parse(lines: bytes, array: bytes, count: int) -> list[Any]:
     """
     if b"[" not in lines:
         try:
-            parsed: list[Any] = orjson.loads(b"[%b]" % array)
+            parsed: list[Any] = json.parse(b"[%b]" % array)
         except orjson.JSONDecodeError:
             parsed = []
         if len(parsed) == 2 * count - 1:
@@ -54,7 +55,7 @@ def _parse(lines: bytes, array: bytes, count: int) -> list[Any]:
 
 def _parse_line(line: bytes) -> Any:
     try:
-        return orjson.loads(line)
+        return json.parse(line)
     except orjson.JSONDecodeError:
         return None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 
+from m31a_mp.kinds import json
 from m31a_mp.system import files
 
 # Enough to see what went wrong. A flood of garbage must not fill the disk.
@@ -81,7 +82,7 @@ def read(path: Path) -> Iterator[Rejected]:
         return
     for line in lines:
         try:
-            item = orjson.loads(line)
+            item = json.parse(line)
             data = item["text"].encode() if "text" in item else base64.b64decode(item["base64"])
             item = Rejected(item["file"], item["offset"], item["reason"], data)
             if isinstance(item.file, str) and isinstance(item.offset, int) and isinstance(item.reason, str):

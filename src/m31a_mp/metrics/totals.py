@@ -26,6 +26,7 @@ MAX_WRITERS = 1_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COSTS_KEPT = 1024
+_MAX_FLOAT = math.nextafter(math.inf, 0)
 
 
 # A record of a later time than this after the moment of merging, in nanoseconds, is of a clock that is wrong.
@@ -65,7 +66,9 @@ class ExactSum:
             while rest := math.fsum([*self._addends, *(-part for part in parts)]):
                 parts.append(rest)
         except OverflowError:
-            return [math.nextafter(math.inf, 0)]  # JSON has no infinity; the sum stops at the largest float
+            # JSON has no infinity: the sum stops at the largest float, or at the least one.
+            half = math.fsum(addend / 2 for addend in self._addends)
+            return [max(-_MAX_FLOAT, min(2 * half, _MAX_FLOAT))]
         return parts
 
     def value(self) -> float:
@@ -333,7 +336,7 @@ def _phase_metric(phase: str, total: PhaseTotal) -> PhaseMetric:
 
 
 def _stop(number: int) -> int:
-    return min(number, INT64_MAX)
+    return max(-INT64_MAX - 1, min(number, INT64_MAX))
 
 
 def _first(checkpoint: dict[str, Any], table: str, name: str, default: int) -> int:

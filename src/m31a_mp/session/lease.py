@@ -12,6 +12,7 @@ import orjson
 from filelock import lock_descriptor
 
 from m31a_mp.errors import SessionOwnedError
+from m31a_mp.kinds import json
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from m31a_mp.system.flock import FileLock, hold, holders, still_holds
@@ -147,7 +148,7 @@ def owned_error(session: Session) -> SessionOwnedError:
 def read_owner(path: Path) -> dict[str, object]:
     """What the owner wrote into `owner.lock`; empty if nobody did, or it cannot be read."""
     try:
-        content = orjson.loads(files.read_private(path, _OWNER_BYTES))
+        content = json.parse(files.read_private(path, _OWNER_BYTES))
     except (OSError, orjson.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}
