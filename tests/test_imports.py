@@ -87,6 +87,7 @@ def test_worker_imports_little(tmp_path: Path) -> None:
         "__future__",
         "_collections",
         "_functools",
+        "atexit",
         "_struct",
         "contextvars",
         "_contextvars",

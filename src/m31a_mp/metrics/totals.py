@@ -27,6 +27,7 @@ MAX_WRITERS = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COSTS_KEPT = 1024
 _MAX_FLOAT = math.nextafter(math.inf, 0)
+_SCALE = 2.0**-64  # sums of as many addends as there can be do not overflow on the way
 
 
 # A record of a later time than this after the moment of merging, in nanoseconds, is of a clock that is wrong.
@@ -67,8 +68,8 @@ class ExactSum:
                 parts.append(rest)
         except OverflowError:
             # JSON has no infinity: the sum stops at the largest float, or at the least one.
-            half = math.fsum(addend / 2 for addend in self._addends)
-            return [max(-_MAX_FLOAT, min(2 * half, _MAX_FLOAT))]
+            scaled = math.fsum(addend * _SCALE for addend in self._addends)
+            return [max(-_MAX_FLOAT, min(scaled / _SCALE, _MAX_FLOAT))]
         return parts
 
     def value(self) -> float:
