@@ -61,14 +61,42 @@ def _written(_: bytes, __: bytes, written: bytes) -> bytes:
 _BYTES = (_synced, _zeros, _before, _written)
 
 
+def _with_changes_forgotten(versions: list[Names]) -> list[Names]:
+    """What may be left of a directory, given its versions since its last fsync.
+
+    Each version; the last one without one of the changes; and the first one with one of them only.
+    """
+    possible = list(versions)
+    changes = [_change(before, after) for before, after in itertools.pairwise(versions)]
+    for i, change in enumerate(changes):
+        possible += [
+            _changed(versions[0], [*changes[:i], *changes[i + 1 :]]),
+            _changed(versions[0], [change]),
+        ]
+    return [names for i, names in enumerate(possible) if names not in possible[:i]]
+
+
+def _change(before: Names, after: Names) -> dict[str, int | None]:
+    """The names that lead elsewhere, or nowhere (None)."""
+    return {name: after.get(name) for name in before | after if before.get(name) != after.get(name)}
+
+
+def _changed(names: Names, changes: list[dict[str, int | None]]) -> Names:
+    left: dict[str, int | None] = dict(names)
+    for change in changes:
+        left |= change
+    return {name: inode for name, inode in left.items() if inode is not None}
+
+
 class Disk:
     """What a power cut may leave of the files under a directory; all that is there at first is durable.
 
     Args:
         root: The directory.
         ordered: Whether changes of names reach the disk in the order in which they were made, and with
-            the next fsync of anything, as on ext4 and xfs. Else each directory is for itself, and its
-            names are durable when it was fsynced: nobody promises more.
+            the next fsync of anything, as on ext4 and xfs. Else each directory is for itself, and a change
+            of names is durable when its directory was fsynced: before that each change by itself may be
+            there or not, whatever became of those before it. Nobody promises more.
     """
 
     def __init__(self, root: Path, *, ordered: bool) -> None:
@@ -161,7 +189,8 @@ class Disk:
                 for tree in self._trees:
                     yield from self._left({i: [names] for i, names in tree.items()}, root, "", kept)
             else:
-                yield from self._left(self._versions, root, "", kept)
+                possible = {inode: _with_changes_forgotten(names) for inode, names in self._versions.items()}
+                yield from self._left(possible, root, "", kept)
 
     def _left(
         self, versions: dict[int, list[Names]], directory: int, path: str, kept: Callable[..., bytes]
