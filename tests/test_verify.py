@@ -13,11 +13,11 @@ from typing import BinaryIO
 import pytest
 
 from m31a_mp import Collector, attach, compact, load, verify
+from m31a_mp.inspection.snapshot import fold_everything
 from m31a_mp.inspection.status import status
 from m31a_mp.journal import reader
 from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
-from m31a_mp.metrics import compactor
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock
 from strategies import Record, encoded
@@ -230,7 +230,7 @@ def seen_by_snapshot(session: Session) -> tuple[int, int]:
 
 
 def seen_by_verify(session: Session) -> tuple[int, int]:
-    fold = compactor.look(session)
+    fold = fold_everything(session)
     return fold.totals.tools["bash"].calls, len(verify(session.sessions_dir, "s"))
 
 

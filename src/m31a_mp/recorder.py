@@ -247,9 +247,9 @@ class Recorder:
             from m31a_mp.model import SessionMetrics  # noqa: PLC0415
 
             return SessionMetrics("")
-        from m31a_mp.metrics import compactor  # late: most processes never look  # noqa: PLC0415
+        from m31a_mp.inspection.snapshot import fold_everything  # late: most processes never look  # noqa: PLC0415
 
-        totals = compactor.look(self._session).totals
+        totals = fold_everything(self._session).totals
         for reason, count in self._staging.untold_drops().items():
             totals.dropped[reason] = totals.dropped.get(reason, 0) + count
         metrics = totals.to_metrics(self._session.id)

@@ -9,7 +9,8 @@ import click
 from m31a_mp.cli import tables
 from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, session_argument
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
-from m31a_mp.inspection.status import read_file, status
+from m31a_mp.inspection.status import status
+from m31a_mp.metrics.file import read_file
 
 _EPILOG = """\
 \b

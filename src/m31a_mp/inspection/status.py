@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.inspection.snapshot import fold_everything
 from m31a_mp.journal.batch import count_lines
-from m31a_mp.kinds import json
-from m31a_mp.metrics import compactor
-from m31a_mp.metrics.totals import CHECKPOINT_VERSION
 from m31a_mp.model import SessionMetrics
 from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
@@ -21,8 +18,6 @@ from m31a_mp.session.lease import read_owner
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from m31a_mp.system.flock import holders, lock_if_free
-
-_FILE_BYTES = 512 * 1024 * 1024
 
 
 class State(StrEnum):
@@ -103,7 +98,7 @@ def status(session: Session) -> Status:
     writers = live_writers(session)
     owner = owner_of(session)
     is_running = owner is not None or bool(writers)
-    fold = compactor.look(session)
+    fold = fold_everything(session)
     metrics = fold.totals.to_metrics(session.id)
     state = State.RUNNING if is_running else _state_at_rest(session)
     return Status(session.directory, state, owner, writers, fold.records, metrics)
@@ -173,32 +168,6 @@ def live_writers(session: Session) -> list[LiveWriter]:
             file.writer, pid, known.segments + 1, known.size + file.size, known.staged + staged
         )
     return list(writers.values())
-
-
-def read_file(path: str | os.PathLike[str]) -> SessionMetrics:
-    """The metrics in a file of the form of `metrics.json`, wherever it is and whoever wrote it.
-
-    Raises:
-        DamagedMetricsError: It is not of that form; says where.
-        UnsupportedVersionError: A later version of this library wrote it.
-        OSError: It cannot be read.
-    """
-    with open(path, "rb") as stream:
-        data = stream.read(_FILE_BYTES + 1)
-    try:
-        if len(data) > _FILE_BYTES:
-            raise ValueError(f"it has more than {_FILE_BYTES} bytes")
-        document = json.parse(data)
-        metrics = SessionMetrics.from_json(document)
-    except ValueError as error:
-        message = f"{os.fspath(path)} has no metrics: {error}"
-        raise DamagedMetricsError(message, path, str(error)) from None
-    checkpoint = document.get("m31a_mp")
-    version = checkpoint.get("version") if isinstance(checkpoint, dict) else None
-    if checkpoint is not None and version != CHECKPOINT_VERSION:
-        reason = f"is of version {version!r}; this library reads {CHECKPOINT_VERSION}"
-        raise UnsupportedVersionError(f"{os.fspath(path)} {reason}", path, reason)
-    return metrics
 
 
 @dataclass(frozen=True, slots=True)

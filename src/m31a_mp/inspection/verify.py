@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 
 from m31a_mp.errors import DamagedMetricsError
-from m31a_mp.metrics import compactor, rejected
+from m31a_mp.inspection.snapshot import fold_everything
+from m31a_mp.metrics import rejected
 from m31a_mp.session.paths import Session
 
 
@@ -56,10 +57,10 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
     ]
     known = {(finding.file, finding.offset) for finding in findings}
     try:
-        fold = compactor.look(session)
+        fold = fold_everything(session)
     except DamagedMetricsError as error:
         findings.append(Finding(session.metrics.name, 0, f"it cannot be used: {error.reason}"))
-        fold = compactor.look(session, from_zero=True)
+        fold = fold_everything(session, from_zero=True)
     return findings + [
         Finding(item.file, item.offset, item.reason)
         for item in fold.rejected

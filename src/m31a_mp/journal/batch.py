@@ -47,10 +47,9 @@ class Batch:
         records: The lines, each with its newline.
         dropped: How many records the writer dropped so far, by reason.
         offset: Where its records start in the file that it was read from.
-        count: How many records it has.
     """
 
-    __slots__ = ("count", "dropped", "first", "offset", "records", "writer")
+    __slots__ = ("_count", "dropped", "first", "offset", "records", "writer")
 
     def __init__(
         self,
@@ -65,7 +64,14 @@ class Batch:
         self.records = records
         self.dropped = dropped or {}
         self.offset = offset
-        self.count = count_lines(records)
+        self._count: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many records it has."""
+        if self._count is None:
+            self._count = count_lines(self.records)
+        return self._count
 
     def header(self) -> bytes:
         """The line that stands before its records in the journal."""

@@ -7,6 +7,7 @@ what they contain agree. What the Go program does not know is under the key `m31
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from errno import EFBIG
 from typing import Any
@@ -21,6 +22,10 @@ from m31a_mp.model import SessionMetrics
 from m31a_mp.session.lease import owning
 from m31a_mp.session.paths import MAX_JOURNAL, Session
 from m31a_mp.system import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from m31a_mp.system.files import StrPath
 
 _CHECKPOINT = "m31a_mp"
 # More than all the names, writers and numbers that a session may have (totals.py) come to.
@@ -84,6 +89,29 @@ def read_metrics(session: Session) -> SessionMetrics | None:
     return None if document is None else _metrics(session, document)
 
 
+def read_file(path: StrPath) -> SessionMetrics:
+    """The metrics in a file of the form of `metrics.json`, wherever it is and whoever wrote it.
+
+    Raises:
+        DamagedMetricsError: It is not of that form; says where.
+        UnsupportedVersionError: A later version of this library wrote it.
+        OSError: It cannot be read.
+    """
+
+    def damaged(reason: str) -> DamagedMetricsError:
+        return DamagedMetricsError(f"{os.fspath(path)} has no metrics: {reason}", path, reason)
+
+    with open(path, "rb") as stream:
+        data = stream.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise damaged(f"it has more than {_MAX_BYTES} bytes")
+    document = _parse(data, path, damaged)
+    try:
+        return SessionMetrics.from_json(document)
+    except ValueError as error:
+        raise damaged(str(error)) from None
+
+
 def read_totals(session: Session) -> Totals | None:
     """The aggregate and how far it is, to go on from; None when there is no file.
 
@@ -145,6 +173,9 @@ def _write(session: Session, document: dict[str, Any]) -> None:
 
 
 def _read(session: Session) -> dict[str, Any] | None:
+    def damaged(reason: str) -> DamagedMetricsError:
+        return _damaged(session, reason)
+
     try:
         data = files.read_private(session.metrics, _MAX_BYTES)
     except FileNotFoundError:
@@ -152,26 +183,28 @@ def _read(session: Session) -> dict[str, Any] | None:
     except OSError as error:
         if error.errno != EFBIG:
             raise
-        raise _damaged(session, f"it has {error.strerror}") from None
+        raise damaged(f"it has {error.strerror}") from None
+    return _parse(data, session.metrics, damaged)
+
+
+def _parse(data: bytes, path: StrPath, damaged: Callable[[str], DamagedMetricsError]) -> dict[str, Any]:
+    """The JSON object in a file that this version can read; `damaged` makes the error of a reason."""
     try:
         document = json.parse(data)
     except orjson.JSONDecodeError as error:
-        raise _damaged(session, f"it is not JSON: {error}") from None
+        raise damaged(f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise _damaged(session, "it is not a JSON object")
+        raise damaged("it is not a JSON object")
     checkpoint = document.get(_CHECKPOINT)
     if checkpoint is None:
         return document  # another program wrote it
     if not isinstance(checkpoint, dict):
-        raise _damaged(session, f"its part {_CHECKPOINT!r} is not an object")
+        raise damaged(f"its part {_CHECKPOINT!r} is not an object")
     version = checkpoint.get("version")
     if type(version) is not int or version != CHECKPOINT_VERSION:
         reason = f"is of version {version!r}; this library reads {CHECKPOINT_VERSION}"
-        raise UnsupportedVersionError(
-            f"{session.metrics} {reason}. Use the release that wrote it, or a later one",
-            session.metrics,
-            reason,
-        )
+        message = f"{os.fspath(path)} {reason}. Use the release that wrote it, or a later one"
+        raise UnsupportedVersionError(message, path, reason)
     return document
 
 

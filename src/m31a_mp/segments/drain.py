@@ -106,11 +106,10 @@ class _Chunk:
         file = SegmentFile.open(path)
         try:
             is_finished = file.is_finished()  # asked before reading: all that is ever stored is there
-            pending = file.pending(is_finished=is_finished)
+            batch = file.pending(is_finished=is_finished)
         except BaseException:
             file.close()
             raise
-        batch = Batch(file.writer, pending.first, pending.records, pending.dropped, pending.start)
         self._sources.append(_Source(file, batch, is_finished=is_finished))
         self._bytes += len(batch.records)
 

@@ -6,6 +6,7 @@ import os
 import stat
 from errno import EISDIR, ELOOP
 
+from m31a_mp.journal.batch import Batch
 from m31a_mp.segments.format import (
     DATA_OFFSET,
     DRAINED,
@@ -31,25 +32,6 @@ if TYPE_CHECKING:
 
 # A segment of this size is read at once: most have it.
 _HEAD_BYTES = 16 * 1024
-
-
-class Pending:
-    """Records of a segment that are not in the journal yet.
-
-    Attributes:
-        first: The number of the first one.
-        records: The lines.
-        start: Where they stand.
-        dropped: How many records its writer dropped so far, by reason.
-    """
-
-    __slots__ = ("dropped", "first", "records", "start")
-
-    def __init__(self, first: int, records: bytes | memoryview, start: int, dropped: dict[str, int]) -> None:
-        self.first = first
-        self.records = records
-        self.start = start
-        self.dropped = dropped
 
 
 class SegmentFile:
@@ -126,7 +108,7 @@ class SegmentFile:
         status = os.fstat(self._fd)
         return process.may_map(self.identity, os.path.basename(self.path), (status.st_dev, status.st_ino))
 
-    def pending(self, *, is_finished: bool) -> Pending:
+    def pending(self, *, is_finished: bool) -> Batch:
         """The whole records that the journal has not got.
 
         Args:
@@ -145,7 +127,7 @@ class SegmentFile:
             end = stored.rfind(b"\n", 0, gap) + 1
         # What is mostly records is not copied; a view of the rest would keep all of it in memory.
         records = memoryview(stored)[:end] if 2 * end > len(stored) else stored[:end]
-        return Pending(first, records, start, drops(words))
+        return Batch(self.writer, first, records, drops(words), start)
 
     def advance(self, offset: int, number: int) -> None:
         """Note that the records before `offset` are in the journal. The caller holds `journal.lock`.
