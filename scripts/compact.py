@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Bring the metrics.json of a session up to date that its owner did not close, with every record left behind.
 
-The exit status is 0 when all is well, 1 when something was damaged and set aside, 2 when not all could be
-done: the owner lives, metrics.json cannot be used, or records could not be read and stay where they are.
+Does what `m31a-mp compact` does, and needs no click and no rich. The exit status is 0 when all is well; 1
+when something was damaged and set aside, or could not be read and stays where it is; 2 when the program was
+called wrongly; 3 when it could not be done: the owner lives, or metrics.json cannot be used.
 """
 
 from __future__ import annotations
@@ -11,15 +12,8 @@ import argparse
 import os
 import sys
 
-from m31a_mp import Compaction, MetricsError, compact
-
-
-def report(directory: str, compaction: Compaction) -> None:
-    print(f"{directory}: records recovered: {compaction.records}")
-    for item in compaction.rejected:
-        print(f"set aside: {item.file}, byte {item.offset}: {item.reason}")
-    if compaction.rejected:
-        print(f"what was set aside is in {os.path.join(directory, 'journal.rejected.ndjson')}")
+from m31a_mp import MetricsError, compact
+from m31a_mp.cli import outcome
 
 
 def complain(error: Exception) -> None:
@@ -35,16 +29,14 @@ def main() -> int:
     arguments = parser.parse_args()
     directory = os.path.abspath(arguments.session)
     try:
-        compaction = compact(*os.path.split(directory), rebuild=arguments.rebuild)
+        done = compact(*os.path.split(directory), rebuild=arguments.rebuild)
     except (MetricsError, OSError, ValueError) as error:
         complain(error)
-        return 2
-    report(directory, compaction)
-    for reason in compaction.unreadable:
+        return outcome.NOT_DONE
+    print(*outcome.lines(directory, done), sep="\n")
+    for reason in done.unreadable:
         complain(reason)
-    if compaction.unreadable:
-        return 2
-    return 1 if compaction.rejected else 0
+    return outcome.status(done)
 
 
 if __name__ == "__main__":

@@ -277,14 +277,14 @@ def abandoned(session: Path) -> Path:
 def test_compact_recovers_what_a_killed_owner_left(abandoned: Path) -> None:
     result = run("compact.py", abandoned)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"{abandoned}: records recovered: 11\n"
+    assert result.stdout == f"{abandoned}: 11 records recovered\n"
     assert calls(abandoned) == {"tool": (5, 5), "worker": (1, 0)}
 
 
 def test_compact_once_more_recovers_nothing(abandoned: Path) -> None:
     run("compact.py", abandoned)
     result = run("compact.py", f"{abandoned}/")
-    assert (result.returncode, result.stdout) == (0, f"{abandoned}: records recovered: 0\n")
+    assert (result.returncode, result.stdout) == (0, f"{abandoned}: 0 records recovered\n")
     assert calls(abandoned) == {"tool": (5, 5), "worker": (1, 0)}
 
 
@@ -294,7 +294,7 @@ def test_compact_sets_garbage_aside_and_says_so(abandoned: Path) -> None:
     result = run("compact.py", abandoned)
     assert result.returncode == 1
     recovered, set_aside, kept = result.stdout.splitlines()
-    assert recovered == f"{abandoned}: records recovered: 11"
+    assert recovered == f"{abandoned}: 11 records recovered"
     assert re.fullmatch(r"set aside: journal\.\d+\.ndjson, byte 0: not JSON: .+", set_aside)
     assert kept.endswith(str(abandoned / "journal.rejected.ndjson"))
     assert b"garbage" in (abandoned / "journal.rejected.ndjson").read_bytes()
@@ -305,7 +305,7 @@ def test_compact_refuses_while_the_owner_lives(session: Path) -> None:
     with Collector(session.name, session.parent) as collector:
         collector.record_tool_call("tool", True, 1)
         result = run("compact.py", session)
-        assert (result.returncode, result.stdout) == (2, "")
+        assert (result.returncode, result.stdout) == (3, "")
         assert f"is owned by pid {os.getpid()}" in result.stderr
         assert result.stderr.count("\n") == 1
         assert calls(session) == {}
@@ -320,7 +320,7 @@ def test_compact_that_is_not_possible_says_why(session: Path, content: str | Non
         session.mkdir(parents=True)
         (session / "metrics.json").write_text(content)
     result = run("compact.py", session)
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith("compact: ")
     assert reason in result.stderr
     assert result.stderr.count("\n") == 1
@@ -331,7 +331,7 @@ def test_compact_rebuilds_a_damaged_file_when_told_so(session: Path) -> None:
     (session / "metrics.json").write_text("damaged")
     result = run("compact.py", session, "--rebuild")
     assert (result.returncode, result.stderr) == (1, "")
-    assert "records recovered: 1" in result.stdout
+    assert "1 record recovered" in result.stdout
     assert "set aside: metrics.json." in result.stdout
     assert calls(session) == {"tool": (1, 0)}
 

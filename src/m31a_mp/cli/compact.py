@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from m31a_mp.cli import tables
-from m31a_mp.cli.naming import existing, json_option, session_argument, shown
+from m31a_mp.cli import outcome, tables
+from m31a_mp.cli.naming import existing, json_option, session_argument
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.progress import reading_progress
 from m31a_mp.metrics.compactor import Compaction, compact
@@ -38,10 +38,11 @@ def command(directory: str | None, rebuild: bool, as_json: bool) -> int:
     if as_json:
         tables.print_json(_json(session, done))
     else:
-        _report(session, done)
+        for line in outcome.lines(str(session.directory), done):
+            click.echo(line)
     for error in done.unreadable:
         tell(f"left for the next time: {error}")
-    return 1 if done.rejected or done.unreadable else 0
+    return outcome.status(done)
 
 
 def _json(session: Session, done: Compaction) -> dict[str, object]:
@@ -52,12 +53,3 @@ def _json(session: Session, done: Compaction) -> dict[str, object]:
         "unreadable": [str(error) for error in done.unreadable],
         "totals": tables.totals(done.metrics),
     }
-
-
-def _report(session: Session, done: Compaction) -> None:
-    noun = "record" if done.records == 1 else "records"
-    click.echo(f"{shown(str(session.directory))}: {done.records:,} {noun} recovered")
-    for item in done.rejected:
-        click.echo(f"set aside: {shown(item.file)}, byte {item.offset}: {shown(item.reason)}")
-    if done.rejected:
-        click.echo(f"what was set aside is in {shown(str(session.rejected))}")

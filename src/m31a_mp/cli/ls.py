@@ -16,8 +16,8 @@ from m31a_mp.cli.naming import (
     is_session_at,
     json_option,
     path_word,
-    shown,
 )
+from m31a_mp.cli.outcome import shown
 from m31a_mp.cli.progress import counting_progress
 from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, sessions_in, status

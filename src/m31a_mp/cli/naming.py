@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from m31a_mp.cli.outcome import NOT_DONE, shown
 from m31a_mp.inspection.status import is_session, last_used, sessions_in
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session.paths import Session
@@ -29,7 +30,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class TroubleError(click.ClickException):
     """Something that cannot be done, and what helps."""
 
-    def __init__(self, message: str, hint: str, status: int = 3) -> None:
+    def __init__(self, message: str, hint: str, status: int = NOT_DONE) -> None:
         super().__init__(message)
         self.hint = hint
         self.status = status
@@ -146,11 +147,6 @@ def fresh() -> Session:
     """A session that does not exist yet, named by the time."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     return Session.named(name, DEFAULT_SESSIONS)
-
-
-def shown(text: str) -> str:
-    """Text of others, fit for a terminal: in one line, and nothing in it that would steer the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def shell_words(*words: str) -> str:

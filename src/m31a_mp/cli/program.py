@@ -18,7 +18,8 @@ from click.shell_completion import shell_complete
 from m31a_mp import __version__
 from m31a_mp.cli import CANNOT_START
 from m31a_mp.cli.keeper import SIGNAL_BASE
-from m31a_mp.cli.naming import USE_OTHER_RELEASE, GuessingGroup, TroubleError, shell_words, shown
+from m31a_mp.cli.naming import USE_OTHER_RELEASE, GuessingGroup, TroubleError, shell_words
+from m31a_mp.cli.outcome import NOT_DONE, shown
 from m31a_mp.errors import (
     DamagedMetricsError,
     JournalLockedError,
@@ -28,7 +29,6 @@ from m31a_mp.errors import (
 )
 
 NAME = "m31a-mp"
-NOT_DONE = 3
 _COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {

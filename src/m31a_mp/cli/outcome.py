@@ -1,0 +1,34 @@
+"""What the programs say of a compaction, and their exit status; needs neither click nor rich."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from m31a_mp.metrics.compactor import Compaction
+
+NOT_ALL_WELL = 1
+"""The exit status when something was set aside, or could not be read and stays where it is."""
+
+NOT_DONE = 3
+"""The exit status when a command could not do what it was asked."""
+
+
+def shown(text: str) -> str:
+    """Text of others, fit for a terminal: in one line, and nothing in it that would steer the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def lines(directory: str, done: Compaction) -> Iterator[str]:
+    """A compaction of the session in that directory, in lines for people."""
+    noun = "record" if done.records == 1 else "records"
+    yield f"{shown(directory)}: {done.records:,} {noun} recovered"
+    for item in done.rejected:
+        yield f"set aside: {shown(item.file)}, byte {item.offset}: {shown(item.reason)}"
+    if done.rejected:
+        yield f"what was set aside is in {shown(os.path.join(directory, 'journal.rejected.ndjson'))}"
+
+
+def status(done: Compaction) -> int:
+    """The exit status of a compaction."""
+    return NOT_ALL_WELL if done.rejected or done.unreadable else 0
