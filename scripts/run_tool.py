@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 
+from m31a_mp.cli.keeper import end_as
 from m31a_mp.cli.wrapped import run_in_session, tell
 from m31a_mp.session.paths import Session
 
@@ -32,7 +33,7 @@ def main() -> int:
     match sys.argv[1:]:
         case [directory, "--", command, *arguments] if command:
             try:
-                return run_in_session([command, *arguments], lambda: named(directory), say=complain)
+                return end_as(run_in_session([command, *arguments], lambda: named(directory), say=complain))
             except OSError as error:
                 complain(f"{command}: {error.strerror}")
                 return 125

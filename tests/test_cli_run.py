@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -436,7 +437,17 @@ def test_ctrl_c_ends_a_command_and_the_call_is_recorded(one: Session) -> None:
     with run_on_terminal(one, "sh", "-c", "echo ready; exec sleep 100") as terminal:
         terminal.read_until("ready")
         terminal.type("\x03")
-        assert terminal.end()[0] == 130
+        assert terminal.end()[0] == -signal.SIGINT  # for which a shell tells 130
+    assert calls(one) == {"sh": (0, 1)}
+
+
+def test_ctrl_c_ends_a_script_in_which_commands_are_run(one: Session) -> None:
+    run = shlex.join([*PROGRAM, "run", "--session", str(one.directory), "--"])
+    script = f"for i in 1 2 3; do {run} sh -c 'echo ready $i; exec sleep 100'; done; echo after"
+    with Terminal("bash", "-c", script) as terminal:
+        terminal.read_until("ready")
+        terminal.type("\x03")
+        assert "ready" not in terminal.end()[1]
     assert calls(one) == {"sh": (0, 1)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import fcntl
 import io
+import itertools
 import os
 import re
 import signal
@@ -451,3 +452,26 @@ def test_watch_looks_at_a_steady_rate_and_does_not_catch_up(monkeypatch: pytest.
         looks.append(now)
         now += 3.5 if len(looks) == 3 else 0.25  # what a look takes
     assert looks == [101, 102, 103, 106.5, 107.5, 108.5, 109.5]
+
+
+class SlowLooks:
+    """A clock that goes on for longer than the interval while a look is made, and a pipe with a signal."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        self.now += 10.0
+        return self.now
+
+    def wait(self, _: float, __: object = None) -> tuple[list[int], bool]:
+        return [signal.SIGTERM], False
+
+
+def test_watch_is_told_to_end_also_when_each_look_takes_longer_than_the_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = SlowLooks()
+    monkeypatch.setattr(time, "monotonic", slow.monotonic)
+    events = watch._events(slow, 1.0, None)  # type: ignore[arg-type]
+    assert signal.SIGTERM in itertools.islice(events, 3)

@@ -27,6 +27,8 @@ CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 SIGNAL_BASE = 128
 """A command that signal N ended has the exit status 128+N."""
+INTERRUPTED = -int(signal.SIGINT)
+"""What stands for the status of a command that SIGINT ended."""
 
 _HANDED_ON = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
@@ -77,7 +79,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
         recorded: Called in the keeper when the call is recorded, with what a record raised, if one did.
 
     Returns:
-        The exit status as a shell tells it.
+        The exit status as a shell tells it; `INTERRUPTED` if SIGINT ended the command, see `end_as`.
 
     Raises:
         OSError: There can be no more processes; nothing was run.
@@ -91,7 +93,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
             if phase is not None:
                 records.make(recorder.record_phase_transition, phase)
             started = time.monotonic_ns()
-            status = _keep(recorder, command, runner, held, complain)
+            status = _keep(command, {**os.environ, **recorder.env()}, runner, held, complain)
             duration_ms = (time.monotonic_ns() - started) // 1_000_000
             records.make(recorder.record_tool_call, tool, status == 0, duration_ms)
             if phase is not None:
@@ -103,10 +105,29 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
         except BaseException as error:
             complain(f"{command[0]}: {error!r}")
         finally:
-            os._exit(status)
+            os._exit(end_as(status))
     status = _wait(keeper)
-    if status < 0:
+    # SIGINT is blocked in the keeper: it only ends by that as its command did.
+    if status < 0 and status != INTERRUPTED:
         complain(f"the process that waits for {command[0]} was killed; this call may not be recorded")
+    return status if status == INTERRUPTED else _as_shell(status)
+
+
+def end_as(status: int) -> int:
+    """End this process as its command ended, if that was by SIGINT.
+
+    A shell ends its script at Ctrl-C only if the program that ran died of it, too.
+
+    Args:
+        status: What `run_recorded` returned.
+
+    Returns:
+        The exit status as a shell tells it, where the process did not end.
+    """
+    if status == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.raise_signal(signal.SIGINT)
     return _as_shell(status)
 
 
@@ -136,10 +157,16 @@ def _merge_instead(recorder: Recorder) -> None:
 
 
 def _keep(
-    recorder: Recorder, command: list[str], runner: int, held: Held, complain: Callable[[str], None]
+    command: list[str],
+    environment: Mapping[str, str],
+    runner: int,
+    held: Held,
+    complain: Callable[[str], None],
 ) -> int:
+    """Run the command; returns its status, as `run_recorded` does."""
     try:
-        return _as_shell(_wait(_start(command, {**os.environ, **recorder.env()}, held), runner))
+        status = _wait(_start(command, environment, held), runner)
+        return status if status == INTERRUPTED else _as_shell(status)
     except OSError as error:
         complain(f"{command[0]}: {error.strerror}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE

@@ -12,8 +12,8 @@ import click
 
 from m31a_mp.cli.naming import GuessingGroup, TroubleError, named, session_option
 from m31a_mp.kinds.checks import INT64_MAX
-from m31a_mp.model import Usage
 from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
+from m31a_mp.usage import Usage
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from m31a_mp.cli.keeper import end_as
 from m31a_mp.cli.naming import DEFAULT_SESSIONS, complete_file, fresh, named, session_option
 from m31a_mp.cli.program import NAME
 from m31a_mp.cli.wrapped import run_in_session, tell
@@ -61,7 +62,7 @@ def command(tool: str | None, phase: str | None, directory: str | None, command_
     """Run a command inside a session, and record the call."""
     if not command_line[0]:
         raise click.UsageError("the COMMAND is empty")
-    return run_in_session(
+    status = run_in_session(
         list(command_line),
         lambda: named(directory, "m31a-mp run --session") if directory else fresh(),
         say=_say,
@@ -69,6 +70,7 @@ def command(tool: str | None, phase: str | None, directory: str | None, command_
         tool=tool,
         phase=phase,
     )
+    return end_as(status)
 
 
 def _say(message: str) -> None:

@@ -84,7 +84,9 @@ def _events(
     looks = 1
     while count is None or looks < count:
         due = max(due + interval, time.monotonic())  # a slow look does not have others catch up
-        while (left := due - time.monotonic()) > 0:
+        is_first = True
+        while (left := due - time.monotonic()) > 0 or is_first:  # once at least: q and Ctrl-C end it always
+            is_first = False
             if screen and not screen.is_mine:
                 left = min(left, _BACKGROUND_SECONDS)
             numbers, has_input = pipe.wait(left, screen.input if screen else None)

@@ -47,7 +47,8 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
         phase: The phase that the command is, if it is one.
 
     Returns:
-        The exit status as a shell tells it.
+        The exit status as a shell tells it; `INTERRUPTED` if SIGINT ended the command: the caller has to
+        end as that did, by `end_as`.
 
     Raises:
         OSError: There can be no more processes; nothing was run.
