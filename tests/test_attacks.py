@@ -205,3 +205,41 @@ def test_batch_of_a_foreign_writer_counts_once_before_it_is_merged(tmp_path: Pat
     with Collector("s", tmp_path):
         (tmp_path / "s" / "journal.ndjson").write_bytes(2 * (batch.header() + line))
     assert calls(load(tmp_path, "s")) == {"tool": 1}
+
+
+LAST = """
+from m31a_mp import Usage, attach
+class Last:
+    def __init__(self):
+        self.recorder = attach("s", {sessions!r})
+    def __del__(self):
+        for _ in range(300):
+            self.recorder.record_tool_call("last", True, 1)
+            self.recorder.record_phase_transition("last")
+            self.recorder.record_phase_duration("last", 1, True)
+            self.recorder.record_llm_interaction("last", USAGE, 1.0)
+USAGE = Usage(1, 2, 3)
+{keep}
+"""
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        "last = Last()",
+        "last = Last(); last.itself = last",
+        "import builtins; builtins.last = Last()",
+        "import m31a_mp.system.files, m31a_mp.segments.staging; last = Last()",
+        "import sys, types; sys.modules['own'] = own = types.ModuleType('own'); own.last = Last()",
+    ],
+)
+def test_finalizer_of_an_object_that_lives_to_the_end_of_the_interpreter_records(
+    keep: str, tmp_path: Path
+) -> None:
+    program = LAST.format(sessions=str(tmp_path), keep=keep)
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    metrics = compact(tmp_path, "s").metrics
+    assert calls(metrics) == {"last": 300}
+    assert [phase.transition_count for phase in metrics.phases] == [300]
+    assert [llm.interaction_count for llm in metrics.llms] == [300]

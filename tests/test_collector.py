@@ -12,7 +12,6 @@ import random
 import stat
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -297,6 +296,12 @@ _NAME_ERRORS: list[tuple[type[Exception], Sequence[object]]] = [
     (ValueError, NO_NAMES),
 ]
 _NUMBER_ERRORS: list[tuple[type[Exception], Sequence[Any]]] = [(TypeError, NO_INTS), (ValueError, NO_COUNTS)]
+
+
+def usage(**tokens: Any) -> Usage:
+    return Usage(**({"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2} | tokens))
+
+
 _TABLE: list[tuple[str, tuple[object, ...], type[Exception], Sequence[object]]] = [
     ("tool_call", (HERE, True, 1), TypeError, NO_STRINGS),
     ("tool_call", (HERE, True, 1), ValueError, NO_NAMES),
@@ -307,7 +312,7 @@ _TABLE: list[tuple[str, tuple[object, ...], type[Exception], Sequence[object]]] 
     ("llm_interaction", (HERE, USAGE, 1.0), ValueError, NO_NAMES),
     ("llm_interaction", ("plan", HERE, 1.0), TypeError, [1, (1, 2, 3), {}, Other(), "None"]),
     *[
-        ("llm_interaction", ("plan", HERE, 1.0), error, [replace(USAGE, **{key: n}) for n in numbers])
+        ("llm_interaction", ("plan", HERE, 1.0), error, [usage(**{key: n}) for n in numbers])
         for key in ("prompt_tokens", "completion_tokens", "total_tokens")
         for error, numbers in _NUMBER_ERRORS
     ],

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from m31a_mp.inspection.verify import Finding, verify
     from m31a_mp.metrics.compactor import Compaction, compact
     from m31a_mp.metrics.file import load, save
-    from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, Usage, WorkflowPhase
+    from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, WorkflowPhase
     from m31a_mp.recorder import Recorder, attach
     from m31a_mp.timing import Measured, Stopwatch
+    from m31a_mp.usage import Usage
 
 __all__ = [
     "Collector",
@@ -69,10 +70,11 @@ _HOMES = {
     "inspection.verify": ("Finding", "verify"),
     "collector": ("Collector",),
     "metrics.compactor": ("Compaction", "compact"),
-    "model": ("LLMMetric", "PhaseMetric", "SessionMetrics", "ToolMetric", "Usage", "WorkflowPhase"),
+    "model": ("LLMMetric", "PhaseMetric", "SessionMetrics", "ToolMetric", "WorkflowPhase"),
     "recorder": ("Recorder", "attach"),
     "metrics.file": ("load", "save"),
     "timing": ("Measured", "Stopwatch"),
+    "usage": ("Usage",),
 }
 
 

@@ -16,8 +16,6 @@ from typing import Any
 
 from m31a_mp.kinds.checks import INT64_MAX, as_bool, as_float, as_int, kind
 
-"""The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
-
 
 class WorkflowPhase(StrEnum):
     """The phases of M31A's workflow. Any other string names a phase of the user's own."""
@@ -30,42 +28,6 @@ class WorkflowPhase(StrEnum):
     VERIFY = "verify"
     RUNTIME = "runtime"
     SHIP = "ship"
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """The tokens of one interaction with a language model, each from 0 to 2**63 - 1.
-
-    `total_tokens` is what the provider says; it is not checked against the other two.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-    @classmethod
-    def from_response(cls, response: object) -> Usage | None:
-        """The usage in an answer of OpenAI (chat completions, responses) or Anthropic (messages).
-
-        Prompt tokens contain those that were read from a cache or written to it, completion tokens contain
-        reasoning, whatever the API counts where; nothing is counted twice.
-
-        Args:
-            response: The SDK's object, or a dict of the same JSON; an event of a stream; or the usage itself.
-
-        Returns:
-            The usage; None if there is none, as in most events of a stream: `record_llm_interaction` takes
-            that as a no-op. What it finds in the events of one stream are running totals; mostly there is
-            one, at the end.
-
-        Raises:
-            TypeError: It is no response, or a count is no int.
-            ValueError: The usage is of no known form, or a count is out of range.
-        """
-        from m31a_mp.usage import tokens  # late: only for those who ask  # noqa: PLC0415
-
-        counts = tokens(response)
-        return cls(*counts) if counts else None
 
 
 @dataclass(slots=True)

@@ -6,11 +6,12 @@ import os
 
 from m31a_mp import timing
 from m31a_mp.kinds import checks
-from m31a_mp.kinds.checks import INT64_MAX, Names
+from m31a_mp.kinds.checks import INT64_MAX, EncodedNames
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system.log import warn
 from m31a_mp.timing import Stopwatch
+from m31a_mp.usage import Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, ParamSpec, Self, TypeVar
 
-    from m31a_mp.model import SessionMetrics, Usage
+    from m31a_mp.model import SessionMetrics
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -33,9 +34,11 @@ DURABILITY_VARIABLE = "M31A_MP_DURABILITY"
 PROCESS = "process"
 DISK = "disk"
 
-_SUCCEEDED = Names("name", ',"success":true,"duration_ms":')
-_FAILED = Names("name", ',"success":false,"duration_ms":')
-_PHASE = Names("phase")
+_SUCCEEDED = EncodedNames("name", ',"success":true,"duration_ms":')
+_FAILED = EncodedNames("name", ',"success":false,"duration_ms":')
+_PHASE = EncodedNames("phase")
+_JSON_OF = {False: "false", True: "true"}
+_INFINITE = float("inf")
 
 
 class Recorder:
@@ -129,14 +132,23 @@ class Recorder:
         """
         if self._session is None or usage is None:
             return
-        phase = checks.check_name("phase", phase)
-        prompt, completion, total = checks.check_usage(usage)
-        cost = checks.check_cost("cost", cost)
+        if type(phase) is not str:
+            phase = checks.check_name("phase", phase)
+        member = _PHASE[phase]
+        if type(usage) is not Usage:
+            checks.check_usage(usage)
+        prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+        if (
+            not type(prompt) is type(completion) is type(total) is int
+            or not 0 <= prompt | completion | total <= INT64_MAX
+        ):
+            prompt, completion, total = checks.check_usage(usage)
+        if type(cost) is not float or not 0.0 <= cost < _INFINITE:
+            cost = checks.check_cost("cost", cost)
         self._put(
             "llm_interaction",
-            f'{_PHASE[phase]},"prompt_tokens":{prompt}'
-            f',"completion_tokens":{completion},"total_tokens":{total}'
-            f',"cost":{cost!r}',
+            f'{member},"prompt_tokens":{prompt},"completion_tokens":{completion}'
+            f',"total_tokens":{total},"cost":{cost!r}',
         )
 
     def record_phase_transition(self, phase: str) -> None:
@@ -155,11 +167,14 @@ class Recorder:
         """
         if self._session is None:
             return
-        phase = checks.check_name("phase", phase)
-        duration_ms = checks.check_int("duration_ms", duration_ms)
-        success = checks.check_bool("success", success)
-        outcome = "true" if success else "false"
-        self._put("phase_duration", f'{_PHASE[phase]},"duration_ms":{duration_ms},"success":{outcome}')
+        if type(phase) is not str:
+            phase = checks.check_name("phase", phase)
+        member = _PHASE[phase]
+        if type(duration_ms) is not int or not 0 <= duration_ms <= INT64_MAX:
+            duration_ms = checks.check_int("duration_ms", duration_ms)
+        if success is not True and success is not False:
+            success = checks.check_bool("success", success)
+        self._put("phase_duration", f'{member},"duration_ms":{duration_ms},"success":{_JSON_OF[success]}')
 
     def record_heal_trigger(self, phase: str) -> None:
         """Record that self-healing was triggered in a phase."""
@@ -171,7 +186,9 @@ class Recorder:
 
     def _record_phase(self, event: str, phase: str) -> None:
         if self._session is not None:
-            self._put(event, _PHASE[checks.check_name("phase", phase)])
+            if type(phase) is not str:
+                phase = checks.check_name("phase", phase)
+            self._put(event, _PHASE[phase])
 
     def tool_call(self, name: str) -> Stopwatch:
         """Measure a block, and record it as a call of a tool: `with recorder.tool_call("bash"):`.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from m31a_mp.model import Usage
+from m31a_mp.usage import Usage
 
 INT64_MAX = 2**63 - 1
+"""The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
 _INFINITE = float("inf")
 MAX_NAME_BYTES = 4096
 _NUMPY_BOOLS = ("numpy.bool", "numpy.bool_")  # since version 2, and before
@@ -107,14 +106,18 @@ def check_bool(field: str, value: object) -> bool:
 
 def check_usage(usage: object) -> tuple[int, int, int]:
     """The tokens of a `Usage`: of the prompt, of the completion, and in all."""
-    # A caller that holds a Usage has imported model already; a worker without one need not.
-    made: type[Usage] | tuple[()] = getattr(sys.modules.get("m31a_mp.model"), "Usage", ())
-    if not isinstance(usage, made):
+    if not isinstance(usage, Usage):
         raise TypeError(f"usage must be a Usage or None, not {kind(usage)}")
+    prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+    if (
+        type(prompt) is type(completion) is type(total) is int
+        and 0 <= prompt | completion | total <= INT64_MAX
+    ):
+        return prompt, completion, total
     return (
-        check_int("usage.prompt_tokens", usage.prompt_tokens),
-        check_int("usage.completion_tokens", usage.completion_tokens),
-        check_int("usage.total_tokens", usage.total_tokens),
+        check_int("usage.prompt_tokens", prompt),
+        check_int("usage.completion_tokens", completion),
+        check_int("usage.total_tokens", total),
     )
 
 
@@ -122,7 +125,7 @@ def check_usage(usage: object) -> tuple[int, int, int]:
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x20), ord('"'), ord("\\"))}
 
 
-class Names(dict[str, str]):
+class EncodedNames(dict[str, str]):
     """Names as they stand in a line, with their key and what follows: each is checked and encoded once, then
     looked up.
     """

@@ -1,0 +1,79 @@
+"""The tokens of one interaction with a language model. A worker needs no more than this to record them."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+class Usage:
+    """The tokens of one interaction with a language model, each from 0 to 2**63 - 1.
+
+    It cannot be changed, and is compared by its values.
+
+    Attributes:
+        prompt_tokens: The tokens of the prompt.
+        completion_tokens: The tokens of the completion.
+        total_tokens: What the provider says; it is not checked against the other two.
+    """
+
+    # No dataclass: a worker would pay for the import more than for Python's own start.
+    __slots__ = ("completion_tokens", "prompt_tokens", "total_tokens")
+    __match_args__ = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    def __init__(self, prompt_tokens: int, completion_tokens: int, total_tokens: int) -> None:
+        put = object.__setattr__
+        put(self, "prompt_tokens", prompt_tokens)
+        put(self, "completion_tokens", completion_tokens)
+        put(self, "total_tokens", total_tokens)
+
+    @classmethod
+    def from_response(cls, response: object) -> Usage | None:
+        """The usage in an answer of OpenAI (chat completions, responses) or Anthropic (messages).
+
+        Prompt tokens contain those that were read from a cache or written to it, completion tokens contain
+        reasoning, whatever the API counts where; nothing is counted twice.
+
+        Args:
+            response: The SDK's object, or a dict of the same JSON; an event of a stream; or the usage itself.
+
+        Returns:
+            The usage; None if there is none, as in most events of a stream: `record_llm_interaction` takes
+            that as a no-op. What it finds in the events of one stream are running totals; mostly there is
+            one, at the end.
+
+        Raises:
+            TypeError: It is no response, or a count is no int.
+            ValueError: The usage is of no known form, or a count is out of range.
+        """
+        from m31a_mp.response import tokens  # late: only for those who ask  # noqa: PLC0415
+
+        counts = tokens(response)
+        return cls(*counts) if counts else None
+
+    def _values(self) -> tuple[int, int, int]:
+        return self.prompt_tokens, self.completion_tokens, self.total_tokens
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, Usage) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        names = zip(self.__match_args__, self._values(), strict=True)
+        return f"Usage({', '.join(f'{name}={value!r}' for name, value in names)})"
+
+    def __reduce__(self) -> tuple[type[Usage], tuple[int, int, int]]:
+        return Usage, self._values()
+
+    def __setattr__(self, name: str, _: object) -> NoReturn:
+        raise AttributeError(f"a Usage cannot be changed, nor can its {name}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a Usage cannot be changed, nor can its {name}")
