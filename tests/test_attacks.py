@@ -243,3 +243,16 @@ def test_finalizer_of_an_object_that_lives_to_the_end_of_the_interpreter_records
     assert calls(metrics) == {"last": 300}
     assert [phase.transition_count for phase in metrics.phases] == [300]
     assert [llm.interaction_count for llm in metrics.llms] == [300]
+
+
+def test_slips_of_newcomers_are_told_what_helps(tmp_path: Path) -> None:
+    recorder = attach("s", tmp_path)
+    with pytest.raises(TypeError, match=r'@recorder\.tool\("NAME"\)'):
+        recorder.tool(print)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="from_response"):
+        recorder.record_llm_interaction("plan", {"prompt_tokens": 1}, 0.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="metrics must be a SessionMetrics, not dict"):
+        save(tmp_path, "s", {})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="sessions_dir must be a path, not NoneType"):
+        Collector("s", None)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

@@ -582,7 +582,13 @@ def test_record_in_a_deleted_working_directory_is_an_error(
 def test_session_that_is_not_named_or_not_there(call: Call, command: str, tmp_path: Path) -> None:
     result = call(command)
     assert (result.status, result.out) == (2, "")
-    assert result.err == f"m31a-mp: no session is named\nhint: m31a-mp {command} sessions/NAME\n"
+    if command == "compact":
+        assert result.err == "m31a-mp: no session is named\nhint: m31a-mp compact sessions/NAME\n"
+    else:
+        assert result.err == (
+            "m31a-mp: no session is named, and there is none in ./sessions\n"
+            "hint: this makes one: m31a-mp run -- COMMAND\n"
+        )
     (tmp_path / "empty").mkdir()
     for name in ("none", "empty"):
         result = call(command, name)

@@ -649,7 +649,7 @@ class TestDecorator:
             collector.tool("bash")(thing)
 
     def test_forgotten_name_is_told_where_the_function_is_decorated(self, collector: Collector) -> None:
-        with pytest.raises(TypeError, match="name must be a str, not function"):
+        with pytest.raises(TypeError, match=r'the name of the tool: @recorder\.tool\("NAME"\)'):
 
             @collector.tool  # type: ignore[arg-type]
             def bash() -> None: ...

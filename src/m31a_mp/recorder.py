@@ -210,6 +210,8 @@ class Recorder:
         Args:
             name: The tool.
         """
+        if callable(name):
+            raise TypeError('tool() takes the name of the tool: @recorder.tool("NAME")')
         name = checks.check_name("name", name)
         return lambda function: timing.measuring(lambda: self.tool_call(name), function)
 

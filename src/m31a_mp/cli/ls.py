@@ -48,7 +48,8 @@ def command(directory: str | None, as_json: bool) -> int:
     try:
         sessions = sessions_in(sessions_dir)
     except OSError as error:
-        raise TroubleError(f"{sessions_dir}: {error.strerror}", "m31a-mp ls DIRECTORY") from None
+        hint = "m31a-mp ls DIRECTORY" if directory else "this makes a session there: m31a-mp run -- COMMAND"
+        raise TroubleError(f"{sessions_dir}: {error.strerror}", hint) from None
     if not sessions and is_session_at(sessions_dir):
         raise TroubleError(
             f"{sessions_dir} is a session, not a directory of sessions",

@@ -131,6 +131,9 @@ def existing(directory: str | None, example: str) -> Session:
 def existing_or_latest(directory: str | None, example: str) -> Session:
     """The session that was named and exists; if none is named, the one of `./sessions` that was used last."""
     latest = None if directory else last_used(_sessions(DEFAULT_SESSIONS))
+    if not directory and not latest:
+        message = f"no session is named, and there is none in ./{DEFAULT_SESSIONS}"
+        raise TroubleError(message, "this makes one: m31a-mp run -- COMMAND", status=2)
     return latest or existing(directory, example)
 
 

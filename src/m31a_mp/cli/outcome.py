@@ -25,8 +25,9 @@ def lines(directory: str, done: Compaction) -> Iterator[str]:
     yield f"{shown(directory)}: {done.records:,} {noun} recovered"
     for item in done.rejected:
         yield f"set aside: {shown(item.file)}, byte {item.offset}: {shown(item.reason)}"
-    if done.rejected:
-        yield f"what was set aside is in {shown(os.path.join(directory, 'journal.rejected.ndjson'))}"
+    if any(item.data for item in done.rejected):  # the others are whole files, which were named
+        place = os.path.join(directory, "journal.rejected.ndjson")
+        yield f"the text of what was set aside is in {shown(place)}"
 
 
 def status(done: Compaction) -> int:

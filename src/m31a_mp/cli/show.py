@@ -24,7 +24,8 @@ merged or not. Also shows a bare metrics.json, whoever wrote it. Changes
 nothing.
 
 Where the terminal is narrow, columns are left out and names cut; the last line
-says which columns. In a pipe, and in --json, nothing is left out.
+says which columns. In a pipe all columns are there, and --json has the names
+whole.
 """
 
 

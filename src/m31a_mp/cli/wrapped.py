@@ -18,7 +18,7 @@ from typing import Self
 
 from m31a_mp.cli.keeper import SIGNAL_BASE, Held, run_recorded
 from m31a_mp.collector import Collector
-from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVersionError
+from m31a_mp.errors import DamagedMetricsError, MetricsError, SessionOwnedError, UnsupportedVersionError
 from m31a_mp.inspection.status import owner_of
 from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
@@ -157,7 +157,7 @@ class _Outcome:
         if not recorder.enabled:
             self._tell(f"this call is not recorded: {self.trouble}")
         elif error or heard.dropped is not None:
-            self._tell(f"{self._lost}: {repr(error) if error else heard.dropped}")
+            self._tell(f"{self._lost}: {_why(error) if error else heard.dropped}")
         elif heard.others:
             self._tell(heard.others[0])
         elif self.trouble:
@@ -216,7 +216,9 @@ def _why(error: Exception) -> str:
         return f"{error.path} {error.reason}"
     if isinstance(error, DamagedMetricsError):
         return f"{error.path} cannot be used: {error.reason}"
-    return str(error) or type(error).__name__
+    if isinstance(error, OSError | MetricsError | ValueError):
+        return str(error) or type(error).__name__
+    return repr(error)
 
 
 def _has_working_directory() -> bool:

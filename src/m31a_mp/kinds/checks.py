@@ -107,7 +107,8 @@ def check_bool(field: str, value: object) -> bool:
 def check_usage(usage: object) -> tuple[int, int, int]:
     """The tokens of a `Usage`: of the prompt, of the completion, and in all."""
     if not isinstance(usage, Usage):
-        raise TypeError(f"usage must be a Usage or None, not {kind(usage)}")
+        hint = "Usage.from_response() takes what a model's API returned"
+        raise TypeError(f"usage must be a Usage or None, not {kind(usage)}; {hint}")
     prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
     if (
         type(prompt) is type(completion) is type(total) is int

@@ -59,12 +59,15 @@ def save(sessions_dir: str | os.PathLike[str], session_id: str, metrics: Session
         metrics: What to put there.
 
     Raises:
+        TypeError: `metrics` is no SessionMetrics.
         ValueError: A field of `metrics` holds what its type does not allow; says which.
         SessionOwnedError: The session has a living owner, who would overwrite it.
         DamagedMetricsError: The file that is there is not valid.
         OSError: It could not be written; the old one is still there.
     """
     session = Session.named(session_id, sessions_dir)
+    if not isinstance(metrics, SessionMetrics):
+        raise TypeError(f"metrics must be a SessionMetrics, not {type(metrics).__name__}")
     document = metrics.to_json()
     session.make()
     owning(session, lambda: _save(session, document))

@@ -196,7 +196,7 @@ def _as_path(name: str) -> Path:
 
 
 def _path(value: str | os.PathLike[str]) -> str:
-    path = os.fspath(value)
+    path = os.fspath(value) if isinstance(value, str) or hasattr(value, "__fspath__") else None
     if not isinstance(path, str):
-        raise TypeError(f"sessions_dir must be a str or a path of one, not {type(value).__name__}")
+        raise TypeError(f"sessions_dir must be a path, not {type(value).__name__}")
     return path
