@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from m31a_mp import Collector, JournalLockedError, Recorder, SessionMetrics, attach, compact, load, verify
-from m31a_mp.journal.append import LOCK_SECONDS, Journal
-from m31a_mp.metrics import compactor
-from m31a_mp.segments.staging import Staging
+from m31a_mp.journal import append
+from m31a_mp.journal.append import Journal
 from workers import Counters, Forked, count_up
 
 SESSION = "session"
@@ -30,11 +29,7 @@ def collector(tmp_path: Path) -> Iterator[Collector]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits five seconds for the journal's lock waits for a tenth of one."""
-    for function in (compactor.compact_session, Staging.hand_over, Staging.close):
-        if function.__kwdefaults__ and "timeout" in function.__kwdefaults__:
-            monkeypatch.setitem(function.__kwdefaults__, "timeout", 0.1)
-        else:
-            monkeypatch.setattr(function, "__defaults__", (0.1,))
+    monkeypatch.setattr(append, "LOCK_SECONDS", 0.1)
 
 
 @contextmanager
@@ -200,9 +195,9 @@ def test_flush_has_all_that_a_worker_stopped_in_the_middle_of_recording_had_ackn
 def test_stop_while_the_holder_of_the_lock_is_stopped_waits_for_it_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold, waits = Journal.hold, list[float]()
+    hold, waits = Journal.hold, list[float | None]()
 
-    def noted(journal: Journal, call: Callable[[], object], timeout: float = LOCK_SECONDS) -> object:
+    def noted(journal: Journal, call: Callable[[], object], timeout: float | None = None) -> object:
         waits.append(timeout)
         return hold(journal, call, 0.1)
 
@@ -211,5 +206,5 @@ def test_stop_while_the_holder_of_the_lock_is_stopped_waits_for_it_once(
     monkeypatch.setattr(Journal, "hold", noted)
     with lock_held_by_a_stopped_process(tmp_path):
         collector.stop()
-    assert waits == [LOCK_SECONDS]
+    assert waits == [None]
     assert calls_of(compact(tmp_path, SESSION).metrics) == {"tool": 1}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 LOCK_SECONDS = 5.0
+"""How long a call waits for `journal.lock` that is not told how long."""
 # Calls that a signal handler or a finalizer asked of a thread that it interrupted while that held a lock, to
 # be made when the thread has given the lock back; by the lock's path and the thread.
 _deferred: dict[tuple[str, int], list[Callable[[], None]]] = {}
@@ -31,12 +32,12 @@ class Journal:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def hold(self, call: Callable[[], T], timeout: float = LOCK_SECONDS) -> T:
+    def hold(self, call: Callable[[], T], timeout: float | None = None) -> T:
         """Make a call while this thread holds `journal.lock`.
 
         Args:
             call: What to do under the lock.
-            timeout: Seconds to wait for it.
+            timeout: Seconds to wait for it; None: `LOCK_SECONDS`.
 
         Returns:
             What `call` returned.
@@ -47,6 +48,7 @@ class Journal:
             ForkedError: A signal handler forked in the middle of it, and this is the child.
         """
         path = self._session.lock_name
+        seconds = LOCK_SECONDS if timeout is None else timeout
         if holds(path):
             raise InterruptedCallError(
                 "a signal handler or a finalizer interrupted a call that holds the journal's lock; "
@@ -54,8 +56,8 @@ class Journal:
                 path,
             )
         returned: list[T] = []
-        if not self._hold(lambda: returned.append(call()), timeout):
-            raise _locked_error(path, timeout)
+        if not self._hold(lambda: returned.append(call()), seconds):
+            raise _locked_error(path, seconds)
         return returned[0]
 
     def hold_if_free(self, call: Callable[[], object]) -> bool:

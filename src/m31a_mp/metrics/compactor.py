@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from m31a_mp.errors import SessionOwnedError
 from m31a_mp.journal import reader
-from m31a_mp.journal.append import LOCK_SECONDS, Journal
+from m31a_mp.journal.append import Journal
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics import rejected
 from m31a_mp.metrics.fold import Fold
@@ -177,7 +177,7 @@ def _drain_and_seal(
         files.delete_temporaries(session.directory, "journal")
         return drained, failure
 
-    found = log.hold(drain_and_seal, LOCK_SECONDS if timeout is None else timeout)
+    found = log.hold(drain_and_seal, timeout)
     if is_sealed:
         # Else a power cut may keep the metrics.json that counts it and give the journal its old name back,
         # under which it would be counted again.

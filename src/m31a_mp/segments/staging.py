@@ -18,7 +18,7 @@ from errno import EIO
 from time import time_ns
 
 from m31a_mp.errors import MetricsError
-from m31a_mp.journal.append import LOCK_SECONDS, Journal
+from m31a_mp.journal.append import Journal
 from m31a_mp.segments.drain import drain
 from m31a_mp.segments.group_commit import GroupCommit
 from m31a_mp.segments.writer import Writer
@@ -145,11 +145,11 @@ class Staging:
         for writer in list(self._writers):
             writer.forget_gone()
 
-    def hand_over(self, *, timeout: float = LOCK_SECONDS) -> None:
+    def hand_over(self, *, timeout: float | None = None) -> None:
         """Move what this process has staged to the journal.
 
         Args:
-            timeout: Seconds to wait for the journal's lock.
+            timeout: Seconds to wait for the journal's lock; None: as `Journal.hold` does.
 
         Raises:
             JournalLockedError: The lock was held by somebody else all the time.
@@ -167,14 +167,14 @@ class Staging:
                 told[reason] = told.get(reason, 0) + count
         return told
 
-    def hand_over_hidden(self, *, timeout: float = LOCK_SECONDS) -> None:
+    def hand_over_hidden(self, *, timeout: float | None = None) -> None:
         """Move to the journal what no other process can find.
 
         That is what was dropped while there was no segment to say so, and the records in segments whose files
         somebody removed. The session's directory is made anew for them.
 
         Args:
-            timeout: Seconds to wait for the journal's lock.
+            timeout: Seconds to wait for the journal's lock; None: as `Journal.hold` does.
 
         Raises:
             JournalLockedError, OSError: As `hand_over`.
@@ -208,11 +208,11 @@ class Staging:
         for path, reason in left.damaged:
             raise OSError(EIO, reason, os.fspath(path))
 
-    def close(self, *, timeout: float = LOCK_SECONDS) -> None:
+    def close(self, *, timeout: float | None = None) -> None:
         """Hand over, and delete the segments of this process that no call is using.
 
         Args:
-            timeout: Seconds to wait for the journal's lock.
+            timeout: Seconds to wait for the journal's lock; None: as `Journal.hold` does.
 
         Raises:
             JournalLockedError, OSError: As `hand_over`; then the segments stay.
