@@ -8,7 +8,7 @@ from hypothesis import given
 
 from m31a_mp import Collector
 from m31a_mp.kinds import checks
-from m31a_mp.kinds.events import EVENTS, fold_record
+from m31a_mp.metrics.events import EVENTS, fold_record
 from m31a_mp.metrics.totals import Totals
 from strategies import Record, entries, expected, records
 

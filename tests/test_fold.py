@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from m31a_mp import Collector, PhaseMetric, ToolMetric, Usage, compact, load
 from m31a_mp.journal.batch import Batch
 from m31a_mp.journal.reader import Damage, Line
-from m31a_mp.kinds.events import fold_record
 from m31a_mp.metrics import fold
+from m31a_mp.metrics.events import fold_record
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import Totals

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, load, save
-from m31a_mp.kinds.events import fold_record
 from m31a_mp.metrics import totals
+from m31a_mp.metrics.events import fold_record
 from m31a_mp.metrics.totals import ExactSum, TooManyEntriesError, Totals
 from strategies import INT64_MAX, Record, entries, expected, few_names, few_records, records_of
 

@@ -263,10 +263,10 @@ class Recorder:
             OSError: A file could not be read.
         """
         if self._session is None:
-            from m31a_mp.model import SessionMetrics  # noqa: PLC0415
+            from m31a_mp.model import SessionMetrics
 
             return SessionMetrics("")
-        from m31a_mp.inspection.snapshot import fold_everything  # late: most processes never look  # noqa: PLC0415
+        from m31a_mp.inspection.snapshot import fold_everything
 
         totals = fold_everything(self._session).totals
         for reason, count in self._staging.untold_drops().items():

@@ -156,8 +156,8 @@ def measuring(stopwatch: Callable[[], Stopwatch], function: Callable[P, R]) -> C
     Raises:
         TypeError: It is no function, or one of a generator: that has not done anything when it returns.
     """
-    import functools  # late, as inspect, which takes longer than all that is imported here  # noqa: PLC0415
-    import inspect  # noqa: PLC0415
+    import functools
+    import inspect
 
     if not callable(function) or isinstance(function, type | staticmethod):
         raise TypeError(
@@ -190,7 +190,7 @@ def run(
     stopwatch: Stopwatch, command: Any, environment: dict[str, Any], options: dict[str, Any]
 ) -> CompletedProcess[Any]:
     """Run a command as `subprocess.run` does; a status other than 0 is a failure, too."""
-    import subprocess  # late: most processes run none  # noqa: PLC0415
+    import subprocess
 
     with stopwatch as call:
         completed = subprocess.run(command, env=environment, **options)  # noqa: PLW1510, S603  # as the caller says

@@ -51,7 +51,7 @@ class Usage:
             TypeError: It is no response, or a count is no int.
             ValueError: The usage is of no known form, or a count is out of range.
         """
-        from m31a_mp.response import tokens  # late: only for those who ask  # noqa: PLC0415
+        from m31a_mp.response import tokens
 
         counts = tokens(response)
         return cls(*counts) if counts else None

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import psutil
+
 from m31a_mp.inspection.snapshot import fold_everything
 from m31a_mp.journal.batch import count_lines
 from m31a_mp.model import SessionMetrics
@@ -180,8 +182,6 @@ class Reading:
 
 def reading(session: Session) -> Reading:
     """How far another thread of this process is in reading the journals, as its open files tell."""
-    import psutil  # late: only who shows progress needs it  # noqa: PLC0415
-
     paths = [path for _, path in session.sealed()] + [session.journal]
     positions = {file.path: int(file.position) for file in psutil.Process().open_files()}
     done = total = 0

@@ -1,7 +1,7 @@
-"""Every kind of record: its fields with their checks, its line, and what it adds to.
+"""What the fields of a record may be, and how others' JSON is read.
 
-In:       the arguments of a `record_*` method, or a line of JSON of any writer.
-Out:      the line that a process writes, and the same record added to the totals.
-Promise:  wrong arguments raise at once; the order of records does not show in the result.
-Hot:      `checks`, which a record needs. `events` is for those who merge.
+In:       the arguments of a `record_*` method, and JSON of any writer.
+Out:      values that are right, names as they stand in a line; else an error that says what is wrong.
+Promise:  wrong arguments raise at once; lack of memory is no damage.
+Hot:      `checks`, which a record needs. `json` is for those who merge.
 """

@@ -13,7 +13,7 @@ import orjson
 from m31a_mp.journal.batch import Batch
 from m31a_mp.journal.reader import Damage, Item, Line, Torn
 from m31a_mp.kinds import json
-from m31a_mp.kinds.events import fold_known, fold_record
+from m31a_mp.metrics.events import fold_known, fold_record
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import MAX_AHEAD, TooManyEntriesError, Totals
 

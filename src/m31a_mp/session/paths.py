@@ -190,7 +190,7 @@ def is_file(path: Path) -> bool:
 
 
 def _as_path(name: str) -> Path:
-    from pathlib import Path  # late: what records does without  # noqa: PLC0415
+    from pathlib import Path
 
     return Path(name)
 

@@ -50,7 +50,7 @@ def seen_alive(identity: ProcessIdentity) -> bool:
 
     A part of an identity that is not known proves nothing: doubt means alive.
     """
-    import psutil  # late: a worker that only records never needs it  # noqa: PLC0415
+    import psutil
 
     here = current()
     if _differ(identity.boot_id, here.boot_id) or _differ(identity.namespace, here.namespace):
@@ -105,7 +105,7 @@ def describe(pid: int) -> str:
 
 def name_and_state(pid: int) -> tuple[str, str] | None:
     """What the process is called and what it does, in a word each; None if it cannot be told."""
-    import psutil  # noqa: PLC0415
+    import psutil
 
     try:
         process = psutil.Process(pid)
@@ -117,9 +117,9 @@ def name_and_state(pid: int) -> tuple[str, str] | None:
 
 def start_time(pid: int) -> str | None:
     """When the process started, for people: RFC 3339 in UTC; None if it cannot be told."""
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from datetime import UTC, datetime
 
-    import psutil  # noqa: PLC0415
+    import psutil
 
     try:
         started = psutil.Process(pid).create_time()
@@ -141,7 +141,7 @@ def _started(pid: int) -> int:
 
 def _started_elsewhere(pid: int) -> int:
     """As `_started`, where there is no /proc."""
-    import psutil  # noqa: PLC0415
+    import psutil
 
     try:
         return int(psutil.Process(pid).create_time() * 1_000_000)
