@@ -833,7 +833,7 @@ def test_other_words_are_completed(two: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_completion_as_the_readme_has_it_works_in_bash(two: Path) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parent.parent / "src/m31a_mp/cli/README.md").read_text()
     (line,) = re.findall(r"^ +(eval .*bash_source.*m31a-mp.*?)(?:  .*)?$", readme, re.MULTILINE)
     press_tab = "COMP_WORDS=(m31a-mp show sessions/o) COMP_CWORD=2; _m31a_mp_completion m31a-mp"
     result = subprocess.run(
