@@ -188,6 +188,7 @@ def test_version_that_only_equals_ours_is_none_of_ours(version: bytes, tmp_path:
     assert [finding.file for finding in verify(tmp_path, "s")] == ["metrics.json"]
 
 
+@pytest.mark.slow
 def test_path_that_is_not_utf8_is_text_in_json(tmp_path: Path) -> None:
     sessions = os.fsencode(tmp_path) + b"/\xff"
     run = [sys.executable, "-m", "m31a_mp"]

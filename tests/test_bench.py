@@ -233,6 +233,7 @@ def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_bench_measures_a_row(tmp_path: Path, row: str) -> None:
     done = bench("--quick", "--json", "--dir", str(tmp_path), row)
@@ -253,6 +254,7 @@ def test_bench_names_the_peers_that_are_not_installed(tmp_path: Path) -> None:
         assert ("not installed" in line) == (find_spec(name) is None)
 
 
+@pytest.mark.slow
 def test_bench_with_a_wrong_count_says_so_and_fails(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import m31a_mp\nm31a_mp.load = lambda *_: None\n")
     done = bench("--quick", "record", PYTHONPATH=str(tmp_path))

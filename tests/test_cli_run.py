@@ -595,6 +595,7 @@ def test_long_work_shows_a_progress_bar_on_a_terminal(one: Session) -> None:
     assert rest.endswith(f"{one.directory}: 1 record recovered\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ended_by", "expected"), [("Ctrl-C", 130), (signal.SIGTERM, 143)])
 def test_long_work_that_is_ended_leaves_the_terminal_as_it_was(
     one: Session, ended_by: str | signal.Signals, expected: int

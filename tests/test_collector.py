@@ -765,6 +765,7 @@ class TestDisabled:
 
 
 class TestHandingOver:
+    @pytest.mark.slow
     @pytest.mark.parametrize("again", [lambda r: pickle.loads(pickle.dumps(r)), copy.copy, copy.deepcopy])
     @pytest.mark.parametrize("kind", ["collector", "recorder"])
     def test_pickled_or_copied_collector_is_a_recorder_of_the_same_session(

@@ -192,6 +192,7 @@ def _cases(scenario: Scenario, sessions: Path) -> Iterator[tuple[str, int]]:
             yield point, last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_death_at_either_side_of_every_step_loses_and_doubles_nothing(
     scenario: Scenario, tmp_path: Path

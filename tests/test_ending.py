@@ -76,6 +76,7 @@ GLOBAL = "metrics = Collector('s', sessions)\nrecord(metrics, 3)\n"
 LOCAL = "def main():\n    record(Collector('s', sessions), 3)\nmain()\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -181,6 +182,7 @@ THREADS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 @pytest.mark.parametrize(("pools", "expected"), [(PROCESS, 1), (EXECUTOR, 4), (THREADS, 4)])
@@ -273,6 +275,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [GLOBAL, LOCAL])
 def test_held_lock_of_the_journal_holds_up_the_end_for_less_than_a_second(sessions: Path, form: str) -> None:
     with started(sessions, form + TELLS_WAITS) as process:
@@ -305,6 +308,7 @@ inside.wait()
     assert compact(sessions, "s").records == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limit",
     [
@@ -327,6 +331,7 @@ def test_more_than_can_be_merged_quickly_is_left_to_the_next_owner(
     assert compact(sessions, "s").records == 0
 
 
+@pytest.mark.slow
 def test_backlog_of_many_megabytes_is_left_to_the_next_owner(sessions: Path) -> None:
     collector = "metrics = Collector('s', sessions)\n"
     result = run(sessions, collector + "record(metrics, 300_000)")
@@ -354,6 +359,7 @@ ending.merge = fail
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "then"),
     [

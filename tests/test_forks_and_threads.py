@@ -100,6 +100,7 @@ def record_under_alarms(recorder: Recorder, numbers: Counters, function: Handler
     numbers[1] = alarms.count
 
 
+@pytest.mark.slow
 def test_signal_handler_that_records_in_the_middle_of_records_loses_nothing(
     collector: Collector, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_signal_handler_that_records_in_the_middle_of_records_loses_nothing(
     assert_counted(collector, tmp_path, expected)
 
 
+@pytest.mark.slow
 def test_signal_handler_that_looks_and_hands_over_in_the_middle_of_records_loses_nothing(
     collector: Collector, tmp_path: Path
 ) -> None:
@@ -319,6 +321,7 @@ forks_with_threads = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.slow
 @forks_with_threads
 def test_two_hundred_forks_while_four_threads_record_ten_thousand_records_lose_nothing(
     collector: Collector, tmp_path: Path
@@ -353,6 +356,7 @@ def test_two_hundred_forks_while_four_threads_record_ten_thousand_records_lose_n
     assert_counted(collector, tmp_path, dict.fromkeys(names, 10_000) | {"child": 2000})
 
 
+@pytest.mark.slow
 @forks_with_threads
 def test_forks_while_other_threads_flush_and_hand_over_lose_nothing(
     collector: Collector, tmp_path: Path
@@ -400,6 +404,7 @@ def is_recording(frame: FrameType | None) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_fork_in_a_signal_handler_in_the_middle_of_records_loses_nothing_in_either_process(
     collector: Collector, tmp_path: Path
 ) -> None:
@@ -696,6 +701,7 @@ class ForkingAgainAndAgain:
         assert verify(self._sessions, SESSION) == []
 
 
+@pytest.mark.slow
 @traces_every_instruction
 @pytest.mark.parametrize(
     ("prepare", "call", "least"),
@@ -916,6 +922,7 @@ class DurableRecords:
             self._go_on.wait()
 
 
+@pytest.mark.slow
 @traces_every_instruction
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(("other", "most", "least"), [("syncs", 40, 40), ("comes", 1000, 150)])
@@ -978,6 +985,7 @@ def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_
     assert counted(tmp_path)["after"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_exception_of_a_signal_handler_in_the_middle_of_a_fork_costs_neither_process_a_record(
     tmp_path: Path,

@@ -269,6 +269,7 @@ def test_drops_of_a_process_that_never_found_room_are_told_by_its_flush(
     tally.check(load(disk.sessions, SESSION))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_disk_that_fills_up_again_and_again_under_busy_writers_costs_only_what_is_told(
     durability: str, disk: Disk, tmp_path: Path
@@ -648,6 +649,7 @@ def _lives(
         yield faults.injected[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dead", "_quick", "_drops_noted")
 @pytest.mark.parametrize(
     ("number", "forever", "durability"),
@@ -665,6 +667,7 @@ def test_whichever_call_fails_what_was_kept_is_counted_once_and_what_was_not_is_
     assert set(failed) >= {"open", "pwrite", "ftruncate", "rename", "mmap", "unlink"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dead", "_quick", "_drops_noted")
 @pytest.mark.parametrize("durability", DURABILITIES)
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "from then on"])

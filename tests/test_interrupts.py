@@ -123,6 +123,7 @@ def interrupt_durable_records(sessions: Path) -> None:
         assert not recorder._staging._group_commit._turn._is_owned()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

@@ -73,6 +73,7 @@ def unit_at(offset: int) -> int:
 
 
 class TestCut:
+    @pytest.mark.slow
     @pytest.mark.parametrize("start", range(0, len(JOURNAL) + 1, 200))
     def test_journal_cut_at_any_byte_counts_every_whole_record_and_is_no_finding(
         self, sessions: Path, start: int
@@ -196,6 +197,7 @@ class TestKilledWhileAppending:
 class TestFlipped:
     """One byte of the journal is another. What is outside the batch or line that it stands in counts."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("start", range(0, len(JOURNAL), 200))
     @pytest.mark.parametrize("flip", ["all bits", "one bit", "newline", "zero"])
     def test_flipped_byte_costs_its_batch_or_line_at_most(

@@ -166,6 +166,7 @@ TAILS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("count", [0, 1, 2**62])
 @pytest.mark.parametrize("before", [b"", b"\0", b"x\0", b"x\n\0", b"x\n"])
@@ -229,6 +230,7 @@ def assert_ten_more_come_through(session: Session) -> None:
 # --- the journal ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["verify", "compact"])
 def test_line_of_100_mb_takes_no_memory_and_is_one_finding(session: Session, idle: int, action: str) -> None:
     with session.journal.open("wb") as file:
@@ -271,6 +273,7 @@ def test_append_to_an_endless_last_line_takes_no_memory_and_both_count(
     assert b'"name":"mine"' in tail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("action", "room"), [("verify", 16 * MIB), ("compact", 96 * MIB)])
 def test_flood_of_garbage_lines_is_counted_in_full_and_kept_in_part(
     session: Session, idle: int, action: str, room: int
@@ -286,6 +289,7 @@ def test_flood_of_garbage_lines_is_counted_in_full_and_kept_in_part(
         assert_ten_more_come_through(session)
 
 
+@pytest.mark.slow
 def test_flood_of_distinct_tools_keeps_the_first_hundred_thousand_and_says_so(
     session: Session, idle: int
 ) -> None:
@@ -450,6 +454,7 @@ def make_sparse(path: Path) -> None:
         file.truncate(ADDRESS_SPACE + MIB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["load", "verify", "snapshot", "compact", "own"])
 def test_metrics_json_larger_than_memory_is_damaged_and_is_not_read(session: Session, action: str) -> None:
     make_sparse(session.metrics)
@@ -460,6 +465,7 @@ def test_metrics_json_larger_than_memory_is_damaged_and_is_not_read(session: Ses
         assert found.error == "DamagedMetricsError"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["verify", "compact", "own"])
 def test_rejected_file_larger_than_memory_stops_nobody(session: Session, idle: int, action: str) -> None:
     make_sparse(session.rejected)
@@ -509,6 +515,7 @@ def test_owner_lock_larger_than_memory_is_still_the_lock_of_its_owner(session: S
         assert run("own", session).error == "SessionOwnedError"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["verify", "compact"])
 @pytest.mark.parametrize("drained", [2**40, 2**63, 2**64 - 1])
 def test_segment_that_is_endless_and_says_so_gives_what_is_its_own(
@@ -563,6 +570,7 @@ def plant_garbage(segments: Path, count: int) -> None:
                     file.write(b"garbage")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["verify", "compact"])
 def test_five_thousand_files_of_garbage_among_the_segments_are_findings_and_take_little(
     session: Session, idle: int, action: str
@@ -605,6 +613,7 @@ def test_each_of_many_damaged_segments_is_not_compared_with_every_other(
 # --- what piles up ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["compact", "snapshot"])
 def test_many_full_segments_take_no_memory_of_their_size(session: Session, idle: int, action: str) -> None:
     size, record = MIB, tool_call("x" * 1000)
@@ -618,6 +627,7 @@ def test_many_full_segments_take_no_memory_of_their_size(session: Session, idle:
     assert found.peak < idle + 32 * MIB
 
 
+@pytest.mark.slow
 def test_publications_that_failed_for_long_leave_a_session_that_few_descriptors_can_look_at(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

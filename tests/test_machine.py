@@ -279,6 +279,7 @@ class Mayhem(RuleBasedStateMachine):
         assert verify(self.session.sessions_dir, "s") == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # to shrink an example that fails takes long
 def test_random_operations_add_up_to_what_was_recorded() -> None:
     run_state_machine_as_test(

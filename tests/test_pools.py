@@ -109,6 +109,7 @@ def assert_counted(collector: Collector, sessions: Path, tasks: int = TASKS) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 class TestPool:
+    @pytest.mark.slow
     def test_initializer(self, collector: Collector, sessions: Path, method: str) -> None:
         with get_context(method).Pool(2, start, (collector,)) as pool:
             pool.map(work, range(TASKS), chunksize=1)
@@ -125,6 +126,7 @@ class TestPool:
             pool.join()
         assert_counted(collector, sessions)
 
+    @pytest.mark.slow
     def test_collector_as_an_argument(self, collector: Collector, sessions: Path, method: str) -> None:
         with get_context(method).Pool(2) as pool:
             pool.starmap(work_with, [(collector, i) for i in range(TASKS)], chunksize=1)
@@ -132,6 +134,7 @@ class TestPool:
             pool.join()
         assert_counted(collector, sessions)
 
+    @pytest.mark.slow
     def test_workers_that_are_recycled_leave_nothing_behind(
         self, collector: Collector, sessions: Path, method: str
     ) -> None:
@@ -173,11 +176,13 @@ def counted(recorder: Recorder) -> int:
 
 @pytest.mark.parametrize("method", METHODS)
 class TestExecutor:
+    @pytest.mark.slow
     def test_initializer(self, collector: Collector, sessions: Path, method: str) -> None:
         with ProcessPoolExecutor(2, get_context(method), start, (collector,)) as pool:
             list(pool.map(work, range(TASKS)))
         assert_counted(collector, sessions)
 
+    @pytest.mark.slow
     def test_collector_as_an_argument(self, collector: Collector, sessions: Path, method: str) -> None:
         with ProcessPoolExecutor(2, get_context(method)) as pool:
             list(pool.map(work_with, [collector] * TASKS, range(TASKS)))
@@ -260,6 +265,7 @@ def _no_workers_are_left() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_workers_are_left")
 class TestJoblib:
+    @pytest.mark.slow
     def test_collector_as_an_argument(self, collector: Collector, sessions: Path) -> None:
         tasks = (joblib.delayed(work_with)(collector, i) for i in range(TASKS))
         pids = joblib.Parallel(n_jobs=2)(tasks)

@@ -290,6 +290,7 @@ def _to_the_disk(disk: Disk, sessions: Path) -> None:
 SCENARIOS = [_flush_after_flush, _workers_come_and_go, _to_the_disk]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("exists", [False, True])
 def test_power_cut_on_a_disk_that_keeps_the_order_of_names_loses_and_doubles_nothing(
@@ -304,6 +305,7 @@ def test_power_cut_on_a_disk_that_keeps_the_order_of_names_loses_and_doubles_not
     assert_every_cut_keeps_what_was_acknowledged(disk, boot)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_power_cut_on_a_disk_that_keeps_only_what_was_fsynced_loses_and_doubles_nothing(
     scenario: Scenario, sessions: Path, boot: Callable[[State], Path]

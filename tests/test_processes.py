@@ -137,6 +137,7 @@ def recorded_by_one_process(sessions_dir: Path) -> dict[str, object]:
     return entries(sessions_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_workload_shared_by_three_processes_gives_the_entries_of_one_process(
     way: str, started: Workers, collector: Collector, tmp_path: Path
@@ -190,6 +191,7 @@ def looked_from_outside(_: Collector, sessions_dir: Path) -> SessionMetrics:
 Look = Callable[[Collector, Path], SessionMetrics]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "look"),
     [*((method, flushed) for method in METHODS), ("fork", looked), ("fork", looked_from_outside)],
@@ -284,6 +286,7 @@ done
 """
 
 
+@pytest.mark.slow
 def test_four_shells_echo_under_flock_beside_recording_workers_and_every_line_counts(
     started: Workers, collector: Collector, tmp_path: Path
 ) -> None:
@@ -318,6 +321,7 @@ def test_four_shells_echo_under_flock_beside_recording_workers_and_every_line_co
 # --- death ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_all_acknowledged_records_of_workers_killed_while_recording_are_counted(
     method: str, started: Workers, collector: Collector, tmp_path: Path
@@ -507,6 +511,7 @@ def test_flush_deletes_the_segments_of_the_dead_and_keeps_those_of_the_living(
     assert calls_of(flushed(collector, tmp_path), "tool") == 5
 
 
+@pytest.mark.slow
 def test_hundred_short_lived_writers_leave_nothing_behind(collector: Collector, tmp_path: Path) -> None:
     for i in range(100):
         with Forked(collector.record_tool_call, "tool", True, i) as writer:
@@ -524,6 +529,7 @@ def test_hundred_short_lived_writers_leave_nothing_behind(collector: Collector, 
     assert len(orjson.dumps(entries(tmp_path))) <= size + 8  # a few more digits
 
 
+@pytest.mark.slow
 def test_hundred_writers_killed_unseen_are_all_counted_and_deleted_by_one_flush(
     collector: Collector, tmp_path: Path
 ) -> None:
@@ -566,6 +572,7 @@ def test_second_owner_in_the_same_process_is_told_which_process_owns_the_session
     assert calls_of(flushed(collector, tmp_path), "tool") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_second_owner_in_another_process_is_told_which_process_owns_the_session(
     method: str, started: Workers, tmp_path: Path

@@ -110,6 +110,7 @@ def test_owner_whose_lease_was_removed_takes_it_again(sessions: Path) -> None:
             Collector("s", sessions)
 
 
+@pytest.mark.slow
 def test_owner_whose_lease_another_has_by_now_says_so_and_merges_nothing(
     sessions: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

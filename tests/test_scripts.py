@@ -76,6 +76,7 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
 def test_pool_demo_counts_what_its_workers_were_told(tree: Path, start_method: str) -> None:
     result = run("pool_demo.py", tree, "--start-method", start_method, "--jobs", "2")
@@ -447,6 +448,7 @@ def test_commands_of_the_readme_can_be_executed(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
 
 
+@pytest.mark.slow
 def test_torture_of_a_few_seconds_loses_and_doubles_nothing() -> None:
     result = run("torture.py", "--seconds", "6", "--seed", "1", "--writers", "8")
     assert result.returncode == 0, result.stdout + result.stderr

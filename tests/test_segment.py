@@ -214,6 +214,7 @@ class TestDamage:
         assert len(again.tools) == len(counted) + 1, case
         return counted
 
+    @pytest.mark.slow
     def test_segment_cut_at_any_byte_keeps_its_whole_records(self, sessions: Path) -> None:
         end = DATA_OFFSET + sum(map(len, LINES)) + 5
         for cut in range(end):
@@ -225,6 +226,7 @@ class TestDamage:
             ends = [DATA_OFFSET + sum(map(len, LINES[:i])) for i in range(1, 5)]
             assert counted == dict(list(CALLS.items())[: sum(cut >= end for end in ends)]), cut
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("bits", [0xFF, 0x01, 0x80])
     def test_flipped_byte_of_the_header_gives_all_records_or_a_finding(
         self, sessions: Path, bits: int

@@ -179,6 +179,7 @@ class TestLease:
             assert content["started_at"].endswith(("Z", "+00:00"))
         assert session.owner_lock.read_bytes() == b""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "content",
         [b"", b"garbage", b"[]", b'{"pid":"x"}', b'{"pid":1,"started_at":[]}', b"\0" * 100, b"[" * 9999],

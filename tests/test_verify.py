@@ -334,6 +334,7 @@ class TestLiveJournal:
         session.journal.write_bytes(LINE + BATCH + without(NEXT, 80, len(NEXT)))
         assert [seen(session) for seen in SEEN] == [(4, 0)] * 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("line_by_line", [False, True])
     def test_journal_that_others_append_to_all_the_time_is_sound_in_every_look(
         self, session: Session, line_by_line: bool

@@ -127,6 +127,7 @@ def busy(session: Session) -> Iterator[Collector]:
 # --- Tables at the usual widths -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_show_fits_the_terminal_and_cuts_nothing_but_names(one: Session, columns: int) -> None:
     with busy(one):

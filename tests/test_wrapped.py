@@ -151,6 +151,7 @@ def directory_that_nobody_may_write(session: Session) -> None:
     session.directory.chmod(0o500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -170,6 +171,7 @@ def test_session_that_cannot_be_used_costs_the_record_and_nothing_else(
     assert wrapper.told(wrapper(one.directory)).startswith("this call is not recorded: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "directory",
     ["x" * 201, "x" * 5000, "x" * 300 + "/one", b"\xff", "/", ".." + "/.." * 40, "back\\slash", "/dev/null"],
@@ -274,6 +276,7 @@ def a_directory(session: Session) -> None:
     session.metrics.mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -294,6 +297,7 @@ def test_session_that_cannot_be_merged_has_the_call_recorded(
     assert compact(one.sessions_dir, one.id).records == 1
 
 
+@pytest.mark.slow
 def test_lock_that_is_never_given_back_has_the_call_recorded(wrapper: Wrapper, one: Session) -> None:
     one.make()
     lock = os.open(one.journal_lock, os.O_RDWR | os.O_CREAT)
@@ -308,6 +312,7 @@ def test_lock_that_is_never_given_back_has_the_call_recorded(wrapper: Wrapper, o
 # --- Limits -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("descriptors", [5, 6, 7, 8, 9, 10, 12, 16])
 def test_few_descriptors_cost_no_command(wrapper: Wrapper, one: Session, descriptors: int) -> None:
     result = wrapper(one.directory, before=f"ulimit -n {descriptors}")
@@ -329,6 +334,7 @@ def test_files_that_may_not_grow_cost_the_record_and_nothing_else(wrapper: Wrapp
 # --- What happens while the command runs --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work",
     [
