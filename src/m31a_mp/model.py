@@ -148,11 +148,11 @@ def _kind(value: object) -> str:
     if value is None:
         return "missing or null"
     # Of what another program wrote: it may be nested without end, or have a million digits.
-    shown = f" {value!r:.60}" if isinstance(value, str | float) or _fits(value) else ""
+    shown = f" {value!r:.60}" if isinstance(value, str | float) or _is_int64(value) else ""
     return f"{kind(value)}{shown}"
 
 
-def _fits(value: object) -> bool:
+def _is_int64(value: object) -> bool:
     return isinstance(value, int) and -INT64_MAX - 1 <= value <= INT64_MAX
 
 
@@ -165,7 +165,7 @@ def _text(value: object) -> str:
 
 def _integer(value: object) -> int:
     number = 0 if value is None else as_int(value)
-    if number is None or not _fits(number):
+    if number is None or not _is_int64(number):
         raise TypeError(f"is {_kind(value)}, not an integer of 64 bits")
     return number
 
@@ -174,7 +174,7 @@ def _number(value: object) -> float:
     if value is None:
         return 0.0
     whole, number = as_int(value), as_float(value)
-    if number is None or not math.isfinite(number) or not (whole is None or _fits(whole)):
+    if number is None or not math.isfinite(number) or not (whole is None or _is_int64(whole)):
         raise TypeError(f"is {_kind(value)}, not a finite number")
     return number
 

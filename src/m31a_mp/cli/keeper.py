@@ -40,7 +40,7 @@ _AWAITED = _HANDED_ON | _STOPS | {signal.SIGCHLD}
 _RESTORED = [signal.SIGPIPE, signal.SIGXFSZ]
 
 
-class Held:
+class BlockedSignals:
     """Signals are held back from here on: they are asked for, and interrupt nothing."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
     *,
     tool: str,
     phase: str | None,
-    held: Held,
+    held: BlockedSignals,
     complain: Callable[[str], None],
     recorded: Callable[[Exception | None], None],
 ) -> int:
@@ -160,7 +160,7 @@ def _keep(
     command: list[str],
     environment: Mapping[str, str],
     runner: int,
-    held: Held,
+    held: BlockedSignals,
     complain: Callable[[str], None],
 ) -> int:
     """Run the command; returns its status, as `run_recorded` does."""
@@ -172,7 +172,7 @@ def _keep(
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
 
 
-def _start(command: list[str], environment: Mapping[str, str], held: Held) -> int:
+def _start(command: list[str], environment: Mapping[str, str], held: BlockedSignals) -> int:
     try:
         return os.posix_spawnp(command[0], command, environment, setsigmask=held.before, setsigdef=_RESTORED)
     except OSError as error:

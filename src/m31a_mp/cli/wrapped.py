@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from m31a_mp.cli.keeper import SIGNAL_BASE, Held, run_recorded
+from m31a_mp.cli.keeper import SIGNAL_BASE, BlockedSignals, run_recorded
 from m31a_mp.collector import Collector
 from m31a_mp.errors import DamagedMetricsError, MetricsError, SessionOwnedError, UnsupportedVersionError
 from m31a_mp.inspection.status import owner_of
@@ -53,7 +53,7 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
     Raises:
         OSError: There can be no more processes; nothing was run.
     """
-    held = Held()
+    held = BlockedSignals()
     with _Heard() as heard:
         outcome = _Outcome(heard, say, has_phase=phase is not None)
         recorder = _open(find, outcome)

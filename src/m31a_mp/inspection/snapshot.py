@@ -97,13 +97,13 @@ def _look(session: Session, from_zero: bool) -> Fold | None:
                     with reader.open_to_read(path) as stream:
                         if live and _same_file(live, stream):
                             live = None
-                        fold.journal(path.name, reader.read(stream))
+                        fold.add_journal(path.name, reader.read(stream))
                 except FileNotFoundError:
                     return None  # published meanwhile
         if live:
             rejected_before = fold.totals.rejected
             try:
-                fold.journal(session.journal.name, _read_live(live))
+                fold.add_journal(session.journal.name, _read_live(live))
             except _OvertakenError:
                 return None
             fold.is_certain = fold.totals.rejected == rejected_before
@@ -169,7 +169,7 @@ def _fold_staged(fold: Fold, staged: list[_Staged], copy: IO[bytes]) -> None:
     for segment in staged:
         if isinstance(segment.found, Batch):
             segment.found.records = copy.read(segment.size)
-            fold.batch(segment.file, segment.found)
+            fold.add_batch(segment.file, segment.found)
             segment.found.records = b""  # the next one needs the memory
         else:
             fold.reject(segment.found)

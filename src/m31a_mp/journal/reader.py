@@ -70,7 +70,7 @@ def read(stream: BinaryIO) -> Iterator[Item]:
     From then on no more is read for a header than there is before the next one.
     """
     offset = 0
-    is_sound = True
+    headers_trusted = True
     while line := stream.readline(MAX_LINE_BYTES):
         torn, nul, _ = line.rpartition(b"\0")
         if nul:
@@ -80,8 +80,8 @@ def read(stream: BinaryIO) -> Iterator[Item]:
             stream.seek(offset + len(torn) + 1)  # a line may have been appended right behind
         elif line.endswith(b"\n"):
             if line.startswith(_HEADER_START):
-                items, is_right = _read_batch(stream, line, offset, is_sound=is_sound)
-                is_sound = is_sound and is_right
+                items, is_right = _read_batch(stream, line, offset, headers_trusted=headers_trusted)
+                headers_trusted = headers_trusted and is_right
                 yield from items
             else:
                 yield Line(offset, line)
@@ -115,8 +115,10 @@ class _Header:
     crc: int
 
 
-def _read_batch(stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool) -> tuple[list[Item], bool]:
-    """Read the batch of that header, and go on behind it. `is_sound`: no header lied so far.
+def _read_batch(
+    stream: BinaryIO, line: bytes, offset: int, *, headers_trusted: bool
+) -> tuple[list[Item], bool]:
+    """Read the batch of that header, and go on behind it. `headers_trusted`: no header lied so far.
 
     Returns:
         What it is, and whether that is what the header says.
@@ -125,7 +127,7 @@ def _read_batch(stream: BinaryIO, line: bytes, offset: int, *, is_sound: bool) -
     if header is None:
         return [Damage(offset, "a batch header that cannot be read", line)], True
     start = offset + len(line)
-    records = stream.read(header.bytes) if is_sound else _read_until_header(stream, header.bytes)
+    records = stream.read(header.bytes) if headers_trusted else _read_until_header(stream, header.bytes)
     batch = Batch(header.writer, header.first, records, header.dropped, start)
     if _is_right(batch, header, line):
         return [batch], True

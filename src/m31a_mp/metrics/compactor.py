@@ -139,7 +139,7 @@ def compact_session(  # noqa: PLR0913  # most of them by name
         if has_sealed or damaged or published is None or not is_durable:
             if not is_owned():
                 raise _not_owned(session)
-            rejected.keep(session.rejected, fold.rejected)
+            rejected.append(session.rejected, fold.rejected)
             metrics_file.publish(session, fold.totals)
         _delete(session, fold.totals.journal, damaged)
         if not failure:
@@ -221,7 +221,7 @@ def _fold_sealed(session: Session, fold: Fold, deadline: float) -> bool:
         if before < number <= before + MAX_WAITING and is_file(path):
             with reader.open_to_read(path) as stream:
                 items = reader.read(stream)
-                fold.journal(path.name, items if deadline == math.inf else _until(deadline, items))
+                fold.add_journal(path.name, items if deadline == math.inf else _until(deadline, items))
             fold.totals.journal = number
             files.reached("folded")
     return fold.totals.journal > before

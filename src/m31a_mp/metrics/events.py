@@ -103,12 +103,12 @@ EVENTS: dict[str, Event] = {
 _PHASE_COUNTS = {"phase_transition": "transitions", "heal_trigger": "heals", "bisect_trigger": "bisects"}
 
 
-def fold_known(  # noqa: C901, PLR0912, PLR0915  # a call for each record would take as long as the rest
+def fold_plain(  # noqa: C901, PLR0912, PLR0915  # a call for each record would take as long as the rest
     totals: Totals, records: list[Any], latest: int
 ) -> list[int]:
     """Count those records that are plainly valid and whose names have an entry: nearly all there are.
 
-    Does the same as `fold_record`, for that would take most of the time of a compaction.
+    Does the same as `fold_checked`, for that would take most of the time of a compaction.
 
     Args:
         totals: What they are added to.
@@ -172,7 +172,7 @@ def fold_known(  # noqa: C901, PLR0912, PLR0915  # a call for each record would 
     return others
 
 
-def fold_record(totals: Totals, text: bytes, now: int) -> None:
+def fold_checked(totals: Totals, text: bytes, now: int) -> None:
     """Count one line. Keys that its event does not have are passed over: a later version has more.
 
     Args:

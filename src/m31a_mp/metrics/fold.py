@@ -13,7 +13,7 @@ import orjson
 from m31a_mp.journal.batch import Batch
 from m31a_mp.journal.reader import Damage, Item, Line, Torn
 from m31a_mp.kinds import json
-from m31a_mp.metrics.events import fold_known, fold_record
+from m31a_mp.metrics.events import fold_checked, fold_plain
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import MAX_AHEAD, TooManyEntriesError, Totals
 
@@ -78,7 +78,7 @@ class Fold:
         self._rejected_bytes = 0
         self._now = time.time_ns()
 
-    def journal(self, file: str, items: Iterable[Item]) -> None:
+    def add_journal(self, file: str, items: Iterable[Item]) -> None:
         """Add what stands in a journal.
 
         Args:
@@ -88,7 +88,7 @@ class Fold:
         for item in items:
             match item:
                 case Batch():
-                    self.batch(file, item)
+                    self.add_batch(file, item)
                 case Line():
                     self._line(file, item.offset, item.text)
                 case Torn():
@@ -96,7 +96,7 @@ class Fold:
                 case Damage():
                     self.reject(Rejected(file, item.offset, item.reason, item.data))
 
-    def batch(self, file: str, batch: Batch) -> None:
+    def add_batch(self, file: str, batch: Batch) -> None:
         """Add the records of a batch that are not counted yet: one that comes again adds nothing."""
         try:
             mark = self.totals.writer(batch.writer)
@@ -120,7 +120,7 @@ class Fold:
             return count
         parsed = _parse(text, array, count)
         latest = self._now + MAX_AHEAD
-        others = fold_known(self.totals, parsed[known:] if known else parsed, latest)
+        others = fold_plain(self.totals, parsed[known:] if known else parsed, latest)
         self.records += count - known - len(others)
         if others:
             lines = text.split(b"\n")
@@ -132,7 +132,7 @@ class Fold:
     def _line(self, file: str, offset: int, line: bytes) -> None:
         self._now += 1  # lines without a time keep their order
         try:
-            fold_record(self.totals, line, self._now)
+            fold_checked(self.totals, line, self._now)
         except ValueError as error:
             self.reject(Rejected(file, offset, str(error), line))
         else:

@@ -49,7 +49,7 @@ def shown(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def keep(path: Path, items: Iterable[Rejected]) -> None:
+def append(path: Path, items: Iterable[Rejected]) -> None:
     """Add the items that a run before a crash has not added already. Durable when this returns."""
     new = dict.fromkeys(item.encode() for item in items)
     if not new:

@@ -242,8 +242,8 @@ class Totals:
             [_tool_metric(name, t) for name, t in _in_order(self.tools)],
             [_llm_metric(phase, t) for phase, t in _in_order(self.llms)],
             [_phase_metric(phase, t) for phase, t in _in_order(self.phases)],
-            {reason: _stop(n) for reason, n in sorted(self.dropped.items())},
-            _stop(self.rejected),
+            {reason: _saturated(n) for reason, n in sorted(self.dropped.items())},
+            _saturated(self.rejected),
         )
 
     def to_checkpoint(self) -> dict[str, Any]:
@@ -310,33 +310,38 @@ def _in_order(entries: dict[str, Any]) -> list[tuple[str, Any]]:
 def _tool_metric(name: str, total: ToolTotal) -> ToolMetric:
     return ToolMetric(
         name,
-        _stop(total.calls),
-        _stop(total.successes),
-        _stop(total.failures),
-        _stop(total.duration_ms),
-        _stop(total.duration_ms) / _stop(total.calls) if total.calls else 0.0,
+        _saturated(total.calls),
+        _saturated(total.successes),
+        _saturated(total.failures),
+        _saturated(total.duration_ms),
+        _saturated(total.duration_ms) / _saturated(total.calls) if total.calls else 0.0,
     )
 
 
 def _llm_metric(phase: str, total: LLMTotal) -> LLMMetric:
     return LLMMetric(
         phase,
-        _stop(total.prompt_tokens),
-        _stop(total.completion_tokens),
-        _stop(total.total_tokens),
+        _saturated(total.prompt_tokens),
+        _saturated(total.completion_tokens),
+        _saturated(total.total_tokens),
         total.costs.value(),
-        _stop(total.interactions),
+        _saturated(total.interactions),
     )
 
 
 def _phase_metric(phase: str, total: PhaseTotal) -> PhaseMetric:
     _, duration_ms, success = total.latest or (0, 0, False)
     return PhaseMetric(
-        phase, duration_ms, _stop(total.transitions), _stop(total.heals), _stop(total.bisects), success
+        phase,
+        duration_ms,
+        _saturated(total.transitions),
+        _saturated(total.heals),
+        _saturated(total.bisects),
+        success,
     )
 
 
-def _stop(number: int) -> int:
+def _saturated(number: int) -> int:
     return max(-INT64_MAX - 1, min(number, INT64_MAX))
 
 

@@ -15,7 +15,7 @@ from m31a_mp import Collector, PhaseMetric, ToolMetric, Usage, compact, load
 from m31a_mp.journal.batch import Batch
 from m31a_mp.journal.reader import Damage, Line
 from m31a_mp.metrics import fold
-from m31a_mp.metrics.events import fold_record
+from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import Totals
@@ -40,7 +40,7 @@ def test_batches_that_come_again_and_again_count_each_record_once(
         for _ in range(2):
             data = lines(records, 0)
             kept = data.split(b"\n")[start:end]
-            result.batch("journal", Batch("a", start + 1, b"".join(line + b"\n" for line in kept)))
+            result.add_batch("journal", Batch("a", start + 1, b"".join(line + b"\n" for line in kept)))
         done = end
     assert entries(result.totals.to_metrics("s")) == expected(enumerate(records))
     assert result.records == len(records)
@@ -49,15 +49,15 @@ def test_batches_that_come_again_and_again_count_each_record_once(
 def test_records_of_two_writers_with_the_same_numbers_all_count() -> None:
     result = Fold(Totals(0))
     for writer in "ab":
-        result.batch("journal", Batch(writer, 1, lines([Record("heal_trigger", ("plan",))], 0)))
+        result.add_batch("journal", Batch(writer, 1, lines([Record("heal_trigger", ("plan",))], 0)))
     assert result.totals.phases["plan"].heals == 2
 
 
 def test_gap_in_the_numbers_loses_nothing_and_what_is_below_it_is_known() -> None:
     record = Record("heal_trigger", ("plan",))
     result = Fold(Totals(0))
-    result.batch("journal", Batch("a", 5, lines([record] * 2, 5)))
-    result.batch("journal", Batch("a", 5, lines([record] * 3, 5)))
+    result.add_batch("journal", Batch("a", 5, lines([record] * 2, 5)))
+    result.add_batch("journal", Batch("a", 5, lines([record] * 3, 5)))
     assert result.totals.phases["plan"].heals == 3
 
 
@@ -65,8 +65,8 @@ def test_invalid_record_of_a_batch_is_rejected_with_its_place_and_is_not_offered
     good = Record("heal_trigger", ("plan",)).line(1)
     result = Fold(Totals(0))
     batch = Batch("a", 1, good + b"garbage\n" + good, offset=100)
-    result.batch("journal", batch)
-    result.batch("journal", batch)
+    result.add_batch("journal", batch)
+    result.add_batch("journal", batch)
     (item,) = result.rejected
     assert (item.file, item.offset, item.data) == ("journal", 100 + len(good), b"garbage")
     assert (result.records, result.totals.rejected) == (2, 1)
@@ -130,11 +130,11 @@ def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: i
     data = b"".join(text + b"\n" for text in texts)
     batch, single = Fold(Totals(0)), Fold(Totals(0))
     for one in (batch, single):  # those of known names are counted fast
-        one.journal("j", [Line(0, line) for line in lines(_KNOWN, 0).splitlines(keepends=True)])
+        one.add_journal("j", [Line(0, line) for line in lines(_KNOWN, 0).splitlines(keepends=True)])
     batch.totals.writer("a").last = known
-    batch.batch("j", Batch("a", 1, data))
+    batch.add_batch("j", Batch("a", 1, data))
     offsets = [sum(len(text) + 1 for text in texts[:i]) for i in range(len(texts))]
-    single.journal("j", [Line(o, t) for o, t in list(zip(offsets, texts, strict=True))[known:]])
+    single.add_journal("j", [Line(o, t) for o, t in list(zip(offsets, texts, strict=True))[known:]])
     assert batch.totals.to_metrics("s") == single.totals.to_metrics("s")
     assert batch.totals.to_checkpoint() | {"writers": {}} == single.totals.to_checkpoint() | {"writers": {}}
     assert (batch.records, batch.rejected) == (single.records, single.rejected)
@@ -168,11 +168,11 @@ def test_lines_that_are_records_only_when_they_are_joined_are_rejected_each_by_i
     texts = [HEAL] * around + texts + [HEAL] * around
     for lines in (texts, texts[::-1]):
         result = Fold(Totals(0))
-        result.batch(
+        result.add_batch(
             "j", Batch("b", 1, HEAL + b"\n")
         )  # makes the entry: those of known names are counted fast
         result.totals.phases["plan"].heals = result.records = 0
-        result.batch("j", Batch("a", 1, b"".join(text + b"\n" for text in lines)))
+        result.add_batch("j", Batch("a", 1, b"".join(text + b"\n" for text in lines)))
         assert (result.records, len(result.rejected)) == (
             counted + 2 * around,
             len(texts) - counted - 2 * around,
@@ -185,12 +185,12 @@ def test_batch_whose_numbers_begin_anywhere_loses_no_record_and_counts_once(firs
     records = lines([Record("heal_trigger", ("plan",))] * 3, 5)
     result = Fold(Totals(0))
     for _ in range(2):
-        result.batch("j", Batch("a", first, records))
+        result.add_batch("j", Batch("a", first, records))
     assert (result.records, result.totals.phases["plan"].heals, result.rejected) == (3, 3, [])
     checkpoint = orjson.loads(orjson.dumps(result.totals.to_checkpoint()))
     resumed = Fold(Totals.restore(result.totals.to_metrics("s"), checkpoint))
-    resumed.batch("j", Batch("a", first, records))
-    resumed.batch("j", Batch("a", first + 3, records))
+    resumed.add_batch("j", Batch("a", first, records))
+    resumed.add_batch("j", Batch("a", first + 3, records))
     assert resumed.totals.phases["plan"].heals == 6
 
 
@@ -248,7 +248,7 @@ class TestWrongClock:
         for given_records in (records, shuffled):
             result = Totals(0)
             for time, record in given_records:
-                fold_record(result, record.line(time), 2 * 10**18)
+                fold_checked(result, record.line(time), 2 * 10**18)
             results.append(result.to_metrics("s"))
         assert results[0] == results[1]
 
@@ -272,7 +272,9 @@ class TestWrongClock:
 def test_damage_and_lines_are_told_apart() -> None:
     result = Fold(Totals(0))
     good = Record("heal_trigger", ("plan",)).line(1)
-    result.journal("j", [Line(0, good), Damage(50, "why", b"what"), Line(90, b"garbage\n"), Line(99, good)])
+    result.add_journal(
+        "j", [Line(0, good), Damage(50, "why", b"what"), Line(90, b"garbage\n"), Line(99, good)]
+    )
     assert [(item.offset, item.data.rstrip()) for item in result.rejected] == [
         (50, b"what"),
         (90, b"garbage"),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, verify
-from m31a_mp.metrics.rejected import Rejected, keep, read
+from m31a_mp.metrics.rejected import Rejected, append, read
 from m31a_mp.session.paths import Session
 
 ONE = Rejected("journal.000000000001.ndjson", 0, "why", b"one\n")
@@ -23,8 +23,8 @@ TWO = Rejected("journal.000000000001.ndjson", 7, "why not", b"\xff\0two")
 def test_any_piece_comes_back_as_it_was(all_sessions: Path, data: bytes, reason: str, offset: int) -> None:
     path = all_sessions / uuid.uuid4().hex
     item = Rejected("journal", offset, reason, data)
-    keep(path, [item])
-    keep(path, [item])
+    append(path, [item])
+    append(path, [item])
     assert list(read(path)) == [item]
     assert {"file", "offset", "reason"} < orjson.loads(path.read_bytes()).keys()
 
@@ -32,21 +32,21 @@ def test_any_piece_comes_back_as_it_was(all_sessions: Path, data: bytes, reason:
 def test_pieces_are_kept_in_order_and_once(tmp_path: Path) -> None:
     path = tmp_path / "rejected"
     assert list(read(path)) == []
-    keep(path, [])
+    append(path, [])
     assert not path.exists()
-    keep(path, [ONE])
-    keep(path, [ONE, TWO])
-    keep(path, [TWO])
+    append(path, [ONE])
+    append(path, [ONE, TWO])
+    append(path, [TWO])
     assert list(read(path)) == [ONE, TWO]
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40])
 def test_torn_tail_costs_itself_and_not_what_comes_after_it(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "rejected"
-    keep(path, [ONE, TWO])
+    append(path, [ONE, TWO])
     path.write_bytes(path.read_bytes()[:-cut])
     third = Rejected("journal.000000000002.ndjson", 0, "why", b"three")
-    keep(path, [TWO, third])
+    append(path, [TWO, third])
     assert list(read(path)) == [ONE, TWO, third]
 
 

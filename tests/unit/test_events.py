@@ -8,7 +8,7 @@ from hypothesis import given
 
 from m31a_mp import Collector
 from m31a_mp.kinds import checks
-from m31a_mp.metrics.events import EVENTS, fold_record
+from m31a_mp.metrics.events import EVENTS, fold_checked
 from m31a_mp.metrics.totals import Totals
 from strategies import Record, entries, expected, records
 
@@ -21,14 +21,14 @@ def test_there_is_an_event_for_every_record_method() -> None:
 @given(records)
 def test_line_of_another_program_counts(record: Record) -> None:
     totals = Totals(0)
-    fold_record(totals, record.line(5), 0)
+    fold_checked(totals, record.line(5), 0)
     assert entries(totals.to_metrics("s")) == expected([(5, record)])
     assert totals.updated == 5
 
 
 def test_line_without_a_time_takes_the_one_given() -> None:
     totals = Totals(0)
-    fold_record(totals, b'{"event":"heal_trigger","phase":"plan"}', 42)
+    fold_checked(totals, b'{"event":"heal_trigger","phase":"plan"}', 42)
     assert totals.phases["plan"].first == totals.updated == 42
 
 
@@ -39,7 +39,7 @@ def test_line_that_lacks_a_key_is_refused_and_changes_nothing(record: Record) ->
         del line[key]
         totals = Totals(0)
         with pytest.raises(ValueError, match=f"'{key}'"):
-            fold_record(totals, orjson.dumps(line), 0)
+            fold_checked(totals, orjson.dumps(line), 0)
         assert totals == Totals(0)
 
 
@@ -56,13 +56,13 @@ def test_value_of_a_wrong_kind_is_refused_in_a_short_message(event: str, wrong: 
         accepted |= check is checks.check_cost and wrong == 2**64
         totals = Totals(0)
         if accepted:
-            fold_record(totals, orjson.dumps({**good, key: wrong if wrong != 2**64 else 2.0**64}), 0)
+            fold_checked(totals, orjson.dumps({**good, key: wrong if wrong != 2**64 else 2.0**64}), 0)
             assert totals != Totals(0)
             continue
         line = orjson.dumps({**good, key: None}).replace(b'"%b":null' % key.encode(), b'"%b":%b' % (
             key.encode(), b"18446744073709551616" if wrong == 2**64 else orjson.dumps(wrong)
         ))  # fmt: skip
         with pytest.raises(ValueError, match=key) as error:
-            fold_record(totals, line, 0)
+            fold_checked(totals, line, 0)
         assert len(str(error.value)) < 300
         assert totals == Totals(0)

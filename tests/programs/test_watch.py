@@ -21,12 +21,12 @@ from types import SimpleNamespace
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from test_cli_run import ENVIRONMENT, PROGRAM, Terminal, await_signal, one, shell, signals_as_usual
 
 from m31a_mp import Collector, SessionMetrics, Usage, save
 from m31a_mp.cli import screen, watch
 from m31a_mp.cli.screen import Keys, Screen
 from m31a_mp.session.paths import Session
-from test_cli_run import ENVIRONMENT, PROGRAM, Terminal, await_signal, one, shell, signals_as_usual
 
 __all__ = ["one", "signals_as_usual"]  # fixtures
 

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import workers
 from m31a_mp import Collector, DamagedMetricsError, MetricsError, attach, compact, load, verify
 from m31a_mp.journal import reader
 from m31a_mp.journal.batch import MAX_BATCH_BYTES, Batch
@@ -97,7 +98,8 @@ class Run:
 
 def run(action: str, session: Session) -> Run:
     command = [sys.executable, __file__, action, str(session.sessions_dir)]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(workers.__file__)}
+    child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert child.returncode == 0, child.stderr[-2000:]
     return Run(**json.loads(child.stdout))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from m31a_mp import Collector, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, load, save
 from m31a_mp.metrics import totals
-from m31a_mp.metrics.events import fold_record
+from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import ExactSum, TooManyEntriesError, Totals
 from strategies import INT64_MAX, Record, entries, expected, few_names, few_records, records_of
 
@@ -24,7 +24,7 @@ LARGEST = 1.7976931348623157e308
 def folded(records: list[tuple[int, Record]], into: Totals | None = None) -> Totals:
     result = Totals(0) if into is None else into
     for time, record in records:
-        fold_record(result, record.line(time), 0)
+        fold_checked(result, record.line(time), 0)
     return result
 
 
@@ -197,14 +197,14 @@ def test_one_distinct_name_too_many_is_refused_and_the_known_ones_go_on(
     result = Totals(0)
     for name in ("a", "b"):
         for event in ("heal_trigger", "bisect_trigger"):
-            fold_record(result, Record(event, (name,)).line(1), 0)
-        fold_record(result, Record("tool_call", (name, True, 1)).line(1), 0)
+            fold_checked(result, Record(event, (name,)).line(1), 0)
+        fold_checked(result, Record("tool_call", (name, True, 1)).line(1), 0)
     before = result.to_metrics("s")
     for record in (Record("heal_trigger", ("c",)), Record("tool_call", ("c", True, 1))):
         with pytest.raises(TooManyEntriesError, match="'c'"):
-            fold_record(result, record.line(99), 0)
+            fold_checked(result, record.line(99), 0)
     assert result.to_metrics("s") == before
-    fold_record(result, Record("tool_call", ("a", True, 1)).line(1), 0)
+    fold_checked(result, Record("tool_call", ("a", True, 1)).line(1), 0)
     assert result.to_metrics("s").tools[0].call_count == 2
 
 

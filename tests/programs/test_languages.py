@@ -23,7 +23,7 @@ from m31a_mp import Collector, JournalLockedError, Recorder, attach, verify
 from m31a_mp.session.paths import Session
 from workers import Counters, Forked, count_up
 
-README = Path(__file__).parent.parent / "src" / "m31a_mp" / "README.md"
+README = Path(__file__).parent.parent.parent / "src" / "m31a_mp" / "README.md"
 HEADING = "\n## From other languages\n"
 
 NAMES = [

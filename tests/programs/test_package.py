@@ -11,7 +11,7 @@ from pathlib import Path
 import m31a_mp
 from m31a_mp import Collector, Measured, Recorder, Stopwatch, attach
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_version_is_known_without_reading_the_metadata_of_packages() -> None:

@@ -746,7 +746,7 @@ runpy.run_module("m31a_mp", run_name="__main__", alter_sys=True)
 def test_without_the_extra_one_line_says_how_to_install_it(missing: str, tmp_path: Path) -> None:
     result = python(_WITHOUT, missing, "run", "--", "touch", tmp_path / "file")
     assert (result.returncode, result.stdout) == (125, "")
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())["project"]
     needed = [r for r in project["optional-dependencies"]["cli"] if r.partition(">")[0] in missing.split(",")]
     names, verb = missing.replace(",", " and "), "are" if "," in missing else "is"
     assert result.stderr == (
@@ -834,7 +834,7 @@ def test_other_words_are_completed(two: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_completion_as_the_readme_has_it_works_in_bash(two: Path) -> None:
-    readme = (Path(__file__).parent.parent / "src/m31a_mp/cli/README.md").read_text()
+    readme = (Path(__file__).parent.parent.parent / "src/m31a_mp/cli/README.md").read_text()
     (line,) = re.findall(r"^ +(eval .*bash_source.*m31a-mp.*?)(?:  .*)?$", readme, re.MULTILINE)
     press_tab = "COMP_WORDS=(m31a-mp show sessions/o) COMP_CWORD=2; _m31a_mp_completion m31a-mp"
     result = subprocess.run(

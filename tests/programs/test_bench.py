@@ -16,9 +16,9 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
+from test_scripts import SCRIPTS, UNMEASURED
 
 from m31a_mp import Collector, Usage, attach, load, verify
-from test_scripts import SCRIPTS, UNMEASURED
 from workers import Forked, perform
 
 # --- What Python asks of the system -------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 
 from m31a_mp import Collector, SessionMetrics, attach, load, verify
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = ROOT / "scripts"
 
 # Without coverage, which warns on stderr and answers the SIGTERM that ends a pool's workers, sometimes
