@@ -290,7 +290,7 @@ def _modules() -> Iterator[tuple[Path, ast.Module]]:
 
 def _is_step(item: ast.withitem) -> bool:
     call = item.context_expr
-    return isinstance(call, ast.Call) and ast.unparse(call.func) in ("step", "durable.step")
+    return isinstance(call, ast.Call) and ast.unparse(call.func) in ("step", "files.step")
 
 
 def _steps_in_the_code() -> set[str]:
