@@ -1,4 +1,4 @@
-"""The workers in other languages that the README shows, as they stand there, beside live Python processes."""
+"""The workers in other languages that the documents show, run as they are beside live Python processes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from m31a_mp import Collector, JournalLockedError, Recorder, attach, verify
 from m31a_mp.session.paths import Session
 from workers import Counters, Forked, count_up
 
-README = Path(__file__).parent.parent.parent / "src" / "m31a_mp" / "README.md"
-HEADING = "\n## From other languages\n"
+DOCUMENT = Path(__file__).parent.parent.parent / "src" / "m31a_mp" / "README.md"
+HEADING = "\n## Other languages\n"
 
 NAMES = [
     "pytest",
@@ -95,10 +95,10 @@ fs.appendFileSync = (...given) => {
 
 
 def block(language: str) -> str:
-    """The worker of that language in the README."""
-    section = README.read_text("utf-8").partition(HEADING)[2]
+    """The worker of that language in the document."""
+    section = DOCUMENT.read_text("utf-8").partition(HEADING)[2]
     found = re.search(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    assert found, f"the README shows no worker in {language} under {HEADING.strip()!r}"
+    assert found, f"the document shows no worker in {language} under {HEADING.strip()!r}"
     return found[1]
 
 
@@ -179,7 +179,7 @@ def counted(*rounds: int) -> tuple[int, int]:
 
 
 def samples(workers: int) -> tuple[int, int]:
-    """What the call that ends the block in the README is counted as."""
+    """What the call that ends the block in the document is counted as."""
     return workers, workers * 420
 
 

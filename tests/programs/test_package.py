@@ -67,3 +67,12 @@ class TestRecorderSaysWhereItRecords:
     def test_disabled_collector_has_its_id_and_no_directory(self, sessions: Path) -> None:
         collector = Collector("s", sessions, enabled=False)
         assert (collector.session_id, collector.directory) == ("s", None)
+
+
+def test_documents_and_changelog_of_the_package_are_where_the_wheel_takes_its_files_from() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    target = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
+    (package,) = target["packages"]
+    assert set(target) == {"packages"}  # nothing is left out
+    for name in ("CHANGELOG.md", "README.md", "cli/README.md", "py.typed"):
+        assert (ROOT / package / name).is_file(), name
