@@ -1,4 +1,4 @@
-"""What the metrics of a session are: the types, and their JSON.
+"""The metrics of a session: the types, and their JSON.
 
 Types, keys and meaning are those of the `metrics` package of the Go program M31A, so that either reads
 what the other wrote. What is ours alone comes as additional keys.
@@ -97,7 +97,7 @@ class SessionMetrics:
     rejected: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object with the keys of the Go program; times are RFC 3339.
+        """Return a JSON object with the keys of the Go program; times are RFC 3339.
 
         Raises:
             ValueError: A field holds what its type does not allow; says which.
@@ -111,7 +111,7 @@ class SessionMetrics:
 
     @classmethod
     def from_json(cls, document: object) -> SessionMetrics:
-        """From a JSON object. Keys it does not know are left out; missing ones are zero, as in Go.
+        """Read a JSON object. Unknown keys are left out; missing ones are zero, as in Go.
 
         Raises:
             ValueError: It is not of that form; says where.

@@ -89,6 +89,7 @@ class Recorder:
 
         Raises:
             ValueError: What the environment names cannot be a session's directory.
+            FileNotFoundError: It is relative, and there is no working directory any more.
         """
         directory = os.environ.get(SESSION_VARIABLE)
         if not directory:
@@ -344,5 +345,6 @@ def attach(session_id: str, sessions_dir: str | os.PathLike[str], *, durability:
 
     Raises:
         ValueError: The id is not one path component of at most 200 bytes.
+        FileNotFoundError: `sessions_dir` is relative, and there is no working directory any more.
     """
     return Recorder(Session.named(session_id, sessions_dir), durability)

@@ -152,7 +152,7 @@ class _Records:
 def _merge_instead(recorder: Recorder) -> None:
     recorder.stop()  # of a forked child: gives up its own shared memory
     if isinstance(recorder, Collector) and recorder.directory:
-        with suppress(MetricsError, OSError):  # then it waits for whoever is next
+        with suppress(MetricsError, OSError):  # then the next owner does it
             compact(os.path.dirname(recorder.directory), recorder.session_id)
 
 

@@ -49,7 +49,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What of a table there is room for.
+    """The part of a table for which there is room.
 
     Attributes:
         indexes: The columns that stay.

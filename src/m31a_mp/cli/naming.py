@@ -19,10 +19,10 @@ from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session.paths import Session
 
 DEFAULT_SESSIONS = "sessions"
-"""Where `run` makes a session when none is named, and where `ls` looks."""
+"""The directory in which `run` makes a session when none is named, and in which `ls` looks."""
 
 USE_OTHER_RELEASE = "use the release that wrote it, or a later one"
-"""What helps with a file of a newer version."""
+"""The hint for a file of a newer version."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -100,7 +100,7 @@ def session_option(function: Function) -> Function:
     )(function)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; the README has the form.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def named(directory: str | None, example: str) -> Session:
@@ -164,7 +164,7 @@ def path_word(path: str) -> str:
 
 
 def _no_session(session: Session, example: str) -> TroubleError:
-    """What is wrong with a directory that is no session, and what was meant, as far as one can guess."""
+    """The error for a directory that is no session, with a guess at what was meant."""
     directory = str(session.directory)
     if inside := _sessions(directory):
         holds = "it holds a session" if len(inside) == 1 else f"it holds {len(inside):,} sessions"

@@ -1,4 +1,4 @@
-"""What the programs say of a compaction, and their exit status; needs neither click nor rich."""
+"""The words and the exit status for a compaction; needs neither click nor rich."""
 
 from __future__ import annotations
 

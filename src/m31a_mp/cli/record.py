@@ -26,7 +26,7 @@ Examples:
   m31a-mp record tool make --failed --duration-ms 420
   m31a-mp record phase plan --ok --duration-ms 8300
 
-The record counts at once for whoever looks. It is merged into metrics.json by
+The record counts at once in every look. It is merged into metrics.json by
 the session's owner, or by `m31a-mp compact`. A session that does not exist is
 made.
 """

@@ -64,9 +64,9 @@ def command(tool: str | None, phase: str | None, directory: str | None, command_
         raise click.UsageError("the COMMAND is empty")
     status = run_in_session(
         list(command_line),
-        lambda: named(directory, "m31a-mp run --session") if directory else fresh(),
+        lambda: fresh() if directory is None else named(directory, "m31a-mp run --session"),
         say=_say,
-        opened=None if directory else _say_where,
+        opened=_say_where if directory is None else None,
         tool=tool,
         phase=phase,
     )

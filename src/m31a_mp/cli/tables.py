@@ -1,4 +1,4 @@
-"""What a session looks like: as tables for people, as JSON for programs."""
+"""A session as tables for people, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, fo
 from m31a_mp.system.process import describe, name_and_state
 
 JSON_VERSION = 1
-"""Of the JSON forms. New keys may come without a new version; none goes or changes its meaning."""
+"""The version of the JSON forms. New keys may come without a new one; none goes or changes its meaning."""
 
 # In a pipe a table is as wide as it needs to be.
 _PIPE_COLUMNS = 10_000
@@ -111,7 +111,7 @@ def row_json(status: Status) -> dict[str, Any]:
 
 
 def totals(metrics: SessionMetrics) -> dict[str, int | float]:
-    """What it all adds up to."""
+    """The sums over all entries."""
     return {
         "tool_calls": sum(tool.call_count for tool in metrics.tools),
         "tool_failures": sum(tool.fail_count for tool in metrics.tools),

@@ -145,7 +145,7 @@ def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen
             screen.leave()
             stop_until_continued()
         if event == signal.SIGCONT:
-            screen.listen()  # whoever stopped it may have changed the terminal's modes
+            screen.listen()  # the program in front meanwhile may have changed the terminal's modes
         screen.draw()
     return 0
 

@@ -18,7 +18,7 @@ from typing import Self
 
 from m31a_mp.cli.keeper import SIGNAL_BASE, BlockedSignals, run_recorded
 from m31a_mp.collector import Collector
-from m31a_mp.errors import DamagedMetricsError, MetricsError, SessionOwnedError, UnsupportedVersionError
+from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVersionError
 from m31a_mp.inspection.status import owner_of
 from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
@@ -130,7 +130,7 @@ class _Heard(logging.Filter):
 
 
 class _Outcome:
-    """What came of the call: told once, by the process that waits for the command or by the one that merges.
+    """The outcome of the call. It is told once: by the process that waits for the command, or that merges.
 
     Attributes:
         trouble: Why the session cannot be owned and merged, if it cannot.
@@ -216,9 +216,8 @@ def _why(error: Exception) -> str:
         return f"{error.path} {error.reason}"
     if isinstance(error, DamagedMetricsError):
         return f"{error.path} cannot be used: {error.reason}"
-    if isinstance(error, OSError | MetricsError | ValueError):
-        return str(error) or type(error).__name__
-    return repr(error)
+    is_told = str(error) and not isinstance(error, AttributeError | LookupError | NameError | TypeError)
+    return str(error) if is_told else repr(error)
 
 
 def _has_working_directory() -> bool:

@@ -132,7 +132,7 @@ def _read_live(live: BinaryIO) -> Iterator[reader.Item]:
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
-    """What a segment has for the journal: its records are in the copy, as long as `size` says.
+    """The batch of a segment for the journal. Its records are in the copy, `size` bytes of them.
 
     Attributes:
         file: The segment, from the session's directory.

@@ -23,7 +23,7 @@ from m31a_mp.system.flock import holders, lock_if_free
 
 
 class State(StrEnum):
-    """What a session is doing.
+    """The state of a session.
 
     Running: its owner lives, or a process that records into it does. Not closed: nobody does, and the last
     owner did not give it up. Finished: nobody does, and the last owner gave it up.

@@ -1,4 +1,4 @@
-"""What stands in a journal, byte by byte.
+"""The bytes of a journal.
 
 It is a text file of lines. A line is a record, which any program may append on its own under
 `flock journal.lock`, or the header of a batch, which says what the lines after it are:
@@ -9,7 +9,8 @@ It is a text file of lines. A line is a record, which any program may append on 
 
 `batch` is the writer's id, `first` the number of its first record in the batch, `bytes` the length of the
 lines. `dropped`, where it stands, is what the writer had to drop so far, by reason. `crc32` covers the
-header up to its own key, then the lines. Writer and number make a batch idempotent.
+header up to its own key, then the lines. Writer and number tell a batch that comes again for as long as the
+writer is known: one of ours while it has a segment, one of another program until its batch is merged.
 
 Torn and damaged are two things. A *torn* batch or line ends before its time, because its writer died or
 the power failed: that is normal. What is whole of it counts, and is not counted again when it comes

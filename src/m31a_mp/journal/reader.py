@@ -1,4 +1,4 @@
-"""What stands in a journal: whole batches and lines, torn ones, and damage."""
+"""Reading a journal: whole batches and lines, torn ones, and damage."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def _until_next_header(records: bytes) -> bytes:
 
 
 def _find_header(records: bytes, start: int) -> int:
-    """Where a header starts as `read` finds one, at the start of a line or behind a NUL; else the end."""
+    """The place of the next header, at the start of a line or behind a NUL as in `read`; else the end."""
     found = records.find(_HEADER_START, start)
     while found > 0 and records[found - 1] not in b"\n\0":
         found = records.find(_HEADER_START, found + 1)

@@ -1,4 +1,4 @@
-"""What the fields of a record may be, and how others' JSON is read.
+"""The fields of a record: their values and checks; and the reading of others' JSON.
 
 In:       the arguments of a `record_*` method, and JSON of any writer.
 Out:      values that are right, names as they stand in a line; else an error that says what is wrong.

@@ -1,4 +1,4 @@
-"""What the arguments of a record must be, and how a name stands in its line."""
+"""The checks of a record's arguments, and names as they stand in its line."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ def kind(value: object) -> str:
 
 
 def _is_a(tower: str, value: object) -> bool:
-    # Not imported for this: NumPy and whoever else has such numbers has registered them there, and so has
-    # imported it.
+    # `numbers` is not imported for this: NumPy has registered its numbers there, and so has imported it.
     return isinstance(value, getattr(sys.modules.get("numbers"), tower, ()))
 
 
@@ -97,7 +96,7 @@ def check_cost(field: str, value: object) -> float:
 
 
 def check_bool(field: str, value: object) -> bool:
-    """True or False, and nothing that only counts as such."""
+    """True or False; no value that is only true or false in an `if`."""
     truth = as_bool(value)
     if truth is None:
         raise TypeError(f"{field} must be a bool, not {kind(value)}")

@@ -45,7 +45,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What a compaction found.
+    """The result of a compaction.
 
     Attributes:
         metrics: What is published now.
@@ -123,7 +123,7 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     if damage:
         fold.reject(damage)
     if not is_durable:
-        files.sync_parents(session.directory)  # whoever made it may have been killed right after
+        files.sync_parents(session.directory)  # the process that made it may have been killed right after
     while True:
         counted = fold.records
         # Where metrics.json is gone or damaged, nobody knows which numbers there were: a copy that is
@@ -207,7 +207,7 @@ def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[Path
 
 
 def _place_for(path: Path) -> Path:
-    """Where a damaged file goes: next to where it is, under a name that is free and short enough."""
+    """The new path of a damaged file: beside the old one, under a name that is free and short enough."""
     place = path.with_name(f"{path.name}.rejected")
     if len(os.fsencode(place.name)) > _MAX_NAME_BYTES or os.path.lexists(place):
         return path.with_name(f"{path.lstat().st_ino}.{time.time_ns()}.rejected")

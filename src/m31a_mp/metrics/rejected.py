@@ -35,7 +35,7 @@ class Rejected:
     data: bytes
 
     def encode(self) -> bytes:
-        """As a line, the data as `text` if it is UTF-8, else as `base64`."""
+        """Return the line: the data is `text` if it is UTF-8, else `base64`."""
         line: dict[str, str | int] = {"file": self.file, "offset": self.offset, "reason": self.reason}
         try:
             line["text"] = self.data.decode()
@@ -73,7 +73,7 @@ def append(path: Path, items: Iterable[Rejected]) -> None:
 
 
 def read(path: Path) -> Iterator[Rejected]:
-    """What was set aside. Lines that are no such are passed over; no file, no items."""
+    """Yield what was set aside. Malformed lines are skipped. Yields nothing if the file does not exist."""
     try:
         lines = io.BytesIO(files.read_private(path, _MAX_FILE_BYTES))
     except OSError as error:

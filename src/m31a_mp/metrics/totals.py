@@ -1,4 +1,4 @@
-"""What the records folded so far add up to, and how far that is.
+"""The sums of the records folded so far, and how far the fold is.
 
 The result must not depend on the order in which batches arrive: sums of integers do not, costs are
 summed without rounding, and the rest is decided by the times in the records.
@@ -229,7 +229,7 @@ class Totals:
                 self.dropped[reason] = self.dropped.get(reason, 0) + new
 
     def to_metrics(self, session_id: str) -> SessionMetrics:
-        """What users see of it. A session with neither an owner nor a record starts now."""
+        """Return what users see. A session with neither an owner nor a record starts now."""
         tables: list[dict[str, Any]] = [self.tools, self.llms, self.phases]
         starts = [total.first for table in tables for total in table.values()]
         if self.started is not None:
@@ -247,7 +247,7 @@ class Totals:
         )
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """What `to_metrics` does not tell, as JSON."""
+        """Return as JSON what `to_metrics` does not tell."""
         return {
             "version": CHECKPOINT_VERSION,
             "journal": self.journal,

@@ -28,7 +28,7 @@ _CHUNK_FILES = 64
 
 
 class Drained:
-    """What a drain left behind.
+    """The result of a drain.
 
     Attributes:
         writers: The writers that may still have a segment, so that their records may come again.

@@ -81,7 +81,7 @@ def drained_words(offset: int, number: int) -> tuple[int, int, int]:
 
 
 def drained(words: memoryview, size: int) -> tuple[int, int] | None:
-    """Where the first record stands that is not in the journal, and its number; None if it cannot be told."""
+    """The offset and number of the first record that the journal lacks; None if they cannot be told."""
     offset, number, check = words[DRAINED_WORD : DRAINED_WORD + 3]
     is_whole = check == drained_words(offset, number)[2]
     return (offset, number) if is_whole and DATA_OFFSET <= offset <= size and number <= INT64_MAX else None

@@ -146,7 +146,7 @@ def list_segments(directory: Path) -> list[Path]:
 
 
 def find_segments(directory: StrPath) -> tuple[list[str], set[str]]:
-    """As `list_segments`; and the writers of whose segments none is among them, though they had one."""
+    """List the segments, and the writers that were seen in only one of the two listings."""
     names, gone = _find(directory)
     return [f"{directory}/{name}" for name in names], gone
 

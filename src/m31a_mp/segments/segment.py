@@ -144,7 +144,7 @@ class Segment:
         return first, self._mapping[start : self._mapping.tell()]
 
     def advance(self, records: bytes) -> None:
-        """Note that these lines are in the journal, the first ones of `left()`. As `SegmentFile.advance`."""
+        """Note that the journal has these lines, the first ones of `left()`; see `SegmentFile.advance`."""
         start, first = drained(self._words, self.size) or (DATA_OFFSET, self.first)
         words = drained_words(start + len(records), first + records.count(b"\n"))
         self._words[DRAINED_WORD], self._words[DRAINED_WORD + 1], self._words[DRAINED_WORD + 2] = words

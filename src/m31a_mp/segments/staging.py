@@ -70,7 +70,7 @@ class Staging:
         line = f'{{"event":"{event}","time":{now}{members}{last}}}\n'.encode()
         free = self._free
         try:
-            writer = free.pop()  # atomic, and so is append: whoever comes in between takes another one
+            writer = free.pop()  # atomic, and so is append: a call that comes in between takes another writer
         except IndexError:
             writer = self._new_writer()
         try:
@@ -81,7 +81,7 @@ class Staging:
             free.append(writer)
 
     def put_durably(self, event: str, members: str, last: int | str = "") -> None:
-        """As `put`, and return when the record is on the disk; waits for the journal's lock.
+        """Stage a record, and return when it is on the disk. Waits for the journal's lock.
 
         Threads that wait share one fsync: the next in turn does it for all. If the disk fails, or the lock
         cannot be had within 5 seconds, the log says so; the record is as safe as after `put`. The same for a
@@ -160,7 +160,7 @@ class Staging:
             self.journal.hold(self._drain, timeout)
 
     def untold_drops(self) -> dict[str, int]:
-        """What this process dropped and no file says yet, by reason."""
+        """Count the drops of this process that no file tells yet, by reason."""
         told: dict[str, int] = {}
         for writer in list(self._writers):
             for reason, count in writer.untold_drops().items():
@@ -226,7 +226,7 @@ class Staging:
         self._spill_of(list(self._writers))
 
     def retire_idle(self) -> None:
-        """Let go of the segments that no call is using: whoever drains them next deletes them."""
+        """Let go of the segments that no call is using. The next drain deletes them."""
         free, idle = self._free, []
         try:
             while free:
@@ -238,7 +238,7 @@ class Staging:
             free.extend(idle)
 
     def abandon(self) -> None:
-        """In a forked child: drop what the parent stages, and start anew."""
+        """In a forked child: drop the parent's writers, and start anew."""
         for writer in self._writers:
             writer.abandon()
         # Last: an exception of a signal handler before this leaves the writers to be abandoned again.

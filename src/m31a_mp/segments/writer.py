@@ -91,7 +91,7 @@ class Writer:
         return [*self.full, segment.name] if segment else list(self.full)
 
     def untold_drops(self) -> dict[str, int]:
-        """What it dropped and no file says yet, by reason."""
+        """Count the drops that no file tells yet, by reason."""
         return {} if self._segment else dict(self._dropped)
 
     def hides(self) -> bool:

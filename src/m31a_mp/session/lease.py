@@ -17,7 +17,7 @@ from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from m31a_mp.system.flock import FileLock, hold, holders, still_holds
 
-# Whoever only saves or compacts owns a session for moments; an owner, for as long as it lives.
+# A process that only saves or compacts owns a session for moments; a collector, for as long as it lives.
 _LEASE_SECONDS = 0.5
 _OWNER_BYTES = 4096
 
@@ -111,7 +111,7 @@ def _lock_if_free(fd: int) -> bool:
 
 def _write_line(fd: int) -> None:
     line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
-    # One short write, then the cut: whoever reads without the lock finds one line or the other.
+    # One short write, then the cut: a reader without the lock finds one line or the other.
     with files.step("take lease"):
         os.pwrite(fd, line, 0)
         os.ftruncate(fd, len(line))
@@ -146,7 +146,7 @@ def owned_error(session: Session) -> SessionOwnedError:
 
 
 def read_owner(path: Path) -> dict[str, object]:
-    """What the owner wrote into `owner.lock`; empty if nobody did, or it cannot be read."""
+    """The line of the owner in `owner.lock`; empty if there is none, or it cannot be read."""
     try:
         content = json.parse(files.read_private(path, _OWNER_BYTES))
     except (OSError, orjson.JSONDecodeError):

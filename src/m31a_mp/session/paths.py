@@ -95,7 +95,7 @@ class Session:
         return self.directory / "owner.lock"
 
     def sealed_name(self, number: int) -> Path:
-        """Where the journal goes that is sealed as `number`."""
+        """The path of the journal that is sealed as `number`."""
         return self.directory / f"journal.{number:012d}.ndjson"
 
     def sealed(self) -> list[tuple[int, Path]]:
