@@ -441,6 +441,13 @@ def test_ctrl_c_ends_a_command_and_the_call_is_recorded(one: Session) -> None:
     assert calls(one) == {"sh": (0, 1)}
 
 
+def test_empty_session_makes_none_and_says_so(tmp_path: Path) -> None:
+    command = [*PROGRAM, "run", "--session", "", "--", "echo", "hi"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=ENVIRONMENT)
+    assert (done.stdout, done.stderr) == ("hi\n", "m31a-mp: this call is not recorded: no session is named\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ctrl_c_ends_a_script_in_which_commands_are_run(one: Session) -> None:
     run = shlex.join([*PROGRAM, "run", "--session", str(one.directory), "--"])
     script = f"for i in 1 2 3; do {run} sh -c 'echo ready $i; exec sleep 100'; done; echo after"
