@@ -6,7 +6,10 @@ import inspect
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
 
 import m31a_mp
 from m31a_mp import Collector, Measured, Recorder, Stopwatch, attach
@@ -76,3 +79,42 @@ def test_documents_and_changelog_of_the_package_are_where_the_wheel_takes_its_fi
     assert set(target) == {"packages"}  # nothing is left out
     for name in ("CHANGELOG.md", "README.md", "cli/README.md", "py.typed"):
         assert (ROOT / package / name).is_file(), name
+
+
+SMOKE = """
+import multiprocessing, sys
+from m31a_mp import Collector, Usage, compact, verify
+
+def work(recorder):
+    recorder.record_tool_call("grep", True, 1)
+    recorder.record_llm_interaction("plan", Usage(1, 2, 3), 0.5)
+
+if __name__ == "__main__":
+    with Collector("s", sys.argv[1]) as metrics:
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            pool.map(work, [metrics] * 10)
+        assert metrics.snapshot().tools[0].call_count == 10
+    assert compact(sys.argv[1], "s").metrics.llms[0].interaction_count == 10
+    assert verify(sys.argv[1], "s") == []
+"""
+
+
+@pytest.mark.slow
+def test_wheel_records_where_nothing_but_what_it_needs_is_installed(tmp_path: Path) -> None:
+    def run(*command: str | Path, status: int = 0) -> str:
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert done.returncode == status, done.stderr
+        return done.stderr
+
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    [wheel] = tmp_path.glob("*.whl")
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", wheel)
+    (tmp_path / "smoke.py").write_text(SMOKE)
+    run(python, "smoke.py", tmp_path / "sessions")
+    assert "click and rich are not installed" in run(python, "-m", "m31a_mp", status=125)
+    with zipfile.ZipFile(wheel) as files:
+        assert {"m31a_mp/py.typed", "m31a_mp/README.md", "m31a_mp/CHANGELOG.md"} <= set(files.namelist())

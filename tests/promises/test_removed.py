@@ -158,7 +158,9 @@ def test_lease_that_is_removed_is_not_held(session: Session) -> None:
         other.release()
 
 
-def test_two_that_met_different_lock_files_do_not_both_hold_the_lock(session: Session) -> None:
+def test_holder_that_comes_after_the_lock_file_was_removed_holds_the_one_that_is_there(
+    session: Session,
+) -> None:
     inside = threading.Event()
     removed = threading.Event()
     held = []
