@@ -1,4 +1,4 @@
-"""Files that earlier versions and the Go program wrote stay readable, and give the same numbers."""
+"""Files of earlier states of the library, and of the Go program's shape, are read with the same numbers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 # half of one, and in segments that it had filled while somebody held the lock.
 LEFT_BY_A_KILLED_OWNER = {"bash": 3, "grep": 4, "make": 1, "staged": 20}
 EXPECTED = {
-    "first-release": LEFT_BY_A_KILLED_OWNER,
+    "earliest": LEFT_BY_A_KILLED_OWNER,
     "unmarked-segments": LEFT_BY_A_KILLED_OWNER,  # no word says whether they are finished
     "marked-segments": LEFT_BY_A_KILLED_OWNER,
-    "go": {"bash": 3},  # the metrics.json of the Go program, with keys that are not ours
+    "go": {"bash": 3},  # written by hand in the shape of the Go program, with keys that are not ours
 }
 
 
