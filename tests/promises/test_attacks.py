@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +13,23 @@ from pathlib import Path
 import orjson
 import pytest
 
-from m31a_mp import Collector, SessionMetrics, ToolMetric, attach, compact, load, save, verify
+from m31a_mp import (
+    Collector,
+    JournalLockedError,
+    SessionMetrics,
+    ToolMetric,
+    attach,
+    compact,
+    load,
+    save,
+    verify,
+)
+from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
 from m31a_mp.metrics.totals import ExactSum
+from m31a_mp.segments import staging
 from m31a_mp.segments.segment import Segment
+from m31a_mp.segments.writer import Writer
 from m31a_mp.session.paths import Session
 from workers import Forked
 
@@ -257,3 +271,25 @@ def test_slips_of_newcomers_are_told_what_helps(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="sessions_dir must be a path, not NoneType"):
         Collector("s", None)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_end_of_a_process_that_dropped_in_many_sessions_waits_for_their_locks_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, waits = 100.0, list[float]()
+
+    def held(_: Journal, __: object, timeout: float) -> None:
+        nonlocal now
+        waits.append(timeout)
+        now += timeout
+        raise JournalLockedError("held", "journal.lock", [])
+
+    monkeypatch.setattr(Writer, "_make_room", lambda writer, _: writer._drop("no_space"))
+    recorders = [attach(f"s{i}", tmp_path) for i in range(5)]
+    for recorder in recorders:
+        recorder.record_tool_call("tool", True, 1)
+    monkeypatch.setattr(Journal, "hold", held)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    staging._tell_drops()
+    assert len(waits) == len(recorders)
+    assert sum(waits) == pytest.approx(staging._EXIT_SECONDS)

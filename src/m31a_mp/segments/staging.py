@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from _weakref import ref
 from errno import EIO
 from time import time_ns
@@ -32,7 +33,7 @@ _SPILLED_SEGMENTS = 8
 # So many sessions have a segment of this process at a time: each segment has a descriptor, of which the host
 # needs some.
 MAX_ACTIVE = 128
-# A process that ends waits so long for the lock at most, to tell what it dropped.
+# A process that ends waits so long for locks at most, in all its sessions, to tell what it dropped.
 _EXIT_SECONDS = 0.2
 
 
@@ -271,11 +272,12 @@ def _tell_drops_at_exit() -> None:
 
 
 def _tell_drops() -> None:
+    deadline = time.monotonic() + _EXIT_SECONDS
     for known in list(_alive.values()):
         stage = known()
         if stage and stage.untold_drops():
             try:
-                stage.hand_over_hidden(timeout=_EXIT_SECONDS)
+                stage.hand_over_hidden(timeout=max(0.0, deadline - time.monotonic()))
             except Exception:  # noqa: S110  # there is nothing to tell it with
                 pass
 
