@@ -110,7 +110,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
     # SIGINT is blocked in the keeper: it only ends by that as its command did.
     if status < 0 and status != INTERRUPTED:
         complain(f"the process that waits for {command[0]} was killed; this call may not be recorded")
-    return status if status == INTERRUPTED else _as_shell(status)
+    return _as_told(status)
 
 
 def end_as(status: int) -> int:
@@ -165,8 +165,7 @@ def _keep(
 ) -> int:
     """Run the command; returns its status, as `run_recorded` does."""
     try:
-        status = _wait(_start(command, environment, held), runner)
-        return status if status == INTERRUPTED else _as_shell(status)
+        return _as_told(_wait(_start(command, environment, held), runner))
     except OSError as error:
         complain(f"{command[0]}: {error.strerror}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
@@ -222,6 +221,11 @@ def _stop_too(pid: int) -> None:
 def _send(pid: int, signal_number: int) -> None:
     with suppress(OSError):  # it may run as somebody else, like sudo
         os.kill(pid, signal_number)
+
+
+def _as_told(status: int) -> int:
+    """The status as `run_recorded` tells it: as a shell does, but for `INTERRUPTED`."""
+    return status if status == INTERRUPTED else _as_shell(status)
 
 
 def _as_shell(status: int) -> int:
