@@ -137,7 +137,7 @@ class Recorder:
             phase = checks.check_name("phase", phase)
         member = _PHASE[phase]
         if type(usage) is not Usage:
-            checks.check_usage(usage)
+            checks.check_usage(usage)  # raises, unless it is of a subclass
         prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
         if (
             not type(prompt) is type(completion) is type(total) is int

@@ -108,16 +108,10 @@ def check_usage(usage: object) -> tuple[int, int, int]:
     if not isinstance(usage, Usage):
         hint = "Usage.from_response() takes what a model's API returned"
         raise TypeError(f"usage must be a Usage or None, not {kind(usage)}; {hint}")
-    prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
-    if (
-        type(prompt) is type(completion) is type(total) is int
-        and 0 <= prompt | completion | total <= INT64_MAX
-    ):
-        return prompt, completion, total
     return (
-        check_int("usage.prompt_tokens", prompt),
-        check_int("usage.completion_tokens", completion),
-        check_int("usage.total_tokens", total),
+        check_int("usage.prompt_tokens", usage.prompt_tokens),
+        check_int("usage.completion_tokens", usage.completion_tokens),
+        check_int("usage.total_tokens", usage.total_tokens),
     )
 
 
