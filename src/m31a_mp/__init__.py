@@ -10,7 +10,7 @@ kinds/       what the fields of a record may be
 segments/    any process: its records in shared memory, and from there to the journal
 journal/     one batch at a time, under the lock; what stands in a journal
 metrics/     the owner: seal -> fold -> publish -> delete
-inspection/  look and change nothing: status, verify
+inspection/  look and change nothing: snapshot, status, verify
 session/     the directory, and the owner's lease
 system/      durable steps, locks, forks, processes
 cli/         the command line

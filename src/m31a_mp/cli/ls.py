@@ -17,12 +17,12 @@ from m31a_mp.cli.naming import (
     json_option,
     path_word,
 )
-from m31a_mp.cli.outcome import shown
 from m31a_mp.cli.progress import counting_progress
 from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, sessions_in, status
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session.paths import Session
+from m31a_mp.system.log import shown
 
 _EPILOG = f"""\
 \b

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from m31a_mp.cli.outcome import NOT_DONE, shown
+from m31a_mp.cli.outcome import NOT_DONE
 from m31a_mp.inspection.status import is_session, last_used, sessions_in
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session.paths import Session
+from m31a_mp.system.log import shown
 
 DEFAULT_SESSIONS = "sessions"
 """The directory in which `run` makes a session when none is named, and in which `ls` looks."""

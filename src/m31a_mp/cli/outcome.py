@@ -6,17 +6,13 @@ import os
 from collections.abc import Iterator
 
 from m31a_mp.metrics.compactor import Compaction
+from m31a_mp.system.log import shown
 
 NOT_ALL_WELL = 1
 """The exit status when something was set aside, or could not be read and stays where it is."""
 
 NOT_DONE = 3
 """The exit status when a command could not do what it was asked."""
-
-
-def shown(text: str) -> str:
-    """Text of others, fit for a terminal: in one line, and nothing in it that would steer the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def lines(directory: str, done: Compaction) -> Iterator[str]:

@@ -19,7 +19,7 @@ from m31a_mp import __version__
 from m31a_mp.cli import CANNOT_START
 from m31a_mp.cli.keeper import SIGNAL_BASE
 from m31a_mp.cli.naming import USE_OTHER_RELEASE, GuessingGroup, TroubleError, shell_words
-from m31a_mp.cli.outcome import NOT_DONE, shown
+from m31a_mp.cli.outcome import NOT_DONE
 from m31a_mp.errors import (
     DamagedMetricsError,
     JournalLockedError,
@@ -27,6 +27,7 @@ from m31a_mp.errors import (
     SessionOwnedError,
     UnsupportedVersionError,
 )
+from m31a_mp.system.log import shown
 
 NAME = "m31a-mp"
 _COMPLETION = "_M31A_MP_COMPLETE"

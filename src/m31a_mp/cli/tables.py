@@ -14,10 +14,10 @@ from rich.text import Text
 
 from m31a_mp.cli.layout import Cell, Column, Table, cut
 from m31a_mp.cli.naming import shell_words
-from m31a_mp.cli.outcome import shown
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
 from m31a_mp.metrics import rejected
 from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, format_time
+from m31a_mp.system.log import shown
 from m31a_mp.system.process import describe, name_and_state
 
 JSON_VERSION = 1

@@ -6,9 +6,9 @@ import click
 
 from m31a_mp.cli import tables
 from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument
-from m31a_mp.cli.outcome import shown
 from m31a_mp.cli.progress import reading_progress
 from m31a_mp.inspection.verify import verify
+from m31a_mp.system.log import shown
 
 _EPILOG = """\
 \b

@@ -13,13 +13,13 @@ from rich.console import Console
 from m31a_mp.cli import tables
 from m31a_mp.cli.keeper import SIGNAL_BASE
 from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument
-from m31a_mp.cli.outcome import shown
 from m31a_mp.cli.program import forget_output
 from m31a_mp.cli.screen import QUIT, Screen
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import MetricsError
 from m31a_mp.inspection.status import Status, status
 from m31a_mp.session.paths import Session
+from m31a_mp.system.log import shown
 
 _EPILOG = """\
 \b

@@ -23,6 +23,7 @@ from m31a_mp.inspection.status import owner_of
 from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
 from m31a_mp.session.paths import Session
+from m31a_mp.system.log import shown
 
 _NAME_BYTES = 255  # what a file system allows a command
 
@@ -91,9 +92,8 @@ def tell(program: str, message: str) -> None:
     """
     if sys.stderr is None:
         return  # another file may have its number
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
     with suppress(OSError):
-        os.write(2, f"{program}: {line}\n".encode(sys.stderr.encoding, errors="backslashreplace"))
+        os.write(2, f"{program}: {shown(message)}\n".encode(sys.stderr.encoding, errors="backslashreplace"))
 
 
 class _Heard(logging.Filter):

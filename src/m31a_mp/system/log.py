@@ -60,6 +60,11 @@ def warn_of_loss(message: str, directory: str, *arguments: object) -> bool:
     return False
 
 
+def shown(text: str) -> str:
+    """Text of others, fit for a terminal: in one line, and nothing in it that would steer the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _logger() -> logging.Logger | None:
     """None where the program has not imported `logging`: then it has no handler.
 
@@ -87,7 +92,7 @@ def _tell(text: str) -> bool:
         # Nor where nobody reads it any more: the SIGPIPE could end a program that does not ignore it.
         if waiting.poll(0) != [(_STDERR, POLLOUT)]:
             return False
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"m31a_mp: {text}")
+        line = shown(f"m31a_mp: {text}")
         os.write(_STDERR, line.encode()[: _LINE_BYTES - 1] + b"\n")
     except Exception:
         return False
