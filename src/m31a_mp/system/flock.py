@@ -198,7 +198,8 @@ def holders(path: StrPath) -> list[int]:
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     # `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF`; a waiter's line has `->` after the number.
     fields = (line.split() for line in lines)
-    return [int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == device]
+    # Where locks come and go while it is read, a line may be there twice.
+    return list(dict.fromkeys(int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == device))
 
 
 def is_at(path: StrPath, fd: int) -> bool:
