@@ -14,6 +14,11 @@ from hypothesis import strategies as st
 from m31a_mp import Recorder, SessionMetrics, Usage
 from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
+from m31a_mp.kinds.catalog import EVENTS, KINDS, TABLES
+from m31a_mp.kinds.declaration import Into, Kind
+from m31a_mp.kinds.fields import COST, COUNT, FLAG, NAME
+from m31a_mp.kinds.parts import Exact, Latest, Part, Sum
+from m31a_mp.kinds.tables import Table
 from m31a_mp.segments.drain import drain
 from m31a_mp.segments.reader import list_segments
 from m31a_mp.session.paths import Session
@@ -21,15 +26,6 @@ from m31a_mp.system import files
 from workers import locked
 
 INT64_MAX = 2**63 - 1
-
-_KEYS = {
-    "tool_call": ("name", "success", "duration_ms"),
-    "llm_interaction": ("phase", "usage", "cost"),
-    "phase_transition": ("phase",),
-    "phase_duration": ("phase", "duration_ms", "success"),
-    "heal_trigger": ("phase",),
-    "bisect_trigger": ("phase",),
-}
 
 
 @dataclass(frozen=True)
@@ -44,17 +40,21 @@ class Record:
 
     def fields(self) -> dict[str, Any]:
         """The arguments by the keys that they have in a line."""
-        fields = dict(zip(_KEYS[self.event], self.arguments, strict=True))
-        usage = fields.pop("usage", None)
-        if usage is not None:
-            fields["prompt_tokens"] = usage.prompt_tokens
-            fields["completion_tokens"] = usage.completion_tokens
-            fields["total_tokens"] = usage.total_tokens
-        return fields
+        kind = EVENTS[self.event]
+        arguments = dict(zip(_arguments(kind), self.arguments, strict=True))
+        for group, names in kind.grouped.items():
+            arguments |= {name: getattr(arguments[group], name) for name in names}
+        return {name: arguments[name] for name in kind.fields}
 
     def line(self, time: int) -> bytes:
         """As any other program would write it."""
         return orjson.dumps({"event": self.event, "time": time, **self.fields()}) + b"\n"
+
+
+def _arguments(kind: Kind) -> list[str]:
+    """The names of the arguments of a kind's method."""
+    group_of = {name: group for group, names in kind.grouped.items() for name in names}
+    return list(dict.fromkeys(group_of.get(name, name) for name in kind.fields))
 
 
 Entries = dict[str, list[dict[str, Any]]]
@@ -62,47 +62,54 @@ Entries = dict[str, list[dict[str, Any]]]
 
 def expected(records: Iterable[tuple[int, Record]]) -> Entries:
     """What records of these times must add up to, as in `metrics.json`; no two have the same time."""
-    entries: dict[str, dict[str, dict[str, Any]]] = {"tools": {}, "llms": {}, "phases": {}}
-    costs: dict[str, Fraction] = {}
-    for _, record in sorted(records, key=lambda item: item[0]):
-        values = record.fields()
-        if record.event == "tool_call":
-            new: dict[str, Any] = dict.fromkeys(
-                ("call_count", "success_count", "fail_count", "total_duration_ms"), 0
-            )
-            entry = entries["tools"].setdefault(values["name"], {"name": values["name"], **new})
-            entry["call_count"] += 1
-            entry["success_count" if values["success"] else "fail_count"] += 1
-            entry["total_duration_ms"] = min(entry["total_duration_ms"] + values["duration_ms"], INT64_MAX)
-            entry["avg_duration_ms"] = entry["total_duration_ms"] / entry["call_count"]
-            continue
-        phase = values["phase"]
-        if record.event == "llm_interaction":
-            tokens = ("prompt_tokens", "completion_tokens", "total_tokens")
-            new = dict.fromkeys((*tokens, "interaction_count"), 0)
-            entry = entries["llms"].setdefault(phase, {"phase": phase, **new})
-            for key in tokens:
-                entry[key] = min(entry[key] + values[key], INT64_MAX)
-            entry["interaction_count"] += 1
-            costs[phase] = costs.get(phase, Fraction()) + Fraction(values["cost"])
-            entry["cost"] = float(costs[phase])
-            continue
-        new = dict.fromkeys(
-            ("duration_ms", "transition_count", "heal_trigger_count", "bisect_trigger_count"), 0
-        )
-        entry = entries["phases"].setdefault(phase, {"phase": phase, **new, "success": False})
-        if record.event == "phase_duration":
-            entry |= {"duration_ms": values["duration_ms"], "success": values["success"]}
-        else:
-            counter = record.event if record.event.endswith("_trigger") else "transition"
-            entry[f"{counter.removeprefix('phase_')}_count"] += 1
-    return {table: list(found.values()) for table, found in entries.items()}
+    of: dict[str, list[tuple[int, Kind, dict[str, Any]]]] = {name: [] for name in TABLES}
+    for time, record in sorted(records, key=lambda item: item[0]):
+        kind = EVENTS[record.event]
+        of[kind.table.name].append((time, kind, record.fields()))
+    return {
+        name: _expected_entries(table, of[name]) if isinstance(table, Table) else _expected_list(of[name])
+        for name, table in TABLES.items()
+    }
+
+
+def _expected_entries(table: Table, records: list[tuple[int, Kind, dict[str, Any]]]) -> list[dict[str, Any]]:
+    added: dict[str, dict[str, list[Any]]] = {}
+    for _, kind, fields in records:
+        entry = added.setdefault(fields[table.key], {part: [] for part in table.parts})
+        assert isinstance(kind.into, Into)
+        for part, effect in kind.into.adds.items():
+            entry[part].append(effect.of(fields))
+    entries = []
+    for name, parts in added.items():
+        shown = {table.key: name}
+        for part, values in parts.items():
+            shown |= _expected_part(part, table.parts[part], values)
+        entries.append(shown | {at: derived.of(shown) for at, derived in table.derived.items()})
+    return entries
+
+
+def _expected_part(name: str, part: Part, values: list[Any]) -> dict[str, Any]:
+    """What is shown of values that were added in the order of their times."""
+    match part:
+        case Sum():
+            return {name: min(sum(values), INT64_MAX)}
+        case Exact():
+            return {name: float(sum(map(Fraction, values), Fraction()))}
+        case Latest():
+            return dict(zip(part.zeros, values[-1] if values else part.zeros.values(), strict=True))
+    raise AssertionError(part)
+
+
+def _expected_list(records: list[tuple[int, Kind, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [values for _, _, values in sorted(records, key=lambda item: (item[0], *item[2].values()))][-1000:]
 
 
 def entries(metrics: SessionMetrics) -> Entries:
-    """The entries of metrics, to compare with what was `expected`."""
+    """The entries of metrics, to compare with what was `expected`; without their times."""
     document = metrics.to_json()
-    return {table: document[table] for table in ("tools", "llms", "phases")}
+    for happening in (entry for table in TABLES for entry in document.get(table, [])):
+        happening.pop("timestamp", None)
+    return {table: document.get(table, []) for table in TABLES}
 
 
 _TRICKY = [
@@ -123,17 +130,21 @@ def records_of(
     names: st.SearchStrategy[str], counts: st.SearchStrategy[int] = counts
 ) -> st.SearchStrategy[Record]:
     """A record of any kind with such names and numbers."""
-    usages = st.builds(Usage, counts, counts, counts)
+    values = {NAME: names, COUNT: counts, FLAG: st.booleans(), COST: costs}
     return st.one_of(
-        st.builds(Record, st.just("tool_call"), st.tuples(names, st.booleans(), counts)),
-        st.builds(Record, st.just("llm_interaction"), st.tuples(names, usages, costs)),
-        st.builds(Record, st.just("phase_duration"), st.tuples(names, counts, st.booleans())),
-        st.builds(
-            Record,
-            st.sampled_from(["phase_transition", "heal_trigger", "bisect_trigger"]),
-            st.tuples(names),
-        ),
+        [
+            st.builds(_record, st.just(kind), st.tuples(*(values[field] for field in kind.fields.values())))
+            for kind in KINDS
+        ]
     )
+
+
+def _record(kind: Kind, values: tuple[Any, ...]) -> Record:
+    """A record of these values of its fields, of which `Usage` takes some."""
+    fields = dict(zip(kind.fields, values, strict=True))
+    made = {"usage": lambda: Usage(*(fields[name] for name in kind.grouped["usage"]))}
+    arguments = (made[name]() if name in kind.grouped else fields[name] for name in _arguments(kind))
+    return Record(kind.event, tuple(arguments))
 
 
 records = records_of(names)

@@ -6,7 +6,7 @@ any process     its own      a batch, under      fold, by the        temp, fsync
 
 recorder     Recorder: what every process records with
 collector    Collector: the owner, who records and merges
-kinds/       what the fields of a record may be
+kinds/       every kind of record, declared once
 segments/    any process: its records in shared memory, and from there to the journal
 journal/     one batch at a time, under the lock; what stands in a journal
 metrics/     the owner: seal -> fold -> publish -> delete

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -103,7 +104,7 @@ class SessionMetrics:
             ValueError: A field holds what its type does not allow; says which.
         """
         document = _fields(SessionMetrics, asdict(self), "")
-        for name, entry in _ENTRIES.items():
+        for name, entry in ENTRIES.items():
             document[name] = [_fields(entry, e, f"{name}[{i}].") for i, e in enumerate(document[name])]
         document["started_at"] = format_time(self.started_at)
         document["updated_at"] = format_time(self.updated_at)
@@ -117,12 +118,24 @@ class SessionMetrics:
             ValueError: It is not of that form; says where.
         """
         fields = _fields(cls, document, "")
-        for name, entry in _ENTRIES.items():
+        for name, entry in ENTRIES.items():
             fields[name] = [entry(**_fields(entry, e, f"{name}[{i}].")) for i, e in enumerate(fields[name])]
         return cls(**fields)
 
 
-_ENTRIES: dict[str, type[Any]] = {"tools": ToolMetric, "llms": LLMMetric, "phases": PhaseMetric}
+_LIST = re.compile(r"list\[(\w+)\]")
+
+ENTRIES: dict[str, type[Any]] = {
+    f.name: globals()[found[1]]
+    for f in dataclasses.fields(SessionMetrics)
+    if (found := _LIST.fullmatch(str(f.type)))
+}
+"""The fields that are lists, and the type of their entries."""
+
+
+def has_records(metrics: SessionMetrics) -> bool:
+    """Whether anything was ever recorded."""
+    return any(getattr(metrics, name) for name in ENTRIES)
 
 
 def format_time(time: datetime) -> str:
@@ -215,7 +228,5 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "bool": _flag,
     "datetime": _time,
     "dict[str, int]": _counts,
-    "list[ToolMetric]": _list,
-    "list[LLMMetric]": _list,
-    "list[PhaseMetric]": _list,
+    **{f"list[{entry.__name__}]": _list for entry in ENTRIES.values()},
 }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from m31a_mp import timing
-from m31a_mp.kinds import checks
-from m31a_mp.kinds.checks import INT64_MAX, EncodedNames
+from m31a_mp.kinds import _lines, checks
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system.log import warn
@@ -33,12 +32,6 @@ DURABILITY_VARIABLE = "M31A_MP_DURABILITY"
 
 PROCESS = "process"
 DISK = "disk"
-
-_SUCCEEDED = EncodedNames("name", ',"success":true,"duration_ms":')
-_FAILED = EncodedNames("name", ',"success":false,"duration_ms":')
-_PHASE = EncodedNames("phase")
-_JSON_OF = {False: "false", True: "true"}
-_INFINITE = float("inf")
 
 
 class Recorder:
@@ -113,15 +106,8 @@ class Recorder:
             success: Whether it did what it should.
             duration_ms: How long it took, in milliseconds.
         """
-        if self._session is None:
-            return
-        if type(name) is not str:
-            name = checks.check_name("name", name)
-        if success is not True and success is not False:
-            success = checks.check_bool("success", success)
-        if type(duration_ms) is not int or not 0 <= duration_ms <= INT64_MAX:
-            duration_ms = checks.check_int("duration_ms", duration_ms)
-        self._put("tool_call", (_SUCCEEDED if success else _FAILED)[name], duration_ms)
+        if self._session is not None:
+            self._put("tool_call", _lines.tool_call(name, success, duration_ms))
 
     def record_llm_interaction(self, phase: str, usage: Usage | None, cost: float) -> None:
         """Record an interaction with a language model.
@@ -133,28 +119,15 @@ class Recorder:
         """
         if self._session is None or usage is None:
             return
-        if type(phase) is not str:
-            phase = checks.check_name("phase", phase)
-        member = _PHASE[phase]
-        if type(usage) is not Usage:
-            checks.check_usage(usage)  # raises, unless it is of a subclass
-        prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
-        if (
-            not type(prompt) is type(completion) is type(total) is int
-            or not 0 <= prompt | completion | total <= INT64_MAX
-        ):
-            prompt, completion, total = checks.check_usage(usage)
-        if type(cost) is not float or not 0.0 <= cost < _INFINITE:
-            cost = checks.check_cost("cost", cost)
-        self._put(
-            "llm_interaction",
-            f'{member},"prompt_tokens":{prompt},"completion_tokens":{completion}'
-            f',"total_tokens":{total},"cost":{cost!r}',
-        )
+        if type(usage) is not Usage and not isinstance(usage, Usage):
+            hint = "Usage.from_response() takes what a model's API returned"
+            raise TypeError(f"usage must be a Usage or None, not {checks.kind(usage)}; {hint}")
+        self._put("llm_interaction", _lines.llm_interaction(phase, usage.members, cost))
 
     def record_phase_transition(self, phase: str) -> None:
         """Record that the workflow entered a phase."""
-        self._record_phase("phase_transition", phase)
+        if self._session is not None:
+            self._put("phase_transition", _lines.phase_transition(phase))
 
     def record_phase_duration(self, phase: str, duration_ms: int, success: bool) -> None:
         """Record how long a phase took, and its outcome. The latest call wins; durations do not add up.
@@ -166,30 +139,18 @@ class Recorder:
             duration_ms: How long it took, in milliseconds.
             success: Whether it succeeded.
         """
-        if self._session is None:
-            return
-        if type(phase) is not str:
-            phase = checks.check_name("phase", phase)
-        member = _PHASE[phase]
-        if type(duration_ms) is not int or not 0 <= duration_ms <= INT64_MAX:
-            duration_ms = checks.check_int("duration_ms", duration_ms)
-        if success is not True and success is not False:
-            success = checks.check_bool("success", success)
-        self._put("phase_duration", f'{member},"duration_ms":{duration_ms},"success":{_JSON_OF[success]}')
+        if self._session is not None:
+            self._put("phase_duration", _lines.phase_duration(phase, duration_ms, success))
 
     def record_heal_trigger(self, phase: str) -> None:
         """Record that self-healing was triggered in a phase."""
-        self._record_phase("heal_trigger", phase)
+        if self._session is not None:
+            self._put("heal_trigger", _lines.heal_trigger(phase))
 
     def record_bisect_trigger(self, phase: str) -> None:
         """Record that a bisection was triggered in a phase."""
-        self._record_phase("bisect_trigger", phase)
-
-    def _record_phase(self, event: str, phase: str) -> None:
         if self._session is not None:
-            if type(phase) is not str:
-                phase = checks.check_name("phase", phase)
-            self._put(event, _PHASE[phase])
+            self._put("bisect_trigger", _lines.bisect_trigger(phase))
 
     def tool_call(self, name: str) -> Stopwatch:
         """Measure a block, and record it as a call of a tool: `with recorder.tool_call("bash"):`.
@@ -268,12 +229,13 @@ class Recorder:
 
             return SessionMetrics("")
         from m31a_mp.inspection.snapshot import fold_everything
+        from m31a_mp.model import has_records
 
         totals = fold_everything(self._session).totals
         for reason, count in self._staging.untold_drops().items():
             totals.dropped[reason] = totals.dropped.get(reason, 0) + count
         metrics = totals.to_metrics(self._session.id)
-        if not (metrics.tools or metrics.llms or metrics.phases or self._told or self._session.is_there()):
+        if not (has_records(metrics) or self._told or self._session.is_there()):
             self._told = warn("there is no session in %s: its snapshot is empty", self._session.root)
         return metrics
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from m31a_mp.kinds import _lines
+from m31a_mp.kinds.checks import check_int
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
 
 class Usage:
-    """The tokens of one interaction with a language model, each from 0 to 2**63 - 1.
+    """The tokens of one interaction with a language model, each an int from 0 to 2**63 - 1.
 
-    It cannot be changed, and is compared by its values.
+    It cannot be changed, and is compared by its values. Wrong values raise TypeError or ValueError here.
 
     Attributes:
         prompt_tokens: The tokens of the prompt.
@@ -19,18 +22,20 @@ class Usage:
     """
 
     # No dataclass: a worker would pay for the import more than for Python's own start.
-    __slots__ = ("completion_tokens", "prompt_tokens", "total_tokens")
+    __slots__ = ("completion_tokens", "members", "prompt_tokens", "total_tokens")
     __match_args__ = ("prompt_tokens", "completion_tokens", "total_tokens")
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    members: str  # not for users: as they stand in a record's line
 
     def __init__(self, prompt_tokens: int, completion_tokens: int, total_tokens: int) -> None:
         put = object.__setattr__
-        put(self, "prompt_tokens", prompt_tokens)
-        put(self, "completion_tokens", completion_tokens)
-        put(self, "total_tokens", total_tokens)
+        put(self, "prompt_tokens", check_int("prompt_tokens", prompt_tokens))
+        put(self, "completion_tokens", check_int("completion_tokens", completion_tokens))
+        put(self, "total_tokens", check_int("total_tokens", total_tokens))
+        put(self, "members", _lines.usage(*self._values()))
 
     @classmethod
     def from_response(cls, response: object) -> Usage | None:

@@ -26,7 +26,7 @@ from m31a_mp import (
 )
 from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
-from m31a_mp.metrics.totals import ExactSum
+from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.segments import staging
 from m31a_mp.segments.segment import Segment
 from m31a_mp.segments.writer import Writer

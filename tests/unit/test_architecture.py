@@ -23,12 +23,16 @@ LAYERS: list[set[str]] = [
     {"journal"},
     {"session"},
     {"system"},
-    {"model", "kinds", "errors", "response"},
     {"usage"},
+    {"model", "kinds", "errors", "response"},
 ]
 # Of these, a record needs all but what is named here.
 HOT = {"segments", "journal", "session", "system", "kinds", "recorder", "timing", "usage", "errors"}
-COLD_IN_HOT = {"journal/reader.py", "session/lease.py", "kinds/json.py"}
+COLD_IN_HOT = {
+    "journal/reader.py",
+    "session/lease.py",
+    *(f"kinds/{path.name}" for path in PACKAGE.glob("kinds/*.py") if path.stem not in {"checks", "_lines"}),
+}
 # What is for those who look, measure or ask only, and that a record never comes to.
 LATE = {
     "recorder.py": {"m31a_mp.inspection.snapshot", "m31a_mp.model"},

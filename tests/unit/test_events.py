@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 
 from m31a_mp import Collector
-from m31a_mp.kinds import checks
-from m31a_mp.metrics.events import EVENTS, fold_checked
+from m31a_mp.kinds.catalog import EVENTS
+from m31a_mp.kinds.fields import COST, FLAG
+from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import Totals
 from strategies import Record, entries, expected, records
 
@@ -29,7 +30,7 @@ def test_line_of_another_program_counts(record: Record) -> None:
 def test_line_without_a_time_takes_the_one_given() -> None:
     totals = Totals(0)
     fold_checked(totals, b'{"event":"heal_trigger","phase":"plan"}', 42)
-    assert totals.phases["plan"].first == totals.updated == 42
+    assert totals.tables["phases"].by_name["plan"].first == totals.updated == 42
 
 
 @given(records)
@@ -49,11 +50,9 @@ def test_value_of_a_wrong_kind_is_refused_in_a_short_message(event: str, wrong: 
     good: dict[str, object] = {"event": event, "time": 1, "success": True, "duration_ms": 1}
     good |= {"name": "bash", "phase": "plan", "cost": 0.5}
     good |= {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 1}
-    for key, check in EVENTS[event].fields.items():
-        accepted = (check is checks.check_bool and wrong is True) or (
-            check is checks.check_cost and wrong == 1.5
-        )
-        accepted |= check is checks.check_cost and wrong == 2**64
+    for key, field in EVENTS[event].fields.items():
+        accepted = (field is FLAG and wrong is True) or (field is COST and wrong == 1.5)
+        accepted |= field is COST and wrong == 2**64
         totals = Totals(0)
         if accepted:
             fold_checked(totals, orjson.dumps({**good, key: wrong if wrong != 2**64 else 2.0**64}), 0)

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, load, save
+from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.metrics import totals
 from m31a_mp.metrics.events import fold_checked
-from m31a_mp.metrics.totals import ExactSum, TooManyEntriesError, Totals
+from m31a_mp.metrics.totals import TooManyEntriesError, Totals
 from strategies import INT64_MAX, Record, entries, expected, few_names, few_records, records_of
 
 LARGEST = 1.7976931348623157e308

@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 import click
 
 from m31a_mp.cli.naming import GuessingGroup, TroubleError, named, session_option
+from m31a_mp.kinds.catalog import KINDS
 from m31a_mp.kinds.checks import INT64_MAX
+from m31a_mp.kinds.declaration import Kind
+from m31a_mp.kinds.fields import COST, FLAG, NAME, Field
 from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
 from m31a_mp.usage import Usage
 
@@ -56,20 +59,6 @@ def _recording(name: str, example: str) -> Callable[[Function], click.Command]:
     return decorate
 
 
-@_recording("tool", "tool make --failed --duration-ms 420")
-@click.argument("name")
-@_outcome_option
-@click.option("--duration-ms", type=_COUNT, required=True, help="How long it took, in milliseconds.")
-def _tool(
-    outer: str | None, directory: str | None, name: str, success: bool | None, duration_ms: int
-) -> None:
-    """Record one call of the tool NAME."""
-    if success is None:
-        raise click.UsageError("how did it end? Give --ok or --failed")
-    with _recorder(directory or outer) as recorder:
-        recorder.record_tool_call(name, success, duration_ms)
-
-
 @_recording("llm", "llm plan --prompt-tokens 900 --completion-tokens 100 --cost 0.0042")
 @click.argument("phase")
 @click.option("--prompt-tokens", type=_COUNT, required=True)
@@ -108,20 +97,38 @@ def _phase(
             recorder.record_phase_duration(phase, duration_ms, success)
 
 
-@_recording("heal", "heal verify")
-@click.argument("phase")
-def _heal(outer: str | None, directory: str | None, phase: str) -> None:
-    """Record that self-healing was triggered in PHASE."""
-    with _recorder(directory or outer) as recorder:
-        recorder.record_heal_trigger(phase)
+def _declare(kind: Kind) -> None:
+    """Give a kind of record the command that follows from its fields."""
+
+    def call(outer: str | None, directory: str | None, **values: Any) -> None:
+        if values.get("success", True) is None:
+            raise click.UsageError("how did it end? Give --ok or --failed")
+        with _recorder(directory or outer) as recorder:
+            getattr(recorder, f"record_{kind.event}")(**values)
+
+    call.__doc__ = kind.summary
+    for name, field in reversed([*kind.fields.items()]):  # each stands before those that were given before it
+        call = _parameter(name, field)(call)
+    _recording(kind.command, kind.example)(call)
 
 
-@_recording("bisect", "bisect verify")
-@click.argument("phase")
-def _bisect(outer: str | None, directory: str | None, phase: str) -> None:
-    """Record that a bisection was triggered in PHASE."""
-    with _recorder(directory or outer) as recorder:
-        recorder.record_bisect_trigger(phase)
+def _parameter(name: str, field: Field) -> Callable[[Function], Function]:
+    option = f"--{name.replace('_', '-')}"
+    if field is NAME:
+        return click.argument(name)
+    if name == "success":
+        return _outcome_option
+    if field is FLAG:
+        return click.option(option, name, is_flag=True)
+    if field is COST:
+        return click.option(option, name, type=float, required=True)
+    explanation = "How long it took, in milliseconds." if name == "duration_ms" else None
+    return click.option(option, name, type=_COUNT, required=True, help=explanation)
+
+
+for _kind in KINDS:
+    if _kind.command:
+        _declare(_kind)
 
 
 class _Drops(logging.Filter):

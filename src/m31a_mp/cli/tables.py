@@ -16,7 +16,7 @@ from m31a_mp.cli.layout import Cell, Column, Table, cut
 from m31a_mp.cli.naming import shell_words
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
 from m31a_mp.metrics import rejected
-from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, format_time
+from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, format_time, has_records
 from m31a_mp.system.log import shown
 from m31a_mp.system.process import describe, name_and_state
 
@@ -275,8 +275,8 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
 
 
 def _metrics_view(metrics: SessionMetrics) -> list[Text | Table]:
-    has_records = bool(metrics.tools or metrics.llms or metrics.phases)
-    latest = f"last record {_ago(metrics.updated_at)} ago" if has_records else "nothing is recorded yet"
+    ago = f"last record {_ago(metrics.updated_at)} ago"
+    latest = ago if has_records(metrics) else "nothing is recorded yet"
     started = f"{metrics.started_at:%Y-%m-%d %H:%M:%S} UTC, {_ago(metrics.started_at)} ago"
     views: list[Text | Table] = [Text(f"started {started}; {latest}")]
     if metrics.tools:

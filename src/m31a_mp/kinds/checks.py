@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from m31a_mp.usage import Usage
-
 INT64_MAX = 2**63 - 1
 """The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
 _INFINITE = float("inf")
@@ -71,6 +69,13 @@ def check_name(field: str, value: object) -> str:
     return str.__str__(value)  # of a str subclass, what it is and not how it shows itself
 
 
+def is_name(value: object) -> bool:
+    """Whether a value of JSON is a name as `check_name` wants it; a surrogate cannot be in it."""
+    if type(value) is not str or not 0 < len(value) <= MAX_NAME_BYTES:
+        return False
+    return value.isascii() or len(value.encode()) <= MAX_NAME_BYTES
+
+
 def check_int(field: str, value: object) -> int:
     """A count or a duration: an integer from 0 to 2**63 - 1."""
     number = value if type(value) is int else as_int(value)
@@ -101,18 +106,6 @@ def check_bool(field: str, value: object) -> bool:
     if truth is None:
         raise TypeError(f"{field} must be a bool, not {kind(value)}")
     return truth
-
-
-def check_usage(usage: object) -> tuple[int, int, int]:
-    """The tokens of a `Usage`: of the prompt, of the completion, and in all."""
-    if not isinstance(usage, Usage):
-        hint = "Usage.from_response() takes what a model's API returned"
-        raise TypeError(f"usage must be a Usage or None, not {kind(usage)}; {hint}")
-    return (
-        check_int("usage.prompt_tokens", usage.prompt_tokens),
-        check_int("usage.completion_tokens", usage.completion_tokens),
-        check_int("usage.total_tokens", usage.total_tokens),
-    )
 
 
 # All that JSON wants escaped.

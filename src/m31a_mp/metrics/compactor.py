@@ -239,7 +239,7 @@ def _check_time(deadline: float) -> None:
 
 
 def _publishing_seconds(totals: Totals) -> float:
-    return _ENTRY_SECONDS * (len(totals.tools) + len(totals.llms) + len(totals.phases))
+    return _ENTRY_SECONDS * totals.count_entries()
 
 
 def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> None:

@@ -13,9 +13,11 @@ import orjson
 from m31a_mp.journal.batch import Batch
 from m31a_mp.journal.reader import Damage, Item, Line, Torn
 from m31a_mp.kinds import json
-from m31a_mp.metrics.events import fold_checked, fold_plain
+from m31a_mp.kinds.times import MAX_AHEAD
+from m31a_mp.metrics._folding import fold_plain
+from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.rejected import Rejected
-from m31a_mp.metrics.totals import MAX_AHEAD, TooManyEntriesError, Totals
+from m31a_mp.metrics.totals import TooManyEntriesError, Totals
 
 # What is set aside stays in memory until it is written. Of more than this only the place is kept.
 _MAX_REJECTED_BYTES = 16 * 1024 * 1024

@@ -1,0 +1,113 @@
+"""Every kind of record, declared once.
+
+A record is one line of JSON: `event` is the name of the method without `record_`, `time` the nanoseconds
+since the epoch, the other keys are the method's arguments. From a declaration follow the line that a process
+writes (`_lines`) and the fold (`metrics/_folding`; `scripts/generate.py` writes both), the checks of foreign
+lines, the states with their merge, checkpoint and entries, `m31a-mp record`, and the tests' strategies and
+expectations.
+
+To add a kind, declare it here and run `scripts/generate.py`. `Recorder` needs its method, and `model` the
+type of its entries if that is new.
+"""
+
+from __future__ import annotations
+
+from m31a_mp.kinds.declaration import Always, If, Into, Kind, Value, Values
+from m31a_mp.kinds.fields import COST, COUNT, FLAG, NAME
+from m31a_mp.kinds.parts import Exact, Latest, Mean, Sum
+from m31a_mp.kinds.tables import Table
+
+TOOLS = Table(
+    "tools",
+    "name",
+    call_count=Sum(),
+    success_count=Sum(),
+    fail_count=Sum(),
+    total_duration_ms=Sum(),
+    avg_duration_ms=Mean("total_duration_ms", "call_count"),
+)
+LLMS = Table(
+    "llms",
+    "phase",
+    prompt_tokens=Sum(),
+    completion_tokens=Sum(),
+    total_tokens=Sum(),
+    cost=Exact(keep="costs"),
+    interaction_count=Sum(),
+)
+PHASES = Table(
+    "phases",
+    "phase",
+    ended=Latest({"duration_ms": 0, "success": False}, keep="latest"),
+    transition_count=Sum(),
+    heal_trigger_count=Sum(),
+    bisect_trigger_count=Sum(),
+)
+
+_TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+KINDS = (
+    Kind(
+        "tool_call",
+        {"name": NAME, "success": FLAG, "duration_ms": COUNT},
+        Into(
+            TOOLS,
+            "name",
+            {
+                "call_count": Always(),
+                "success_count": If("success"),
+                "fail_count": If("success", wanted=False),
+                "total_duration_ms": Value("duration_ms"),
+            },
+        ),
+        summary="Record one call of the tool NAME.",
+        command="tool",
+        example="tool make --failed --duration-ms 420",
+    ),
+    Kind(
+        "llm_interaction",
+        {"phase": NAME, **dict.fromkeys(_TOKENS, COUNT), "cost": COST},
+        Into(
+            LLMS,
+            "phase",
+            {
+                **{name: Value(name) for name in _TOKENS},
+                "cost": Value("cost"),
+                "interaction_count": Always(),
+            },
+        ),
+        grouped={"usage": _TOKENS},
+    ),
+    Kind(
+        "phase_transition",
+        {"phase": NAME},
+        Into(PHASES, "phase", {"transition_count": Always()}),
+    ),
+    Kind(
+        "phase_duration",
+        {"phase": NAME, "duration_ms": COUNT, "success": FLAG},
+        Into(PHASES, "phase", {"ended": Values(("duration_ms", "success"))}),
+    ),
+    Kind(
+        "heal_trigger",
+        {"phase": NAME},
+        Into(PHASES, "phase", {"heal_trigger_count": Always()}),
+        summary="Record that self-healing was triggered in PHASE.",
+        command="heal",
+        example="heal verify",
+    ),
+    Kind(
+        "bisect_trigger",
+        {"phase": NAME},
+        Into(PHASES, "phase", {"bisect_trigger_count": Always()}),
+        summary="Record that a bisection was triggered in PHASE.",
+        command="bisect",
+        example="bisect verify",
+    ),
+)
+
+EVENTS = {kind.event: kind for kind in KINDS}
+"""Each kind by its name."""
+
+TABLES = {table.name: table for table in dict.fromkeys(kind.table for kind in KINDS)}
+"""What there is to add to, in the order of `metrics.json`."""

@@ -1,0 +1,110 @@
+"""Lists of single happenings: what is declared of one, and its state.
+
+Which ones stay depends on their times and, at equal times, on their content: never on the order in which they
+came. `metrics.json` shows microseconds. The checkpoint keeps what is below them, so that a happening that was
+published meanwhile compares as it did before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from m31a_mp.kinds.checks import INT64_MAX
+from m31a_mp.kinds.parts import Restoring, integer, saturated
+from m31a_mp.kinds.times import from_ns, plausible, to_ns
+from m31a_mp.model import ENTRIES, SessionMetrics
+
+MAX_HAPPENINGS = 1000
+"""How many happenings of one kind are kept, the latest ones."""
+
+
+class Happenings:
+    """A list of the latest happenings of one kind, and how many there were.
+
+    Attributes:
+        name: The key in `metrics.json`, which is the field of `SessionMetrics`.
+        fields: The fields of an entry besides its `timestamp`, as those of the record.
+        count: The key of how many there were.
+    """
+
+    def __init__(self, name: str, *fields: str, count: str) -> None:
+        self.name = name
+        self.fields = fields
+        self.count = count
+
+    def new(self) -> Recent:
+        """The list without a happening."""
+        return Recent(self)
+
+
+class Recent:
+    """The latest happenings of one kind.
+
+    Attributes:
+        table: The declaration.
+        count: How many there were.
+        first: The time of the first of all of them, in ns; meaningless while there is none.
+    """
+
+    def __init__(self, table: Happenings) -> None:
+        self.table = table
+        self.first = INT64_MAX
+        self.count = 0
+        self._items: list[tuple[Any, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recent) and self.shown() == other.shown() and self.kept() == other.kept()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def add(self, time: int, *values: Any) -> None:
+        """Add a happening."""
+        self.count += 1
+        self._items.append((time, *values))
+        if len(self._items) >= 2 * MAX_HAPPENINGS:  # seldom, for it sorts them
+            self._items = self._latest()
+
+    def begun(self) -> Iterator[int]:
+        """When the first one happened, if any did."""
+        return iter([self.first] if self.count else [])
+
+    def merge(self, other: Recent) -> None:
+        """Add the happenings of another state."""
+        self.first = min(self.first, other.first)
+        self.count += other.count
+        self._items += other._latest()  # of the same class
+        self._items = self._latest()
+
+    def shown(self) -> dict[str, Any]:
+        """The happenings as fields of `SessionMetrics`."""
+        metric, fields = ENTRIES[self.table.name], self.table.fields
+        items = [
+            metric(**dict(zip(fields, values, strict=True)), timestamp=from_ns(time))
+            for time, *values in self._latest()
+        ]
+        return {self.table.name: items, self.table.count: saturated(self.count)}
+
+    def kept(self) -> dict[str, Any] | None:
+        """The checkpoint's part; None of an empty list, which no earlier version had."""
+        if not self.count:
+            return None
+        return {"first": self.first, "ns": [time % 1000 for time, *_ in self._latest()]}
+
+    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
+        """Add what was shown."""
+        shown, below = getattr(metrics, self.table.name), list(map(integer, kept.get("ns", [])))
+        if len(below) != len(shown):  # another program, or `save()`, has changed the list
+            below = [0] * len(shown)
+        for metric, ns in zip(shown, below, strict=True):
+            values = (getattr(metric, field) for field in self.table.fields)
+            self.add(plausible(to_ns(metric.timestamp) + ns, at.now), *values)
+        self.count = max(self.count, getattr(metrics, self.table.count))
+        self.first = plausible(integer(kept.get("first", at.started)), at.now)
+
+    def _latest(self) -> list[tuple[Any, ...]]:
+        """Those that stay, in order: the time, then the fields."""
+        return sorted(self._items)[-MAX_HAPPENINGS:]

@@ -1,0 +1,129 @@
+"""Tables of entries by name: what is declared of one, and its state.
+
+A declaration (`Table`) makes the state that a fold changes (`Entries`). The state merges with another one,
+shows itself as fields of `SessionMetrics`, and comes back from those and the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from m31a_mp.kinds.parts import Derived, Part, Restoring, integer
+from m31a_mp.kinds.times import plausible
+from m31a_mp.model import ENTRIES, SessionMetrics
+
+
+class Entry:
+    """What all records of one name add up to; a subclass has a slot for each part of its table.
+
+    Attributes:
+        first: The time of the first of them: entries stand in this order.
+    """
+
+    __slots__ = ("first",)
+    first: int
+
+
+class Table:
+    """Entries by name.
+
+    Attributes:
+        name: The key in `metrics.json`, which is the field of `SessionMetrics`.
+        key: The field of an entry that has its name.
+        parts: The parts of an entry.
+        derived: The fields that follow from them.
+    """
+
+    def __init__(self, name: str, key: str, **parts: Part | Derived) -> None:
+        self.name = name
+        self.key = key
+        self.parts: dict[str, Part] = {n: p for n, p in parts.items() if not isinstance(p, Derived)}
+        self.derived = {n: p for n, p in parts.items() if isinstance(p, Derived)}
+        self._entry: type[Entry] = type(name, (Entry,), {"__slots__": tuple(self.parts)})
+
+    def new(self) -> Entries:
+        """The table without an entry."""
+        return Entries(self)
+
+    def entry(self, first: int) -> Entry:
+        """An entry to which nothing is added yet."""
+        entry = self._entry()
+        entry.first = first
+        for name, part in self.parts.items():
+            setattr(entry, name, part.zero())
+        return entry
+
+
+class Entries:
+    """The entries of a table.
+
+    Attributes:
+        table: The declaration.
+        by_name: Each entry by its name; a plain dict, for the fold looks up every record in it.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.by_name: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entries) and self.shown() == other.shown() and self.kept() == other.kept()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def begun(self) -> Iterator[int]:
+        """When each entry was first recorded."""
+        return (entry.first for entry in self.by_name.values())
+
+    def merge(self, other: Entries) -> None:
+        """Add the entries of another state."""
+        for name, entry in other.by_name.items():
+            self._add(name, entry)
+
+    def shown(self) -> dict[str, Any]:
+        """The entries as a field of `SessionMetrics`."""
+        in_order = sorted(self.by_name.items(), key=lambda item: (item[1].first, item[0]))
+        metric = ENTRIES[self.table.name]
+        return {self.table.name: [metric(**self._fields(name, entry)) for name, entry in in_order]}
+
+    def kept(self) -> dict[str, Any]:
+        """The checkpoint's part of each entry."""
+        kept: dict[str, Any] = {}
+        for name, entry in self.by_name.items():
+            kept[name] = of_entry = {"first": entry.first}
+            for at, part in self.table.parts.items():
+                part.save(getattr(entry, at), of_entry)
+        return kept
+
+    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
+        """Add what was shown. Entries of one name, as another program may have left them, add up."""
+        for i, metric in enumerate(getattr(metrics, self.table.name)):
+            name = getattr(metric, self.table.key)
+            known = kept.get(name, {})
+            entry = self.table.entry(plausible(integer(known.get("first", at.started + i)), at.now))
+            for part_name, part in self.table.parts.items():
+                setattr(entry, part_name, part.restored(part_name, metric, known, at))
+            if name in self.by_name:
+                self._add(name, entry)
+            else:
+                self.by_name[name] = entry
+
+    def _add(self, name: str, other: Any) -> None:
+        entry = self.by_name.get(name)
+        if entry is None:
+            entry = self.by_name[name] = self.table.entry(other.first)
+        entry.first = min(entry.first, other.first)
+        for at, part in self.table.parts.items():
+            setattr(entry, at, part.merged(getattr(entry, at), getattr(other, at)))
+
+    def _fields(self, name: str, entry: Any) -> dict[str, Any]:
+        shown: dict[str, Any] = {self.table.key: name}
+        for at, part in self.table.parts.items():
+            part.show(at, getattr(entry, at), shown)
+        for at, derived in self.table.derived.items():
+            shown[at] = derived.of(shown)
+        return shown

@@ -1,0 +1,66 @@
+"""The modules that follow from the declarations are those that the declarations give."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))
+
+import generate
+from m31a_mp import Usage, attach
+from m31a_mp.kinds import _lines
+from m31a_mp.kinds.catalog import EVENTS, KINDS
+from m31a_mp.kinds.declaration import Always, Into, Kind, Value, Values
+from m31a_mp.kinds.fields import COST, COUNT, FLAG, NAME
+from m31a_mp.kinds.parts import Exact, Latest, Part, Sum
+from m31a_mp.kinds.tables import Table
+from strategies import Record, records
+
+
+def test_modules_are_what_the_declarations_give() -> None:
+    for path, text in generate.modules().items():
+        assert path.read_text() == text, "run scripts/generate.py"
+
+
+@given(records)
+def test_line_of_a_process_holds_the_fields_of_its_record_in_their_order(record: Record) -> None:
+    arguments = [a.members if isinstance(a, Usage) else a for a in record.arguments]
+    members = getattr(_lines, record.event)(*arguments)
+    assert list(orjson.loads(f'{{"time":1{members}}}').items()) == [("time", 1), *record.fields().items()]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=EVENTS)
+def test_message_names_the_argument_that_is_wrong(kind: Kind, sessions: Path) -> None:
+    good = {NAME: "a", COUNT: 1, FLAG: True, COST: 0.5}
+    grouped = {name for names in kind.grouped.values() for name in names}
+    arguments = {name: good[field] for name, field in kind.fields.items() if name not in grouped}
+    arguments |= dict.fromkeys(kind.grouped, Usage(1, 2, 3))
+    record = getattr(attach("s", sessions), f"record_{kind.event}")
+    for name in arguments:
+        with pytest.raises(TypeError, match=f"^{name} must be"):
+            record(**(arguments | {name: b"wrong"}))
+
+
+@pytest.mark.parametrize(
+    ("part", "effect"),
+    [
+        (Sum(), Value("cost")),
+        (Sum(), Values(("count",))),
+        (Exact("costs"), Value("count")),
+        (Exact("costs"), Always()),
+        (Latest({"count": 0}, "latest"), Value("count")),
+    ],
+)
+def test_addition_that_could_show_the_order_cannot_be_declared(part: Part, effect: Any) -> None:
+    with pytest.raises(TypeError, match="part does not take"):
+        Kind(
+            "event",
+            {"name": NAME, "count": COUNT, "cost": COST},
+            Into(Table("tools", "name", part=part), "name", {"part": effect}),
+        )
