@@ -67,6 +67,10 @@ class PhaseMetric:
     success: bool = False
 
 
+OPTIONAL = {"omitempty": True}
+"""Marks a field that JSON leaves out where it is empty, as Go calls it."""
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -105,10 +109,10 @@ class SessionMetrics:
         """
         document = _fields(SessionMetrics, asdict(self), "")
         for name, entry in ENTRIES.items():
-            document[name] = [_fields(entry, e, f"{name}[{i}].") for i, e in enumerate(document[name])]
-        document["started_at"] = format_time(self.started_at)
-        document["updated_at"] = format_time(self.updated_at)
-        return document
+            document[name] = [
+                _spelled(entry, _fields(entry, e, f"{name}[{i}].")) for i, e in enumerate(document[name])
+            ]
+        return _spelled(SessionMetrics, document)
 
     @classmethod
     def from_json(cls, document: object) -> SessionMetrics:
@@ -141,6 +145,16 @@ def has_records(metrics: SessionMetrics) -> bool:
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC, as Go's time.Time reads it."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _spelled(cls: type[Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them: times are text, what is optional and empty is left out."""
+    for f in dataclasses.fields(cls):
+        if f.type == "datetime":
+            fields[f.name] = format_time(fields[f.name])
+        elif f.metadata.get("omitempty") and not fields[f.name]:
+            del fields[f.name]
+    return fields
 
 
 def _fields(cls: type[Any], value: object, where: str) -> dict[str, Any]:

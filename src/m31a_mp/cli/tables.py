@@ -15,6 +15,8 @@ from rich.text import Text
 from m31a_mp.cli.layout import Cell, Column, Table, cut
 from m31a_mp.cli.naming import shell_words
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
+from m31a_mp.kinds.catalog import TABLES
+from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.metrics import rejected
 from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, format_time, has_records
 from m31a_mp.system.log import shown
@@ -27,6 +29,8 @@ JSON_VERSION = 1
 _PIPE_COLUMNS = 10_000
 _STATE_STYLES = {State.RUNNING: "green", State.NOT_CLOSED: "yellow", State.FINISHED: ""}
 _NAME_CELLS = 200  # of a name in running text; an id has no more
+_VALUE_CELLS = 40  # of a field of a single happening
+_HAPPENINGS_SHOWN = 10
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -285,6 +289,8 @@ def _metrics_view(metrics: SessionMetrics) -> list[Text | Table]:
         views.append(_llm_table(metrics.llms, totals(metrics)))
     if metrics.phases:
         views.append(_phase_table(metrics.phases))
+    lists = (table for table in TABLES.values() if isinstance(table, Happenings))
+    views += [_happenings_table(table, metrics) for table in lists if getattr(metrics, table.name)]
     return views
 
 
@@ -331,6 +337,23 @@ def _phase_table(phases: list[PhaseMetric]) -> Table:
                 f"{phase.bisect_trigger_count:,}",
             ]
         )
+    return table
+
+
+def _happenings_table(happenings: Happenings, metrics: SessionMetrics) -> Table:
+    """The latest of them; their columns are those of the declaration."""
+    items, count = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
+    title = happenings.name.replace("_", " ").capitalize()
+    if count > _HAPPENINGS_SHOWN:
+        title += f", the latest {_HAPPENINGS_SHOWN} of {count:,}"
+    names = [
+        Column(name.replace("_", " "), i, is_right=False, may_be_cut=not i)
+        for i, name in enumerate(happenings.fields)
+    ]
+    table = Table(title, (*names, Column("ago", len(names))))
+    for item in items[-_HAPPENINGS_SHOWN:]:
+        first, *others = (shown(str(getattr(item, name))) for name in happenings.fields)
+        table.rows.append([first, *(cut(value, _VALUE_CELLS) for value in others), _ago(item.timestamp)])
     return table
 
 
