@@ -32,12 +32,20 @@ if TYPE_CHECKING:
     from m31a_mp.inspection.verify import Finding, verify
     from m31a_mp.metrics.compactor import Compaction, compact
     from m31a_mp.metrics.file import load, save
-    from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, WorkflowPhase
+    from m31a_mp.model import (
+        CancellationMetric,
+        LLMMetric,
+        PhaseMetric,
+        SessionMetrics,
+        ToolMetric,
+        WorkflowPhase,
+    )
     from m31a_mp.recorder import Recorder, attach
     from m31a_mp.timing import Measured, Stopwatch
     from m31a_mp.usage import Usage
 
 __all__ = [
+    "CancellationMetric",
     "Collector",
     "Compaction",
     "DamagedMetricsError",
@@ -70,7 +78,14 @@ _HOMES = {
     "inspection.verify": ("Finding", "verify"),
     "collector": ("Collector",),
     "metrics.compactor": ("Compaction", "compact"),
-    "model": ("LLMMetric", "PhaseMetric", "SessionMetrics", "ToolMetric", "WorkflowPhase"),
+    "model": (
+        "CancellationMetric",
+        "LLMMetric",
+        "PhaseMetric",
+        "SessionMetrics",
+        "ToolMetric",
+        "WorkflowPhase",
+    ),
     "recorder": ("Recorder", "attach"),
     "metrics.file": ("load", "save"),
     "timing": ("Measured", "Stopwatch"),

@@ -67,6 +67,15 @@ class PhaseMetric:
     success: bool = False
 
 
+@dataclass(slots=True)
+class CancellationMetric:
+    """One cancellation of a phase. Its time is aware, in UTC."""
+
+    phase: str
+    reason: str
+    timestamp: datetime
+
+
 OPTIONAL = {"omitempty": True}
 """Marks a field that JSON leaves out where it is empty, as Go calls it."""
 
@@ -90,6 +99,8 @@ class SessionMetrics:
         dropped: Records that could not be kept, by reason: `no_space`, `io_error`, or
             `backlog` by earlier releases.
         rejected: Pieces of damaged or invalid input set aside in `journal.rejected.ndjson`.
+        cancellations: The latest 1,000 cancellations, by time.
+        cancellation_count: How many there were.
     """
 
     session_id: str
@@ -100,6 +111,8 @@ class SessionMetrics:
     phases: list[PhaseMetric] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
+    cancellations: list[CancellationMetric] = field(default_factory=list, metadata=OPTIONAL)
+    cancellation_count: int = field(default=0, metadata=OPTIONAL)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object with the keys of the Go program; times are RFC 3339.

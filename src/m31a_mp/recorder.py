@@ -152,6 +152,16 @@ class Recorder:
         if self._session is not None:
             self._put("bisect_trigger", _lines.bisect_trigger(phase))
 
+    def record_cancellation(self, phase: str, reason: str) -> None:
+        """Record that a phase was cancelled. Of more than 1,000 the latest stay, and how many there were.
+
+        Args:
+            phase: The phase.
+            reason: Why: text of 1 to 4096 bytes of UTF-8.
+        """
+        if self._session is not None:
+            self._put("cancellation", _lines.cancellation(phase, reason))
+
     def tool_call(self, name: str) -> Stopwatch:
         """Measure a block, and record it as a call of a tool: `with recorder.tool_call("bash"):`.
 

@@ -25,7 +25,7 @@ from m31a_mp.session.paths import Session
 from workers import Forked
 
 COMMANDS = ["run", "record", "show", "watch", "ls", "compact", "verify"]
-RECORDS = ["tool", "llm", "phase", "heal", "bisect"]
+RECORDS = ["tool", "llm", "phase", "heal", "bisect", "cancellation"]
 
 
 @dataclass
@@ -500,6 +500,7 @@ def test_record_of_every_kind(call: Call, directory: Path) -> None:
         ("phase", "plan", "--ok", "--duration-ms", "8300"),
         ("heal", "plan"),
         ("bisect", "plan"),
+        ("cancellation", "plan", "timeout"),
     ]:
         assert call("record", *arguments, *at) == Result(0, "", "")
     metrics = attach(directory.name, directory.parent).snapshot()
@@ -511,7 +512,20 @@ def test_record_of_every_kind(call: Call, directory: Path) -> None:
     (phase,) = metrics.phases
     assert (phase.phase, phase.duration_ms, phase.success) == ("plan", 8300, True)
     assert (phase.transition_count, phase.heal_trigger_count, phase.bisect_trigger_count) == (1, 1, 1)
+    (cancellation,) = metrics.cancellations
+    assert (cancellation.phase, cancellation.reason, metrics.cancellation_count) == ("plan", "timeout", 1)
     assert not list((directory / "segments").iterdir())  # a script that records often leaves no heap
+
+
+def test_show_has_the_latest_happenings_and_how_many_there_were(call: Call, directory: Path) -> None:
+    with attach(directory.name, directory.parent) as recorder:
+        for i in range(12):
+            recorder.record_cancellation("plan", f"reason-{i}")
+    result = call("show", directory)
+    assert "Cancellations, the latest 10 of 12\n" in result.out
+    assert result.row("plan") == ["reason-2", "0 s"]
+    assert "reason-1 " not in result.out
+    assert "reason-11" in result.out
 
 
 def test_record_finds_its_session_in_the_environment_or_before_the_kind(

@@ -319,6 +319,11 @@ _TABLE: list[tuple[str, tuple[object, ...], type[Exception], Sequence[object]]] 
         for event in ("phase_transition", "heal_trigger", "bisect_trigger")
         for error, names in _NAME_ERRORS
     ],
+    *[
+        ("cancellation", arguments, error, names)
+        for arguments in ((HERE, "user"), ("plan", HERE))
+        for error, names in _NAME_ERRORS
+    ],
 ]
 WRONG = [
     (event, tuple(value if argument is HERE else argument for argument in arguments), error)

@@ -25,6 +25,7 @@ for durability in ("process", "disk"):
         recorder.record_phase_duration(name, 1, False)
         recorder.record_heal_trigger(name)
         recorder.record_bisect_trigger(name)
+        recorder.record_cancellation("execute", name)
         recorder.record_llm_interaction(name, Usage(1, 2, 3), 0.5)
 for _ in range(20_000):  # segments that are full, and spilled
     attach("s", sessions).record_tool_call("bash", True, 1)

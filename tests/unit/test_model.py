@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, WorkflowPhase
+from m31a_mp import CancellationMetric, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, WorkflowPhase
 from strategies import INT64_MAX, any_counts, names
 
 WHOLE = SessionMetrics(
@@ -22,6 +22,8 @@ WHOLE = SessionMetrics(
     [PhaseMetric("plan", 7, 1, 2, 3, True)],
     {"no_space": 2},
     5,
+    [CancellationMetric("plan", "user", datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC))],
+    1234,
 )
 
 # As a Go program with the struct tags of the table writes it: nanoseconds without trailing zeros, floats
@@ -63,6 +65,16 @@ metrics = st.builds(
         max_size=3,
     ),
     st.dictionaries(names, any_counts, max_size=3),
+    any_counts,
+    st.lists(
+        st.builds(
+            CancellationMetric,
+            names,
+            names,
+            st.datetimes(datetime(1970, 1, 1), datetime(9990, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+        ),
+        max_size=3,
+    ),
     any_counts,
 )
 
@@ -117,6 +129,11 @@ WRONG: list[tuple[str, list[object]]] = [
     ("tools", [[{"name": "bash", "avg_duration_ms": value}] for value in NO_NUMBERS]),
     ("llms", [[{"phase": "plan", "cost": value}] for value in NO_NUMBERS]),
     ("phases", [[{"phase": "plan", "success": value}] for value in NO_BOOLS]),
+    (
+        "cancellations",
+        [{}, [1], [{"phase": "plan"}], [{"phase": 1, "reason": "", "timestamp": "2026-01-02T00:00:00Z"}]],
+    ),
+    ("cancellation_count", NO_INTEGERS),
     ("dropped", [[], "x", {"x": -0.5}, {"x": 1, "y": "2"}, nested(990)]),
     ("rejected", [*NO_INTEGERS, nested(990)]),
 ]

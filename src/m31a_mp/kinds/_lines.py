@@ -9,6 +9,7 @@ from m31a_mp.kinds.checks import EncodedNames, check_bool, check_cost, check_int
 
 _INFINITE = float("inf")
 _PHASE = EncodedNames("phase")
+_REASON = EncodedNames("reason")
 _TOOL_CALL_TRUE = EncodedNames("name", ',"success":true,"duration_ms":')
 _TOOL_CALL_FALSE = EncodedNames("name", ',"success":false,"duration_ms":')
 
@@ -61,3 +62,10 @@ def bisect_trigger(phase: str) -> str:
     if type(phase) is not str:
         phase = check_name("phase", phase)
     return f"{_PHASE[phase]}"
+
+
+def cancellation(phase: str, reason: str) -> str:
+    if type(phase) is not str or type(reason) is not str:
+        phase = check_name("phase", phase)
+        reason = check_name("reason", reason)
+    return f"{_PHASE[phase]}{_REASON[reason]}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from m31a_mp.kinds.declaration import Always, If, Into, Kind, Value, Values
 from m31a_mp.kinds.fields import COST, COUNT, FLAG, NAME
+from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.kinds.parts import Exact, Latest, Mean, Sum
 from m31a_mp.kinds.tables import Table
 
@@ -43,6 +44,7 @@ PHASES = Table(
     heal_trigger_count=Sum(),
     bisect_trigger_count=Sum(),
 )
+CANCELLATIONS = Happenings("cancellations", "phase", "reason", count="cancellation_count")
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
@@ -103,6 +105,14 @@ KINDS = (
         summary="Record that a bisection was triggered in PHASE.",
         command="bisect",
         example="bisect verify",
+    ),
+    Kind(
+        "cancellation",
+        {"phase": NAME, "reason": NAME},
+        CANCELLATIONS,
+        summary="Record that PHASE was cancelled, for a REASON.",
+        command="cancellation",
+        example="cancellation execute timeout",
     ),
 )
 

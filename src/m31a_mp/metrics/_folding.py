@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from m31a_mp.kinds.checks import is_name
 from m31a_mp.metrics.totals import Totals
 
 
@@ -24,6 +25,7 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
     tools: Any = totals.tables["tools"].by_name
     llms: Any = totals.tables["llms"].by_name
     phases: Any = totals.tables["phases"].by_name
+    cancellations: Any = totals.tables["cancellations"]
     updated = totals.updated
     others = []
     entry: Any
@@ -80,6 +82,13 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
             elif event == "bisect_trigger":
                 entry = phases[record["phase"]]
                 entry.bisect_trigger_count += 1
+            elif event == "cancellation":
+                phase = record["phase"]
+                reason = record["reason"]
+                if not is_name(phase) or not is_name(reason):
+                    raise ValueError
+                entry = cancellations
+                entry.add(time, phase, reason)
             else:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
