@@ -3,8 +3,8 @@
 
     scripts/generate.py
 
-`kinds/_lines.py` makes the lines of a process, `metrics/_folding.py` adds what is read. Both are what one
-would write by hand for each kind, and as fast: a loop over the fields would double the time of a record, and
+`_recording.py` has the `record_*` methods, `metrics/_folding.py` adds what is read. Both are what one would
+write by hand for each kind, and as fast: a loop over the fields would double the time of a record, and
 checking the columns of a batch takes a third more than checking each record where it is added. Both are
 checked in, and a test compares them with what this would write.
 """
@@ -30,7 +30,7 @@ _NOTE = "Written by scripts/generate.py from the declarations in kinds/catalog.p
 def modules() -> dict[Path, str]:
     """The modules, and what should stand in them."""
     return {
-        PACKAGE / "kinds/_lines.py": _format(_lines()),
+        PACKAGE / "_recording.py": _format(_recording()),
         PACKAGE / "metrics/_folding.py": _format(_folding()),
     }
 
@@ -43,47 +43,79 @@ def _format(lines: Iterable[str]) -> str:
     return str(done.stdout)
 
 
-# --- Lines --------------------------------------------------------------------------------------------
+# --- Recording ----------------------------------------------------------------------------------------
 
 
-def _lines() -> Iterable[str]:
-    yield f'"""The members of a line behind its event and time, of each kind of record.\n\n{_NOTE}\n"""'
+def _recording() -> Iterable[str]:
+    yield f'"""The `record_*` methods.\n\n{_NOTE}\n"""'
     yield "\nfrom __future__ import annotations\n"
     yield "from m31a_mp.kinds.checks import EncodedNames, check_bool, check_cost, check_int, check_name"
+    yield "from m31a_mp.usage import Usage, check_usage"
+    yield "TYPE_CHECKING = False"
+    yield "if TYPE_CHECKING:"
+    yield "    from collections.abc import Callable\n"
+    yield "    from m31a_mp.session.paths import Session"
     yield "_INFINITE = float('inf')"
-    functions = [line for kind in KINDS for line in _line(kind)]
+    methods = [line for kind in KINDS for line in _method(kind)]
     names = {name for kind in KINDS for name, field in kind.fields.items() if field is NAME}
     for name in sorted(names):
-        if any(f"{{_{name.upper()}[" in line for line in functions):
+        if any(f"_{name.upper()}[" in line for line in methods):
             yield f'_{name.upper()} = EncodedNames("{name}")'
-    yield from functions
+    for kind in KINDS:
+        yield from (f"{name} = {made}" for name, made in _flagged_names(kind).items())
+    yield "class Recording:"
+    yield '    """A method for each kind of record.'
+    yield ""
+    yield "    Attributes:"
+    yield "        _session: Where to record; None: nowhere, and each method is a no-op."
+    yield "        _put: Stages a record: takes its event, its members, and perhaps the last value."
+    yield '    """'
+    yield "    _session: Session | None"
+    yield "    _put: Callable[..., None]"
+    yield from (f"    {line}" if line else "" for line in methods)
 
 
-def _line(kind: Kind) -> Iterable[str]:
-    for group, names in kind.grouped.items():
-        given = ", ".join(f"{name}: {kind.fields[name].annotation}" for name in names)
-        yield f"def {group}({given}) -> str:"
-        yield f"    return f'{''.join(_member(name, kind.fields[name]) for name in names)}'"
-    start, rest = _start(kind)
-    yield from start
+def _method(kind: Kind) -> Iterable[str]:
     arguments = _arguments(kind)
-    typed = (f"{name}: {field.annotation if field else 'str'}" for name, field in arguments.items())
-    yield f"def {kind.event}({', '.join(typed)}) -> str:"
+    typed = (f"{name}: {_annotation(field)}" for name, field in arguments.items())
+    yield f"def record_{kind.event}(self, {', '.join(typed)}) -> None:"
+    yield from (f"    {line}" if line else "" for line in _documentation(kind))
+    nothing = [f"{name} is None" for name in kind.grouped]  # to record
+    yield f"    if {' or '.join(['self._session is None', *nothing])}:"
+    yield "        return"
     for field, alike in groupby(arguments, lambda name: arguments[name]):
+        run = list(alike)
         if field:
-            run = list(alike)
             yield f"    if {_is_odd(field, run)}:"
-            for name in run:
-                yield f'        {name} = {field.check.__name__}("{name}", {name})'
-    yield f"    return f'{rest}'"
+            yield from (f'        {name} = {field.check.__name__}("{name}", {name})' for name in run)
+        else:
+            yield f"    if type({run[0]}) is not Usage:"
+            yield f"        check_usage({run[0]})"
+    yield f"    self._put({', '.join([repr(kind.event), *_members(kind)])})"
 
 
 def _arguments(kind: Kind) -> dict[str, Field | None]:
-    """The arguments of a line; None of one that stands for a group of fields, and has spelled them."""
+    """The arguments of a method; None of one that stands for a group of fields, and has spelled them."""
     group_of = {name: group for group, names in kind.grouped.items() for name in names}
     return {
         group_of.get(name, name): None if name in group_of else field for name, field in kind.fields.items()
     }
+
+
+def _annotation(field: Field | None) -> str:
+    return field.annotation if field else "Usage | None"
+
+
+def _documentation(kind: Kind) -> Iterable[str]:
+    lines = kind.documentation.splitlines()
+    if kind.about:
+        lines += ["", "Args:", *(f"    {name}: {text}" for name, text in kind.about.items())]
+    if len(lines) == 1:
+        yield f'"""{lines[0]}"""'
+        return
+    yield f'"""{lines[0]}'
+    yield from lines[1:]
+    yield '"""'
 
 
 def _is_odd(field: Field, names: list[str]) -> str:
@@ -91,25 +123,6 @@ def _is_odd(field: Field, names: list[str]) -> str:
     if field is COUNT:
         return " or ".join(_guards(dict.fromkeys(names, COUNT)))
     return " or ".join(_IS_ODD[field].format(name) for name in names)
-
-
-def _start(kind: Kind) -> tuple[list[str], str]:
-    """The lines before the function, and the text that it returns.
-
-    A flag right behind a name is looked up with the name, and so is the key behind it: of most records,
-    which are tool calls, only the duration is left to be spelled.
-    """
-    members = [_member(name, field) if field else f"{{{name}}}" for name, field in _arguments(kind).items()]
-    if list(kind.fields.values())[:2] != [NAME, FLAG]:
-        return [], "".join(members)
-    name, flag = list(kind.fields)[:2]
-    key, brace, value = "".join(members[2:]).partition("{")
-    known = f"_{kind.event.upper()}"
-    start = [
-        f"""{known}_{truth.upper()} = EncodedNames("{name}", ',"{flag}":{truth}{key}')"""
-        for truth in ("true", "false")
-    ]
-    return start, f"{{({known}_TRUE if {flag} else {known}_FALSE)[{name}]}}{brace}{value}"
 
 
 _IS_ODD = {
@@ -120,7 +133,42 @@ _IS_ODD = {
 _SHOWN = {COUNT: "{{{0}}}", FLAG: '{{"true" if {0} else "false"}}', COST: "{{{0}!r}}"}
 
 
-def _member(name: str, field: Field) -> str:
+def _members(kind: Kind) -> list[str]:
+    """What a record puts behind its event: its members, and if a count is the last one, that by itself.
+
+    A flag right behind a name is looked up with the name, and so is the key behind it: of most records,
+    which are tool calls, only the duration is left to be spelled.
+    """
+    arguments = _arguments(kind)
+    texts = [_member(name, field) for name, field in arguments.items()]
+    if known := list(_flagged_names(kind)):
+        name, flag = list(kind.fields)[:2]
+        _, brace, value = "".join(texts[2:]).partition("{")
+        texts = [f"{{({known[0]} if {flag} else {known[1]})[{name}]}}", brace + value]
+    members = "".join(texts)
+    name, field = list(arguments.items())[-1]
+    last = [name] if field is COUNT else []
+    if last:
+        members = members.removesuffix(f"{{{name}}}")
+    whole = members.startswith("{") and members.count("{") == 1 and members.endswith("}")
+    return [members[1:-1] if whole else f"f'{members}'", *last]
+
+
+def _flagged_names(kind: Kind) -> dict[str, str]:
+    """The names that stand ready with a flag behind them, and the key behind that: true, and false."""
+    if list(kind.fields.values())[:2] != [NAME, FLAG]:
+        return {}
+    name, flag = list(kind.fields)[:2]
+    key = "".join(_member(name, field) for name, field in list(kind.fields.items())[2:]).partition("{")[0]
+    return {
+        f"_{kind.event.upper()}_{truth.upper()}": f"""EncodedNames("{name}", ',"{flag}":{truth}{key}')"""
+        for truth in ("true", "false")
+    }
+
+
+def _member(name: str, field: Field | None) -> str:
+    if field is None:
+        return f"{{{name}.members}}"
     if field is NAME:  # `EncodedNames` checks and encodes it, with its key, when it comes for the first time
         return f"{{_{name.upper()}[{name}]}}"
     return f',"{name}":{_SHOWN[field].format(name)}'

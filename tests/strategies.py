@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from m31a_mp import Recorder, SessionMetrics, Usage
+from m31a_mp import SessionMetrics, Usage
+from m31a_mp._recording import Recording
 from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
 from m31a_mp.kinds.catalog import EVENTS, KINDS, TABLES
@@ -35,7 +36,7 @@ class Record:
     event: str
     arguments: tuple[Any, ...]
 
-    def perform(self, recorder: Recorder) -> None:
+    def perform(self, recorder: Recording) -> None:
         getattr(recorder, f"record_{self.event}")(*self.arguments)
 
     def fields(self) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from m31a_mp import timing
-from m31a_mp.kinds import _lines, checks
+from m31a_mp._recording import Recording
+from m31a_mp.kinds import checks
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system.log import warn
 from m31a_mp.timing import Stopwatch
-from m31a_mp.usage import Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ PROCESS = "process"
 DISK = "disk"
 
 
-class Recorder:
+class Recorder(Recording):
     """Records into a session that another process owns. Made by `attach`, `from_env` or unpickling.
 
     A `record_*` method takes about a microsecond. When it has returned, its record survives the death of
@@ -97,70 +97,6 @@ class Recorder:
             SESSION_VARIABLE: self._session.root if self._session else "",
             DURABILITY_VARIABLE: self._durability,
         }
-
-    def record_tool_call(self, name: str, success: bool, duration_ms: int) -> None:
-        """Record a completed tool call.
-
-        Args:
-            name: The tool.
-            success: Whether it did what it should.
-            duration_ms: How long it took, in milliseconds.
-        """
-        if self._session is not None:
-            self._put("tool_call", _lines.tool_call(name, success, duration_ms))
-
-    def record_llm_interaction(self, phase: str, usage: Usage | None, cost: float) -> None:
-        """Record an interaction with a language model.
-
-        Args:
-            phase: The workflow phase that it belongs to.
-            usage: Its tokens, taken as they are; None makes the call a no-op.
-            cost: What it cost: finite and not negative, in the currency of your choice.
-        """
-        if self._session is None or usage is None:
-            return
-        if type(usage) is not Usage and not isinstance(usage, Usage):
-            hint = "Usage.from_response() takes what a model's API returned"
-            raise TypeError(f"usage must be a Usage or None, not {checks.kind(usage)}; {hint}")
-        self._put("llm_interaction", _lines.llm_interaction(phase, usage.members, cost))
-
-    def record_phase_transition(self, phase: str) -> None:
-        """Record that the workflow entered a phase."""
-        if self._session is not None:
-            self._put("phase_transition", _lines.phase_transition(phase))
-
-    def record_phase_duration(self, phase: str, duration_ms: int, success: bool) -> None:
-        """Record how long a phase took, and its outcome. The latest call wins; durations do not add up.
-
-        A call whose clock is more than a day ahead when it is merged counts as made at that moment.
-
-        Args:
-            phase: The phase.
-            duration_ms: How long it took, in milliseconds.
-            success: Whether it succeeded.
-        """
-        if self._session is not None:
-            self._put("phase_duration", _lines.phase_duration(phase, duration_ms, success))
-
-    def record_heal_trigger(self, phase: str) -> None:
-        """Record that self-healing was triggered in a phase."""
-        if self._session is not None:
-            self._put("heal_trigger", _lines.heal_trigger(phase))
-
-    def record_bisect_trigger(self, phase: str) -> None:
-        """Record that a bisection was triggered in a phase."""
-        if self._session is not None:
-            self._put("bisect_trigger", _lines.bisect_trigger(phase))
-
-    def record_cancellation(self, phase: str, reason: str) -> None:
-        """Record that a phase was cancelled. Of more than 1,000 the latest stay, and how many there were.
-
-        Args:
-            phase: The phase.
-            reason: Why: text of 1 to 4096 bytes of UTF-8.
-        """
-        if self._session is not None:
-            self._put("cancellation", _lines.cancellation(phase, reason))
 
     def tool_call(self, name: str) -> Stopwatch:
         """Measure a block, and record it as a call of a tool: `with recorder.tool_call("bash"):`.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from m31a_mp.kinds import _lines
-from m31a_mp.kinds.checks import check_int
+from m31a_mp.kinds.checks import check_int, kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +34,10 @@ class Usage:
         put(self, "prompt_tokens", check_int("prompt_tokens", prompt_tokens))
         put(self, "completion_tokens", check_int("completion_tokens", completion_tokens))
         put(self, "total_tokens", check_int("total_tokens", total_tokens))
-        put(self, "members", _lines.usage(*self._values()))
+        members = (
+            f',"{name}":{value}' for name, value in zip(self.__match_args__, self._values(), strict=True)
+        )
+        put(self, "members", "".join(members))
 
     @classmethod
     def from_response(cls, response: object) -> Usage | None:
@@ -82,3 +84,10 @@ class Usage:
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"a Usage cannot be changed, nor can its {name}")
+
+
+def check_usage(usage: object) -> None:
+    """Raise TypeError if it is no usage; says what helps."""
+    if not isinstance(usage, Usage):
+        hint = "Usage.from_response() takes what a model's API returned"
+        raise TypeError(f"usage must be a Usage or None, not {kind(usage)}; {hint}")

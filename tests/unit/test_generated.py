@@ -14,12 +14,13 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 import generate
 from m31a_mp import Usage, attach
-from m31a_mp.kinds import _lines
+from m31a_mp._recording import Recording
 from m31a_mp.kinds.catalog import EVENTS, KINDS
 from m31a_mp.kinds.declaration import Always, Into, Kind, Value, Values
 from m31a_mp.kinds.fields import COST, COUNT, FLAG, NAME
 from m31a_mp.kinds.parts import Exact, Latest, Part, Sum
 from m31a_mp.kinds.tables import Table
+from m31a_mp.session.paths import Session
 from strategies import Record, records
 
 
@@ -28,11 +29,24 @@ def test_modules_are_what_the_declarations_give() -> None:
         assert path.read_text() == text, "run scripts/generate.py"
 
 
+class Line(Recording):
+    """Takes one record, and is its line."""
+
+    def __init__(self) -> None:
+        self._session = Session("s", "/s")
+        self._put = self.put
+
+    def put(self, event: str, members: str, last: int | str = "") -> None:
+        self.event = event
+        self.text = f'{{"time":1{members}{last}}}'
+
+
 @given(records)
 def test_line_of_a_process_holds_the_fields_of_its_record_in_their_order(record: Record) -> None:
-    arguments = [a.members if isinstance(a, Usage) else a for a in record.arguments]
-    members = getattr(_lines, record.event)(*arguments)
-    assert list(orjson.loads(f'{{"time":1{members}}}').items()) == [("time", 1), *record.fields().items()]
+    line = Line()
+    record.perform(line)
+    assert line.event == record.event
+    assert list(orjson.loads(line.text).items()) == [("time", 1), *record.fields().items()]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=EVENTS)
@@ -63,4 +77,5 @@ def test_addition_that_could_show_the_order_cannot_be_declared(part: Part, effec
             "event",
             {"name": NAME, "count": COUNT, "cost": COST},
             Into(Table("tools", "name", part=part), "name", {"part": effect}),
+            "Record it.",
         )

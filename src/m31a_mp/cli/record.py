@@ -106,24 +106,23 @@ def _declare(kind: Kind) -> None:
         with _recorder(directory or outer) as recorder:
             getattr(recorder, f"record_{kind.event}")(**values)
 
-    call.__doc__ = kind.summary
+    call.__doc__ = kind.documentation
     for name, field in reversed([*kind.fields.items()]):  # each stands before those that were given before it
-        call = _parameter(name, field)(call)
+        call = _parameter(name, field, kind.about.get(name))(call)
     _recording(kind.command, kind.example)(call)
 
 
-def _parameter(name: str, field: Field) -> Callable[[Function], Function]:
+def _parameter(name: str, field: Field, about: str | None) -> Callable[[Function], Function]:
     option = f"--{name.replace('_', '-')}"
     if field is NAME:
         return click.argument(name)
     if name == "success":
         return _outcome_option
     if field is FLAG:
-        return click.option(option, name, is_flag=True)
+        return click.option(option, name, is_flag=True, help=about)
     if field is COST:
-        return click.option(option, name, type=float, required=True)
-    explanation = "How long it took, in milliseconds." if name == "duration_ms" else None
-    return click.option(option, name, type=_COUNT, required=True, help=explanation)
+        return click.option(option, name, type=float, required=True, help=about)
+    return click.option(option, name, type=_COUNT, required=True, help=about)
 
 
 for _kind in KINDS:

@@ -1,13 +1,13 @@
 """Every kind of record, declared once.
 
 A record is one line of JSON: `event` is the name of the method without `record_`, `time` the nanoseconds
-since the epoch, the other keys are the method's arguments. From a declaration follow the line that a process
-writes (`_lines`) and the fold (`metrics/_folding`; `scripts/generate.py` writes both), the checks of foreign
+since the epoch, the other keys are the method's arguments. From a declaration follow the method
+(`_recording`) and the fold (`metrics/_folding`; `scripts/generate.py` writes both), the checks of foreign
 lines, the states with their merge, checkpoint and entries, `m31a-mp record`, and the tests' strategies and
 expectations.
 
-To add a kind, declare it here and run `scripts/generate.py`. `Recorder` needs its method, and `model` the
-type of its entries if that is new.
+To add a kind, declare it here and run `scripts/generate.py`. `model` needs the type of its entries if that is
+new.
 """
 
 from __future__ import annotations
@@ -62,7 +62,12 @@ KINDS = (
                 "total_duration_ms": Value("duration_ms"),
             },
         ),
-        summary="Record one call of the tool NAME.",
+        "Record a completed tool call.",
+        {
+            "name": "The tool.",
+            "success": "Whether it did what it should.",
+            "duration_ms": "How long it took, in milliseconds.",
+        },
         command="tool",
         example="tool make --failed --duration-ms 420",
     ),
@@ -78,23 +83,37 @@ KINDS = (
                 "interaction_count": Always(),
             },
         ),
+        "Record an interaction with a language model.",
+        {
+            "phase": "The workflow phase that it belongs to.",
+            "usage": "Its tokens, taken as they are; None makes the call a no-op.",
+            "cost": "What it cost: finite and not negative, in the currency of your choice.",
+        },
         grouped={"usage": _TOKENS},
     ),
     Kind(
         "phase_transition",
         {"phase": NAME},
         Into(PHASES, "phase", {"transition_count": Always()}),
+        "Record that the workflow entered a phase.",
     ),
     Kind(
         "phase_duration",
         {"phase": NAME, "duration_ms": COUNT, "success": FLAG},
         Into(PHASES, "phase", {"ended": Values(("duration_ms", "success"))}),
+        "Record how long a phase took, and its outcome. The latest call wins; durations do not add up.\n\n"
+        "A call whose clock is more than a day ahead when it is merged counts as made at that moment.",
+        {
+            "phase": "The phase.",
+            "duration_ms": "How long it took, in milliseconds.",
+            "success": "Whether it succeeded.",
+        },
     ),
     Kind(
         "heal_trigger",
         {"phase": NAME},
         Into(PHASES, "phase", {"heal_trigger_count": Always()}),
-        summary="Record that self-healing was triggered in PHASE.",
+        "Record that self-healing was triggered in a phase.",
         command="heal",
         example="heal verify",
     ),
@@ -102,7 +121,7 @@ KINDS = (
         "bisect_trigger",
         {"phase": NAME},
         Into(PHASES, "phase", {"bisect_trigger_count": Always()}),
-        summary="Record that a bisection was triggered in PHASE.",
+        "Record that a bisection was triggered in a phase.",
         command="bisect",
         example="bisect verify",
     ),
@@ -110,7 +129,8 @@ KINDS = (
         "cancellation",
         {"phase": NAME, "reason": NAME},
         CANCELLATIONS,
-        summary="Record that PHASE was cancelled, for a REASON.",
+        "Record that a phase was cancelled. Of more than 1,000 the latest stay, and how many there were.",
+        {"phase": "The phase.", "reason": "Why: text of 1 to 4096 bytes of UTF-8."},
         command="cancellation",
         example="cancellation execute timeout",
     ),

@@ -81,7 +81,8 @@ class Kind:
         event: Its name: that of the method without `record_`.
         fields: Its keys, in the order of its line and of the method's arguments.
         into: What it adds to. To `Happenings` it adds one of the same fields.
-        summary: What its command in `m31a-mp record` does; a name is spelled in capitals.
+        documentation: The method's docstring without its arguments.
+        about: What the method's arguments are, by name.
         command: The name of that command; empty where cli/record.py has one that does more.
         example: What may stand behind `m31a-mp record`.
         grouped: Fields that come in one argument, by its name: an object has checked and spelled them.
@@ -90,7 +91,8 @@ class Kind:
     event: str
     fields: Mapping[str, Field]
     into: Into | Happenings
-    summary: str = ""
+    documentation: str
+    about: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     example: str = ""
     grouped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
