@@ -19,9 +19,11 @@ from pathlib import Path
 
 import m31a_mp
 from m31a_mp.kinds.catalog import KINDS, TABLES
-from m31a_mp.kinds.declaration import Always, If, Into, Kind, Value, Values
-from m31a_mp.kinds.fields import COST, COUNT, FLAG, NAME, Field
+from m31a_mp.kinds.declaration import Always, Effect, Ended, If, Into, Kind, Unknown, Value, Values
+from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT, Field
+from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, Timed
 from m31a_mp.kinds.tables import Table
+from m31a_mp.kinds.timeline import COUNTS, Steps
 
 PACKAGE = Path(m31a_mp.__file__).parent
 _NOTE = "Written by scripts/generate.py from the declarations in kinds/catalog.py: change those."
@@ -43,13 +45,25 @@ def _format(lines: Iterable[str]) -> str:
     return str(done.stdout)
 
 
+def _indented(lines: Iterable[str], by: int = 1) -> Iterable[str]:
+    return (f"{by * 4 * ' '}{line}" if line else "" for text in lines for line in text.split("\n"))
+
+
 # --- Recording ----------------------------------------------------------------------------------------
+
+_GROUPS = {
+    "usage": ("Usage | None", "Usage", "check_usage"),
+    "outcome": ("PlanOutcome", "PlanOutcome", "check_outcome"),
+}
+"""Of an argument that spells fields by itself: its annotation, its type, and what refuses any other."""
 
 
 def _recording() -> Iterable[str]:
     yield f'"""The `record_*` methods.\n\n{_NOTE}\n"""'
     yield "\nfrom __future__ import annotations\n"
-    yield "from m31a_mp.kinds.checks import EncodedNames, check_bool, check_cost, check_int, check_name"
+    checks = sorted({field.check.__name__ for kind in KINDS for field in _arguments(kind).values() if field})
+    yield f"from m31a_mp.kinds.checks import MAX_SHORT_NAME_BYTES, EncodedNames, {', '.join(checks)}"
+    yield "from m31a_mp.plan import PlanOutcome, check_outcome"
     yield "from m31a_mp.usage import Usage, check_usage"
     yield "TYPE_CHECKING = False"
     yield "if TYPE_CHECKING:"
@@ -57,10 +71,11 @@ def _recording() -> Iterable[str]:
     yield "    from m31a_mp.session.paths import Session"
     yield "_INFINITE = float('inf')"
     methods = [line for kind in KINDS for line in _method(kind)]
-    names = {name for kind in KINDS for name, field in kind.fields.items() if field is NAME}
-    for name in sorted(names):
+    fields = {name: field for kind in KINDS for name, field in _arguments(kind).items() if field}
+    for name, field in sorted(fields.items()):
+        limit = ', "", MAX_SHORT_NAME_BYTES' if field.type == SHORT_NAME.type else ""
         if any(f"_{name.upper()}[" in line for line in methods):
-            yield f'_{name.upper()} = EncodedNames("{name}")'
+            yield f'_{name.upper()} = EncodedNames("{name}"{limit})'
     for kind in KINDS:
         yield from (f"{name} = {made}" for name, made in _flagged_names(kind).items())
     yield "class Recording:"
@@ -68,42 +83,50 @@ def _recording() -> Iterable[str]:
     yield ""
     yield "    Attributes:"
     yield "        _session: Where to record; None: nowhere, and each method is a no-op."
-    yield "        _put: Stages a record: takes its event, its members, and perhaps the last value."
+    yield "        _put: Stages a record: takes its event, its members, perhaps the last value, and a time."
     yield '    """'
     yield "    _session: Session | None"
     yield "    _put: Callable[..., None]"
-    yield from (f"    {line}" if line else "" for line in methods)
+    yield from _indented(methods)
 
 
 def _method(kind: Kind) -> Iterable[str]:
     arguments = _arguments(kind)
-    typed = (f"{name}: {_annotation(field)}" for name, field in arguments.items())
+    required = [f"{name}: {_annotation(name, f)}" for name, f in arguments.items() if not _is_optional(f)]
+    given = {name: f for name, f in arguments.items() if f and f.is_optional}
+    optional = [f"{name}: {f.annotation} = {f.default!r}" for name, f in given.items()]
+    typed = [*required, *(["*", *optional] if optional else [])]
     yield f"def record_{kind.event}(self, {', '.join(typed)}) -> None:"
-    yield from (f"    {line}" if line else "" for line in _documentation(kind))
-    nothing = [f"{name} is None" for name in kind.grouped]  # to record
+    yield from _indented(_documentation(kind))
+    nothing = [f"{name} is None" for name in kind.grouped if "None" in _GROUPS[name][0]]  # to record
     yield f"    if {' or '.join(['self._session is None', *nothing])}:"
     yield "        return"
     for field, alike in groupby(arguments, lambda name: arguments[name]):
-        run = list(alike)
-        if field:
-            yield f"    if {_is_odd(field, run)}:"
-            yield from (f'        {name} = {field.check.__name__}("{name}", {name})' for name in run)
-        else:
-            yield f"    if type({run[0]}) is not Usage:"
-            yield f"        check_usage({run[0]})"
-    yield f"    self._put({', '.join([repr(kind.event), *_members(kind)])})"
+        names = list(alike)
+        if field is None:
+            _, made, check = _GROUPS[names[0]]
+            yield f"    if type({names[0]}) is not {made}:"
+            yield f"        {check}({names[0]})"
+            continue
+        yield f"    if {_is_odd(field, names)}:"
+        yield from (f'        {name} = {field.check.__name__}("{name}", {name})' for name in names)
+    yield from _indented(_puts(kind))
 
 
 def _arguments(kind: Kind) -> dict[str, Field | None]:
-    """The arguments of a method; None of one that stands for a group of fields, and has spelled them."""
+    """The arguments of a method; None of one that stands for a group of fields, and spells them."""
     group_of = {name: group for group, names in kind.grouped.items() for name in names}
     return {
         group_of.get(name, name): None if name in group_of else field for name, field in kind.fields.items()
     }
 
 
-def _annotation(field: Field | None) -> str:
-    return field.annotation if field else "Usage | None"
+def _is_optional(field: Field | None) -> bool:
+    return field is not None and field.is_optional
+
+
+def _annotation(name: str, field: Field | None) -> str:
+    return field.annotation if field else _GROUPS[name][0]
 
 
 def _documentation(kind: Kind) -> Iterable[str]:
@@ -120,58 +143,94 @@ def _documentation(kind: Kind) -> Iterable[str]:
 
 def _is_odd(field: Field, names: list[str]) -> str:
     """Whether one of these values is not plainly right; of several counts in a row at once."""
-    if field is COUNT:
+    if field == COUNT:
         return " or ".join(_guards(dict.fromkeys(names, COUNT)))
-    return " or ".join(_IS_ODD[field].format(name) for name in names)
+    odd = [_IS_ODD[field.type].format(name) for name in names]
+    if field.default is None:
+        odd = [f"{name} is not None and ({one})" for name, one in zip(names, odd, strict=True)]
+    return odd[0] if len(odd) == 1 else " or ".join(f"({one})" for one in odd)
 
 
 _IS_ODD = {
-    NAME: "type({0}) is not str",
-    FLAG: "{0} is not True and {0} is not False",
-    COST: "type({0}) is not float or not 0.0 <= {0} < _INFINITE",
+    NAME.type: "type({0}) is not str",
+    SHORT_NAME.type: "type({0}) is not str",
+    FLAG.type: "{0} is not True and {0} is not False",
+    COUNT.type: "type({0}) is not int or {0} >> 63",
+    PRICE.type: "{0} is not None and (type({0}) is not float or not 0.0 <= {0} < _INFINITE)",
 }
-_SHOWN = {COUNT: "{{{0}}}", FLAG: '{{"true" if {0} else "false"}}', COST: "{{{0}!r}}"}
+_SHOWN = {
+    COUNT.type: "{{{0}}}",
+    FLAG.type: '{{"true" if {0} else "false"}}',
+    PRICE.type: '{{"null" if {0} is None else repr({0})}}',
+}
 
 
-def _members(kind: Kind) -> list[str]:
-    """What a record puts behind its event: its members, and if a count is the last one, that by itself.
+def _puts(kind: Kind) -> Iterable[str]:
+    """What stages a record: what may be left out is spelled only where it is given.
 
     A flag right behind a name is looked up with the name, and so is the key behind it: of most records,
-    which are tool calls, only the duration is left to be spelled.
+    which are tool calls, only the duration is left to be spelled. To spell a count that is the last member
+    where the line is put together takes less time than here.
     """
     arguments = _arguments(kind)
-    texts = [_member(name, field) for name, field in arguments.items()]
+    required = {name: field for name, field in arguments.items() if not _is_optional(field)}
+    optional = {name: field for name, field in arguments.items() if field and field.is_optional}
+    texts = [_member(name, field) for name, field in required.items()]
     if known := list(_flagged_names(kind)):
         name, flag = list(kind.fields)[:2]
         _, brace, value = "".join(texts[2:]).partition("{")
         texts = [f"{{({known[0]} if {flag} else {known[1]})[{name}]}}", brace + value]
     members = "".join(texts)
-    name, field = list(arguments.items())[-1]
-    last = [name] if field is COUNT else []
-    if last:
-        members = members.removesuffix(f"{{{name}}}")
-    whole = members.startswith("{") and members.count("{") == 1 and members.endswith("}")
-    return [members[1:-1] if whole else f"f'{members}'", *last]
+    name, field = list(required.items())[-1]
+    last = [name] if field == COUNT else []
+    short = [_spelled(members.removesuffix(f"{{{name}}}") if last else members), *last]
+    if "outcome" in kind.grouped:
+        short += ['""', "outcome.time()"]
+    put = f"self._put({', '.join([repr(kind.event), *short])})"
+    if not optional:
+        yield put
+        return
+    yield f"if {' and '.join(map(_is_default, optional, optional.values()))}:"
+    yield f"    {put}"
+    yield "    return"
+    yield f"members = {_spelled(members)}"
+    for name, field in optional.items():
+        if len(optional) > 1:
+            yield f"if {name}:" if field.type == FLAG.type else f"if {name} is not None:"
+        yield f"{'    ' if len(optional) > 1 else ''}members += {_spelled(_member(name, field))}"
+    yield f"self._put('{kind.event}', members)"
+
+
+def _is_default(name: str, field: Field) -> str:
+    return f"(not {name})" if field.type == FLAG.type else f"{name} is {field.default}"
+
+
+def _spelled(text: str) -> str:
+    """A text as an f-string, or as the expression that is all of it."""
+    is_one = text.startswith("{") and text.count("{") == 1 and text.endswith("}")
+    return text[1:-1] if is_one else f"f'{text}'"
 
 
 def _flagged_names(kind: Kind) -> dict[str, str]:
     """The names that stand ready with a flag behind them, and the key behind that: true, and false."""
-    if list(kind.fields.values())[:2] != [NAME, FLAG]:
+    if [field.type for field in kind.fields.values()][:2] != [NAME.type, FLAG.type]:
         return {}
     name, flag = list(kind.fields)[:2]
-    key = "".join(_member(name, field) for name, field in list(kind.fields.items())[2:]).partition("{")[0]
+    required = [(name, field) for name, field in kind.fields.items() if not field.is_optional]
+    key = "".join(_member(name, field) for name, field in required[2:]).partition("{")[0]
+    known = f"_{kind.event.upper()}"
     return {
-        f"_{kind.event.upper()}_{truth.upper()}": f"""EncodedNames("{name}", ',"{flag}":{truth}{key}')"""
+        f"{known}_{truth.upper()}": f"""EncodedNames("{name}", ',"{flag}":{truth}{key}')"""
         for truth in ("true", "false")
     }
 
 
 def _member(name: str, field: Field | None) -> str:
     if field is None:
-        return f"{{{name}.members}}"
-    if field is NAME:  # `EncodedNames` checks and encodes it, with its key, when it comes for the first time
+        return "{usage.members}" if name == "usage" else f"{{{name}.members()}}"
+    if field.type in {NAME.type, SHORT_NAME.type}:  # `EncodedNames` checks and encodes it when it is new
         return f"{{_{name.upper()}[{name}]}}"
-    return f',"{name}":{_SHOWN[field].format(name)}'
+    return f',"{name}":{_SHOWN[field.type].format(name)}'
 
 
 # --- The fold -----------------------------------------------------------------------------------------
@@ -182,25 +241,35 @@ def _folding() -> Iterable[str]:
     yield "\nfrom __future__ import annotations\n"
     yield "from typing import Any\n"
     branches = [line for kind in KINDS for line in _branch(kind)]
-    if any("is_name(" in line for line in branches):
-        yield "from m31a_mp.kinds.checks import is_name"
+    checks = sorted({name for line in branches for name in _IS_RIGHT.values() if f"{name}(" in line})
+    yield "from m31a_mp.kinds.bounded import BoundedCounts"
+    yield f"from m31a_mp.kinds.checks import {', '.join(checks)}"
     yield "from m31a_mp.metrics.totals import Totals"
     yield "def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:"
     yield f"    {_FOLD_DOCUMENTATION}"
     for table in TABLES.values():
         state = f'totals.tables["{table.name}"]'
         yield f"    {table.name}: Any = {state}{'.by_name' if isinstance(table, Table) else ''}"
+    yield "    start = end = 0  # of the step that the records fall into"
+    yield from _indented(_NO_STEP)
+    yield "    step_cost: list[float] = []"
     yield "    updated = totals.updated"
     yield "    others = []"
     yield "    entry: Any"
+    yield "    value: Any"
     yield "    for position, record in enumerate(records):"
     yield "        try:"
     yield '            event, time = record["event"], record["time"]'
-    yield "            if type(time) is not int or not 0 <= time <= latest:"
-    yield "                raise ValueError"
+    yield "            if type(time) is not int or not start <= time < end:"
+    yield "                if type(time) is not int or not 0 <= time <= latest:"
+    yield "                    raise ValueError"
+    yield f"                {_ADD_STEP}"
+    yield from _indented(_NO_STEP, 4)
+    yield "                step_cost.clear()"
+    yield "                start, end = timeline.bounds(time, latest)"
     for i, kind in enumerate(KINDS):
         yield f'            {"elif" if i else "if"} event == "{kind.event}":'
-        yield from (f"                {line}" for line in _branch(kind))
+        yield from _indented(_branch(kind), 4)
     yield "            else:"
     yield "                raise ValueError"
     yield "        except (KeyError, TypeError, ValueError):"
@@ -210,10 +279,13 @@ def _folding() -> Iterable[str]:
     yield "            entry.first = time"
     yield "        if time > updated:"
     yield "            updated = time"
+    yield f"    {_ADD_STEP}"
     yield "    totals.updated = updated"
     yield "    return others"
 
 
+_NO_STEP = [" = ".join([*(f"step_{name}" for name in COUNTS), "0"])]
+_ADD_STEP = f"timeline.add(start, {', '.join(f'step_{name}' for name in COUNTS)}, costs=step_cost)"
 _FOLD_DOCUMENTATION = '''"""Count the records that are plainly valid and whose names have an entry: most.
 
     Args:
@@ -227,31 +299,67 @@ _FOLD_DOCUMENTATION = '''"""Count the records that are plainly valid and whose n
 
 
 def _branch(kind: Kind) -> Iterable[str]:
-    into = kind.into
-    key = into.key if isinstance(into, Into) else ""
-    fields = {name: field for name, field in kind.fields.items() if name != key}
+    required = {name: field for name, field in kind.fields.items() if not field.is_optional}
+    if len(required) == len(kind.fields) or not isinstance(kind.into[0], Into):
+        yield from _fold(kind, kind.fields)
+        return
+    yield f"if len(record) == {2 + len(required)}:  # nothing that may be left out is there"
+    yield from _indented(_fold(kind, required))
+    yield "else:"
+    yield from _indented(_fold(kind, kind.fields))
+
+
+def _fold(kind: Kind, given: Mapping[str, Field]) -> Iterable[str]:
+    """What adds a record that has these fields; the others have their default."""
+    first, *others = kind.into
+    key = first.key if isinstance(first, Into) else ""
+    fields = {name: field for name, field in given.items() if name != key}
+    for name, field in fields.items():
+        default = "" if field.default is None else f", {field.default!r}"
+        yield f"{name} = record{f'.get({name!r}{default})' if field.is_optional else f'[{name!r}]'}"
     if fields:
-        yield from (f'{name} = record["{name}"]' for name in fields)
-        yield f"if {' or '.join(_guards(fields))}:"
+        rules = [rule for rule in kind.rules if given.keys() >= {*rule.parts, rule.whole}]
+        broken = (f"{' + '.join(rule.parts)} > {rule.whole}" for rule in rules)
+        yield f"if {' or '.join([*_guards(fields), *broken])}:"
         yield "    raise ValueError"
-    if isinstance(into, Into):
-        yield f'entry = {into.table.name}[record["{key}"]]'
-        yield from _additions(kind, into)
-    else:
-        yield f"entry = {into.name}"
-        yield f"entry.add(time, {', '.join(into.fields)})"
+    if not isinstance(first, Into):
+        yield f"entry = {first.name}"
+        values = (f"tuple({name})" if kind.fields[name].type == FILES.type else name for name in first.fields)
+        yield f"entry.add(time, {', '.join(values)})"
+        return
+    yield f'entry = {first.table.name}[record["{key}"]]'
+    tables = [into for into in others if isinstance(into, Into) and (into.key in given or not into.key)]
+    for into in tables:  # all that may fail comes before the first addition
+        if isinstance(into.table, Table):
+            yield f"{_entry(into)} = None if {into.key} is None else {into.table.name}[{into.key}]"
+    always = [first, *(into for into in tables if isinstance(into.table, Steps))]
+    yield from _additions(kind, given, always, first)
+    for into in tables:
+        if isinstance(into.table, Table):
+            yield f"if {_entry(into)} is not None:"
+            yield from _indented(_additions(kind, given, [into], first))
+            yield f"    if time < {_entry(into)}.first:"
+            yield f"        {_entry(into)}.first = time"
+
+
+def _entry(into: Into) -> str:
+    return f"of_{into.key}"
 
 
 def _guards(fields: Mapping[str, Field]) -> Iterable[str]:
     """Conditions of which one is true unless the values are plainly right."""
     for name, field in fields.items():
-        if field is NAME:
-            yield f"not is_name({name})"
-        elif field is FLAG:
+        if field.type == FLAG.type:
             yield f"type({name}) is not bool"
-        elif field is COST:
-            yield f"type({name}) is not float or {name} < 0"
-    counts = [name for name, field in fields.items() if field is COUNT]
+        elif field.type == PRICE.type:
+            yield f"({name} is not None and (type({name}) is not float or {name} < 0))"
+        elif field.type != COUNT.type:
+            wrong = f"not {_IS_RIGHT[field.type]}({name})"
+            given = f"{name} {'is not' if field.default is None else '!='} {field.default!r}"
+            yield f"({given} and {wrong})" if field.is_optional else wrong
+        elif field.default is None:
+            yield f"({name} is not None and (type({name}) is not int or {name} >> 63))"
+    counts = [n for n, field in fields.items() if field.type == COUNT.type and field.default is not None]
     # What is shifted is not 0 if it has more bits than 63, or is negative.
     if len(counts) > 1:
         yield f"not {' is '.join(f'type({name})' for name in counts)} is int"
@@ -260,29 +368,83 @@ def _guards(fields: Mapping[str, Field]) -> Iterable[str]:
         yield from (f"type({name}) is not int or {name} >> 63" for name in counts)
 
 
-def _additions(kind: Kind, into: Into) -> Iterable[str]:
-    flagged: dict[str, dict[bool, list[str]]] = {}
-    for part, effect in into.adds.items():
-        match effect:
-            case Always():
-                yield f"entry.{part} += 1"
-            case If():
-                branches = flagged.setdefault(effect.flag, {True: [], False: []})
-                branches[effect.wanted].append(f"    entry.{part} += 1")
-            case Value() if kind.fields[effect.field] is COST:
-                yield f"entry.{part}.add({effect.field})"
-            case Value():
-                yield f"entry.{part} += {effect.field}"
-            case Values():
-                yield f"value = (time, {', '.join(effect.fields)})"
-                yield f"if value > entry.{part}:"
-                yield f"    entry.{part} = value"
-    for flag, branches in flagged.items():
-        yield f"if {flag}:"
-        yield from branches[True] or ["    pass"]
-        if branches[False]:
+_IS_RIGHT = {
+    NAME.type: "is_name",
+    SHORT_NAME.type: "is_short_name",
+    TEXT.type: "is_text",
+    FILES.type: "is_files",
+}
+
+
+def _additions(kind: Kind, given: Mapping[str, Field], targets: list[Into], first: Into) -> Iterable[str]:
+    """What adds to some entries: without a condition, and then by conditions."""
+    conditional: dict[str, dict[bool, list[str]]] = {}
+    for into in targets:
+        for name, effect in into.adds.items():
+            if isinstance(effect, Value | Unknown) and effect.field not in given:
+                continue  # it is None
+            if isinstance(effect, If) and effect.flag not in given:
+                continue  # it is False
+            prefix = (
+                "step_"
+                if isinstance(into.table, Steps)
+                else "entry."
+                if into is first
+                else f"{_entry(into)}."
+            )
+            for condition, holds, line in _addition(kind, into, prefix + name, name, effect):
+                if condition:
+                    conditional.setdefault(condition, {True: [], False: []})[holds].append(line)
+                else:
+                    yield line
+    for condition, branches in conditional.items():
+        holds = not branches[False] or bool(branches[True])
+        yield f"if {condition if holds else _negated(condition)}:"
+        yield from _indented(branches[holds])
+        if branches[not holds]:
             yield "else:"
-            yield from branches[False]
+            yield from _indented(branches[not holds])
+
+
+def _negated(condition: str) -> str:
+    return condition.replace(" is None", " is not None") if " is None" in condition else f"not {condition}"
+
+
+def _addition(
+    kind: Kind, into: Into, target: str, name: str, effect: Effect
+) -> Iterable[tuple[str, bool, str]]:
+    """The lines that add to one part: the condition of each, whether it has to hold, and the line."""
+    part = into.table.parts[name]
+    match effect:
+        case Ended():
+            yield effect.success, True, f"{target}.append({effect.duration_ms})"
+            yield effect.success, False, f"{target}.append(~{effect.duration_ms})"
+        case Values():
+            value = f"(time, {', '.join(effect.fields)})"
+            yield "", True, f"value = {value}\nif value > {target}:\n    {target} = value"
+        case If() if isinstance(part, Ever):
+            yield effect.flag, True, f"{target} = True"
+        case If():
+            yield effect.flag, effect.wanted, f"{target} += 1"
+        case Unknown():
+            yield f"{effect.field} is None", True, f"{target} += 1"
+        case Always():
+            yield "", True, f"{target} += 1"
+        case Value():
+            field = kind.fields[effect.field]
+            condition = f"{effect.field} is None" if field.default is None or field == PRICE else ""
+            yield condition, False, _value_addition(part, target, effect.field)
+
+
+def _value_addition(part: object, target: str, field: str) -> str:
+    if isinstance(part, Exact | Timed):
+        return f"{target}.append({field})"
+    if isinstance(part, Counts):
+        return f"if {target} is None:\n    {target} = BoundedCounts()\n{target}.add({field})"
+    if isinstance(part, Earliest):
+        earlier = f"not {target} or value < {target}"
+        return f"value = (time, {field})\nif {earlier}:\n    {target} = value"
+    return f"{target} += {field}"
 
 
 def main() -> None:

@@ -200,10 +200,12 @@ def compare(
 ) -> bool:
     """Print two accounts of the same things side by side; returns whether they agree."""
     print(f"\n{heading:<58} | the same, by the ledger")
+    agree = True
     for name in recorded | noted:
         left, right = (row(side[name]) if name in side else "missing" for side in (recorded, noted))
         print(f"{name:<12}{left:<46} | {right}{'' if left == right else '  <- differs'}")
-    return recorded == noted
+        agree &= left == right
+    return agree
 
 
 def tool_row(tool: ToolMetric) -> str:

@@ -5,7 +5,16 @@ Written by scripts/generate.py from the declarations in kinds/catalog.py: change
 
 from __future__ import annotations
 
-from m31a_mp.kinds.checks import EncodedNames, check_bool, check_cost, check_int, check_name
+from m31a_mp.kinds.checks import (
+    MAX_SHORT_NAME_BYTES,
+    EncodedNames,
+    check_bool,
+    check_int,
+    check_name,
+    check_price,
+    check_short_name,
+)
+from m31a_mp.plan import PlanOutcome, check_outcome
 from m31a_mp.usage import Usage, check_usage
 
 TYPE_CHECKING = False
@@ -14,10 +23,20 @@ if TYPE_CHECKING:
 
     from m31a_mp.session.paths import Session
 _INFINITE = float("inf")
+_ERROR = EncodedNames("error", "", MAX_SHORT_NAME_BYTES)
+_MODEL = EncodedNames("model", "", MAX_SHORT_NAME_BYTES)
 _PHASE = EncodedNames("phase")
+_PROMPT_HASH = EncodedNames("prompt_hash", "", MAX_SHORT_NAME_BYTES)
 _REASON = EncodedNames("reason")
+_STRATEGY = EncodedNames("strategy")
 _TOOL_CALL_TRUE = EncodedNames("name", ',"success":true,"duration_ms":')
 _TOOL_CALL_FALSE = EncodedNames("name", ',"success":false,"duration_ms":')
+_HEAL_OUTCOME_TRUE = EncodedNames("phase", ',"success":true')
+_HEAL_OUTCOME_FALSE = EncodedNames("phase", ',"success":false')
+_BISECT_OUTCOME_TRUE = EncodedNames("phase", ',"success":true')
+_BISECT_OUTCOME_FALSE = EncodedNames("phase", ',"success":false')
+_COMPLETION_TRUE = EncodedNames("phase", ',"success":true,"timeout":')
+_COMPLETION_FALSE = EncodedNames("phase", ',"success":false,"timeout":')
 
 
 class Recording:
@@ -25,19 +44,22 @@ class Recording:
 
     Attributes:
         _session: Where to record; None: nowhere, and each method is a no-op.
-        _put: Stages a record: takes its event, its members, and perhaps the last value.
+        _put: Stages a record: takes its event, its members, perhaps the last value, and a time.
     """
 
     _session: Session | None
     _put: Callable[..., None]
 
-    def record_tool_call(self, name: str, success: bool, duration_ms: int) -> None:
+    def record_tool_call(
+        self, name: str, success: bool, duration_ms: int, *, error: str | None = None
+    ) -> None:
         """Record a completed tool call.
 
         Args:
             name: The tool.
             success: Whether it did what it should.
             duration_ms: How long it took, in milliseconds.
+            error: Why it failed, in a short name: `timeout`, `exit 1`, the class of an exception.
         """
         if self._session is None:
             return
@@ -47,15 +69,36 @@ class Recording:
             success = check_bool("success", success)
         if type(duration_ms) is not int or duration_ms >> 63:
             duration_ms = check_int("duration_ms", duration_ms)
-        self._put("tool_call", (_TOOL_CALL_TRUE if success else _TOOL_CALL_FALSE)[name], duration_ms)
+        if error is not None and (type(error) is not str):
+            error = check_short_name("error", error)
+        if error is None:
+            self._put("tool_call", (_TOOL_CALL_TRUE if success else _TOOL_CALL_FALSE)[name], duration_ms)
+            return
+        members = f"{(_TOOL_CALL_TRUE if success else _TOOL_CALL_FALSE)[name]}{duration_ms}"
+        members += _ERROR[error]
+        self._put("tool_call", members)
 
-    def record_llm_interaction(self, phase: str, usage: Usage | None, cost: float) -> None:
+    def record_llm_interaction(
+        self,
+        phase: str,
+        usage: Usage | None,
+        cost: float | None,
+        *,
+        model: str | None = None,
+        duration_ms: int | None = None,
+        prompt_hash: str | None = None,
+        truncated_input: bool = False,
+    ) -> None:
         """Record an interaction with a language model.
 
         Args:
             phase: The workflow phase that it belongs to.
             usage: Its tokens, taken as they are; None makes the call a no-op.
-            cost: What it cost: finite and not negative, in the currency of your choice.
+            cost: What it cost: finite and not negative, in the currency of your choice; None: not known.
+            model: The model.
+            duration_ms: How long it took, in milliseconds.
+            prompt_hash: A hash of the prompt, as of `hash_prompt`; the first one of a phase stays.
+            truncated_input: Whether the input was cut.
         """
         if self._session is None or usage is None:
             return
@@ -63,9 +106,32 @@ class Recording:
             phase = check_name("phase", phase)
         if type(usage) is not Usage:
             check_usage(usage)
-        if type(cost) is not float or not 0.0 <= cost < _INFINITE:
-            cost = check_cost("cost", cost)
-        self._put("llm_interaction", f'{_PHASE[phase]}{usage.members},"cost":{cost!r}')
+        if cost is not None and (type(cost) is not float or not 0.0 <= cost < _INFINITE):
+            cost = check_price("cost", cost)
+        if model is not None and (type(model) is not str):
+            model = check_short_name("model", model)
+        if duration_ms is not None and (type(duration_ms) is not int or duration_ms >> 63):
+            duration_ms = check_int("duration_ms", duration_ms)
+        if prompt_hash is not None and (type(prompt_hash) is not str):
+            prompt_hash = check_short_name("prompt_hash", prompt_hash)
+        if truncated_input is not True and truncated_input is not False:
+            truncated_input = check_bool("truncated_input", truncated_input)
+        if model is None and duration_ms is None and prompt_hash is None and (not truncated_input):
+            self._put(
+                "llm_interaction",
+                f'{_PHASE[phase]}{usage.members},"cost":{"null" if cost is None else repr(cost)}',
+            )
+            return
+        members = f'{_PHASE[phase]}{usage.members},"cost":{"null" if cost is None else repr(cost)}'
+        if model is not None:
+            members += _MODEL[model]
+        if duration_ms is not None:
+            members += f',"duration_ms":{duration_ms}'
+        if prompt_hash is not None:
+            members += _PROMPT_HASH[prompt_hash]
+        if truncated_input:
+            members += f',"truncated_input":{"true" if truncated_input else "false"}'
+        self._put("llm_interaction", members)
 
     def record_phase_transition(self, phase: str) -> None:
         """Record that the workflow entered a phase."""
@@ -114,8 +180,132 @@ class Recording:
             phase = check_name("phase", phase)
         self._put("bisect_trigger", _PHASE[phase])
 
+    def record_heal_outcome(self, phase: str, success: bool) -> None:
+        """Record how self-healing ended in a phase.
+
+        Args:
+            phase: The phase.
+            success: Whether it healed what was broken.
+        """
+        if self._session is None:
+            return
+        if type(phase) is not str:
+            phase = check_name("phase", phase)
+        if success is not True and success is not False:
+            success = check_bool("success", success)
+        self._put("heal_outcome", (_HEAL_OUTCOME_TRUE if success else _HEAL_OUTCOME_FALSE)[phase])
+
+    def record_heal_duration(self, phase: str, duration_ms: int) -> None:
+        """Record how long self-healing took in a phase. Durations add up.
+
+        Args:
+            phase: The phase.
+            duration_ms: How long it took, in milliseconds.
+        """
+        if self._session is None:
+            return
+        if type(phase) is not str:
+            phase = check_name("phase", phase)
+        if type(duration_ms) is not int or duration_ms >> 63:
+            duration_ms = check_int("duration_ms", duration_ms)
+        self._put("heal_duration", f'{_PHASE[phase]},"duration_ms":', duration_ms)
+
+    def record_heal_loop(self, phase: str) -> None:
+        """Record that self-healing went in a loop in a phase."""
+        if self._session is None:
+            return
+        if type(phase) is not str:
+            phase = check_name("phase", phase)
+        self._put("heal_loop", _PHASE[phase])
+
+    def record_bisect_outcome(self, phase: str, success: bool) -> None:
+        """Record how a bisection ended in a phase.
+
+        Args:
+            phase: The phase.
+            success: Whether it found what it looked for.
+        """
+        if self._session is None:
+            return
+        if type(phase) is not str:
+            phase = check_name("phase", phase)
+        if success is not True and success is not False:
+            success = check_bool("success", success)
+        self._put("bisect_outcome", (_BISECT_OUTCOME_TRUE if success else _BISECT_OUTCOME_FALSE)[phase])
+
+    def record_edit_strategy(self, strategy: str) -> None:
+        """Record that a strategy of editing was used.
+
+        Args:
+            strategy: Its name.
+        """
+        if self._session is None:
+            return
+        if type(strategy) is not str:
+            strategy = check_name("strategy", strategy)
+        self._put("edit_strategy", _STRATEGY[strategy])
+
+    def record_plan_outcome(self, outcome: PlanOutcome) -> None:
+        """Record the outcome of one task of a plan. The latest 1,000 stay, and how many there were.
+
+        Args:
+            outcome: The outcome; its timestamp is the time of the record.
+        """
+        if self._session is None:
+            return
+        if type(outcome) is not PlanOutcome:
+            check_outcome(outcome)
+        self._put("plan_outcome", outcome.members(), "", outcome.time())
+
+    def record_startup(self, duration_ms: int, config_load_ms: int, provider_ms: int, tui_ms: int) -> None:
+        """Record how long the program took to start. The latest call wins.
+
+        Args:
+            duration_ms: How long it took in all, in milliseconds.
+            config_load_ms: Of that, loading the configuration.
+            provider_ms: Of that, making ready the provider of language models.
+            tui_ms: Of that, making ready the user interface.
+        """
+        if self._session is None:
+            return
+        if (
+            not type(duration_ms) is type(config_load_ms) is type(provider_ms) is type(tui_ms) is int
+            or (duration_ms | config_load_ms | provider_ms | tui_ms) >> 63
+        ):
+            duration_ms = check_int("duration_ms", duration_ms)
+            config_load_ms = check_int("config_load_ms", config_load_ms)
+            provider_ms = check_int("provider_ms", provider_ms)
+            tui_ms = check_int("tui_ms", tui_ms)
+        self._put(
+            "startup",
+            f',"duration_ms":{duration_ms},"config_load_ms":{config_load_ms},"provider_ms":{provider_ms},"tui_ms":',
+            tui_ms,
+        )
+
+    def record_completion(self, phase: str, success: bool, timeout: bool) -> None:
+        """Record that a phase was completed; it failed if it neither succeeded nor timed out.
+
+        The latest 1,000 stay, and how many there were.
+
+        Args:
+            phase: The phase.
+            success: Whether it succeeded.
+            timeout: Whether it ran out of time.
+        """
+        if self._session is None:
+            return
+        if type(phase) is not str:
+            phase = check_name("phase", phase)
+        if (success is not True and success is not False) or (timeout is not True and timeout is not False):
+            success = check_bool("success", success)
+            timeout = check_bool("timeout", timeout)
+        self._put(
+            "completion",
+            f"{(_COMPLETION_TRUE if success else _COMPLETION_FALSE)[phase]}{'true' if timeout else 'false'}",
+        )
+
     def record_cancellation(self, phase: str, reason: str) -> None:
-        """Record that a phase was cancelled. Of more than 1,000 the latest stay, and how many there were.
+        """Record that a phase was cancelled. The latest 1,000 stay, and how many there were.
 
         Args:
             phase: The phase.
@@ -123,7 +313,7 @@ class Recording:
         """
         if self._session is None:
             return
-        if type(phase) is not str or type(reason) is not str:
+        if (type(phase) is not str) or (type(reason) is not str):
             phase = check_name("phase", phase)
             reason = check_name("reason", reason)
         self._put("cancellation", f"{_PHASE[phase]}{_REASON[reason]}")

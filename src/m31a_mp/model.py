@@ -10,12 +10,16 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from copy import copy
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from m31a_mp.kinds.checks import INT64_MAX, as_bool, as_float, as_int, kind
+from m31a_mp.kinds.histogram import Histogram
+from m31a_mp.kinds.value import Value
+from m31a_mp.plan import PlanOutcome
 
 
 class WorkflowPhase(StrEnum):
@@ -31,9 +35,22 @@ class WorkflowPhase(StrEnum):
     SHIP = "ship"
 
 
+OPTIONAL = {"omitempty": True}
+"""Marks a field that JSON leaves out where it has its default, as Go calls it."""
+
+
 @dataclass(slots=True)
 class ToolMetric:
-    """All calls of one tool."""
+    """All calls of one tool. Durations are in milliseconds.
+
+    Attributes:
+        name: The tool.
+        call_count, success_count, fail_count: How many calls there were, and how they ended.
+        total_duration_ms, avg_duration_ms: Their durations: the sum, and the mean.
+        min_duration_ms, max_duration_ms: The shortest and the longest; None where they are not known.
+        durations: The histogram of the durations; None where there is none.
+        errors: Why calls failed: how many for each name of an error. At most 100 names; the rest is `other`.
+    """
 
     name: str
     call_count: int = 0
@@ -41,11 +58,39 @@ class ToolMetric:
     fail_count: int = 0
     total_duration_ms: int = 0
     avg_duration_ms: float = 0.0
+    min_duration_ms: int | None = field(default=None, metadata=OPTIONAL)
+    max_duration_ms: int | None = field(default=None, metadata=OPTIONAL)
+    durations: Histogram | None = field(default=None, metadata=OPTIONAL)
+    errors: dict[str, int] = field(default_factory=dict, metadata=OPTIONAL)
+
+    def quantile(self, q: float) -> float | None:
+        """The duration that a part of the calls did not exceed, within 2.2 %.
+
+        Args:
+            q: Which part, from 0 to 1: 0.5 is the median.
+
+        Returns:
+            Milliseconds; None where no duration is known.
+
+        Raises:
+            ValueError: `q` is not from 0 to 1.
+        """
+        return _quantile(self.durations, q, self.min_duration_ms, self.max_duration_ms)
 
 
 @dataclass(slots=True)
 class LLMMetric:
-    """All language-model interactions of one phase."""
+    """All language-model interactions of one phase.
+
+    Attributes:
+        phase: The workflow phase.
+        prompt_tokens, completion_tokens, total_tokens: Their tokens.
+        cost: What they cost; at least that, if `unknown_cost_count` is not 0.
+        interaction_count: How many there were.
+        unknown_cost_count: How many of them had no known cost.
+        prompt_hash: The first hash of a prompt that was recorded; empty if there was none.
+        truncated_input: Whether the input of any was cut.
+    """
 
     phase: str
     prompt_tokens: int = 0
@@ -53,11 +98,59 @@ class LLMMetric:
     total_tokens: int = 0
     cost: float = 0.0
     interaction_count: int = 0
+    unknown_cost_count: int = field(default=0, metadata=OPTIONAL)
+    prompt_hash: str = field(default="", metadata=OPTIONAL)
+    truncated_input: bool = field(default=False, metadata=OPTIONAL)
+
+
+@dataclass(slots=True)
+class ModelMetric:
+    """All interactions with one language model.
+
+    Attributes:
+        model: Its name.
+        interaction_count: How many there were.
+        prompt_tokens, completion_tokens, total_tokens: Their tokens.
+        cached_tokens, cache_write_tokens: Parts of the prompt's tokens: read from a cache, written to one.
+        reasoning_tokens: A part of the completion's tokens.
+        cost: What they cost; at least that, if `unknown_cost_count` is not 0.
+        unknown_cost_count: How many of them had no known cost.
+        total_duration_ms: How long they took, as far as it was recorded, in milliseconds.
+        durations: The histogram of those durations; None where there is none.
+    """
+
+    model: str
+    interaction_count: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: float = 0.0
+    unknown_cost_count: int = field(default=0, metadata=OPTIONAL)
+    total_duration_ms: int = field(default=0, metadata=OPTIONAL)
+    durations: Histogram | None = field(default=None, metadata=OPTIONAL)
+
+    def quantile(self, q: float) -> float | None:
+        """The duration that a part of the interactions did not exceed. See `ToolMetric.quantile`."""
+        return _quantile(self.durations, q)
 
 
 @dataclass(slots=True)
 class PhaseMetric:
-    """One workflow phase. Duration and success are those recorded last, not a sum."""
+    """One workflow phase. Duration and success are those recorded last, not a sum.
+
+    Attributes:
+        phase: The phase.
+        duration_ms, success: How long it took, in milliseconds, and its outcome.
+        transition_count: How often it was entered.
+        heal_trigger_count, bisect_trigger_count: How often self-healing and bisecting were triggered.
+        heal_success_count, heal_fail_count: How they ended: self-healing,
+        bisect_success_count, bisect_fail_count: and bisecting.
+        heal_duration_ms: How long self-healing took, in all.
+        heal_loop_count: How often self-healing went in a loop.
+    """
 
     phase: str
     duration_ms: int = 0
@@ -65,6 +158,41 @@ class PhaseMetric:
     heal_trigger_count: int = 0
     bisect_trigger_count: int = 0
     success: bool = False
+    heal_success_count: int = 0
+    heal_fail_count: int = 0
+    bisect_success_count: int = 0
+    bisect_fail_count: int = 0
+    heal_duration_ms: int = field(default=0, metadata=OPTIONAL)
+    heal_loop_count: int = field(default=0, metadata=OPTIONAL)
+
+
+@dataclass(slots=True)
+class EditStrategyMetric:
+    """How often one strategy of editing was used."""
+
+    strategy: str
+    count: int = 0
+
+
+@dataclass(slots=True)
+class StartupMetric:
+    """The latest start of the program, in milliseconds: in all, and its parts."""
+
+    duration_ms: int = 0
+    config_load_ms: int = 0
+    provider_ms: int = 0
+    tui_ms: int = 0
+
+
+@dataclass(slots=True)
+class CompletionMetric:
+    """One completion of a phase. It failed if it neither succeeded nor timed out. Its time is in UTC."""
+
+    phase: str
+    success: bool
+    failure: bool
+    timeout: bool
+    timestamp: datetime
 
 
 @dataclass(slots=True)
@@ -76,8 +204,41 @@ class CancellationMetric:
     timestamp: datetime
 
 
-OPTIONAL = {"omitempty": True}
-"""Marks a field that JSON leaves out where it is empty, as Go calls it."""
+@dataclass(slots=True)
+class Timeline:
+    """What happened when: columns with a value for each step of time in which anything happened.
+
+    Attributes:
+        step_seconds: The width of each step: a power of two of seconds.
+        starts: When each step begins, in seconds since the epoch, which the steps are aligned to.
+        tool_calls, failures: Calls of tools, and those of them that failed.
+        interactions, tokens, costs: Uses of language models, their tokens in all, and what they cost.
+        unknown_costs: How many of them had no known cost.
+    """
+
+    step_seconds: int = 1
+    starts: list[int] = field(default_factory=list)
+    tool_calls: list[int] = field(default_factory=list)
+    failures: list[int] = field(default_factory=list)
+    interactions: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    unknown_costs: list[int] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTotals:
+    """The sums over all entries of a session. A cost is at least that, if `unknown_cost_count` is not 0."""
+
+    tool_calls: int
+    tool_failures: int
+    llm_interactions: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cost: float
+    unknown_cost_count: int
+    dropped: int
 
 
 def _now() -> datetime:
@@ -99,8 +260,12 @@ class SessionMetrics:
         dropped: Records that could not be kept, by reason: `no_space`, `io_error`, or
             `backlog` by earlier releases.
         rejected: Pieces of damaged or invalid input set aside in `journal.rejected.ndjson`.
-        cancellations: The latest 1,000 cancellations, by time.
-        cancellation_count: How many there were.
+        models: One entry for each language model that was named.
+        edit_strategies: One entry for each strategy of editing.
+        plan_outcomes, completions, cancellations: The latest 1,000 of each, by time.
+        plan_outcome_count, completion_count, cancellation_count: How many there were.
+        startup: The latest start of the program; None if none was recorded.
+        timeline: What happened when; None if nothing did.
     """
 
     session_id: str
@@ -111,48 +276,80 @@ class SessionMetrics:
     phases: list[PhaseMetric] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
+    models: list[ModelMetric] = field(default_factory=list, metadata=OPTIONAL)
+    edit_strategies: list[EditStrategyMetric] = field(default_factory=list, metadata=OPTIONAL)
+    plan_outcomes: list[PlanOutcome] = field(default_factory=list, metadata=OPTIONAL)
+    plan_outcome_count: int = field(default=0, metadata=OPTIONAL)
+    startup: StartupMetric | None = field(default=None, metadata=OPTIONAL)
+    completions: list[CompletionMetric] = field(default_factory=list, metadata=OPTIONAL)
+    completion_count: int = field(default=0, metadata=OPTIONAL)
     cancellations: list[CancellationMetric] = field(default_factory=list, metadata=OPTIONAL)
     cancellation_count: int = field(default=0, metadata=OPTIONAL)
+    timeline: Timeline | None = field(default=None, metadata=OPTIONAL)
+    rest: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Not for users: what `metrics.json` does not show, so that `merge` is exact."""
+
+    @property
+    def totals(self) -> SessionTotals:
+        """The sums over all entries."""
+        return SessionTotals(
+            tool_calls=sum(tool.call_count for tool in self.tools),
+            tool_failures=sum(tool.fail_count for tool in self.tools),
+            llm_interactions=sum(llm.interaction_count for llm in self.llms),
+            prompt_tokens=sum(llm.prompt_tokens for llm in self.llms),
+            completion_tokens=sum(llm.completion_tokens for llm in self.llms),
+            total_tokens=sum(llm.total_tokens for llm in self.llms),
+            cost=math.fsum(llm.cost for llm in self.llms),
+            unknown_cost_count=sum(llm.unknown_cost_count for llm in self.llms),
+            dropped=sum(self.dropped.values()),
+        )
+
+    def tool(self, name: str) -> ToolMetric | None:
+        """The entry of a tool; None if no call of it is counted."""
+        return next((tool for tool in self.tools if tool.name == name), None)
+
+    def model(self, name: str) -> ModelMetric | None:
+        """The entry of a language model; None if no use of it is counted."""
+        return next((model for model in self.models if model.model == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with the keys of the Go program; times are RFC 3339.
+        """As a JSON object with the keys of the Go program; times are RFC 3339.
 
         Raises:
             ValueError: A field holds what its type does not allow; says which.
         """
-        document = _fields(SessionMetrics, asdict(self), "")
-        for name, entry in ENTRIES.items():
-            document[name] = [
-                _spelled(entry, _fields(entry, e, f"{name}[{i}].")) for i, e in enumerate(document[name])
-            ]
-        return _spelled(SessionMetrics, document)
+        return _write(SessionMetrics, self, "")
 
     @classmethod
     def from_json(cls, document: object) -> SessionMetrics:
-        """Read a JSON object. Unknown keys are left out; missing ones are zero, as in Go.
+        """From a JSON object. Unknown keys are left out; missing ones are zero, as in Go.
 
         Raises:
             ValueError: It is not of that form; says where.
         """
-        fields = _fields(cls, document, "")
-        for name, entry in ENTRIES.items():
-            fields[name] = [entry(**_fields(entry, e, f"{name}[{i}].")) for i, e in enumerate(fields[name])]
-        return cls(**fields)
+        if not isinstance(document, dict):
+            raise ValueError(f"the document is {_kind(document)}, not an object")  # noqa: TRY004  # of the input
+        metrics: SessionMetrics = _read(cls, document, "")
+        return metrics
 
 
-_LIST = re.compile(r"list\[(\w+)\]")
+_LIST = re.compile(r"list\[([A-Z]\w+)\]")
 
 ENTRIES: dict[str, type[Any]] = {
     f.name: globals()[found[1]]
     for f in dataclasses.fields(SessionMetrics)
     if (found := _LIST.fullmatch(str(f.type)))
 }
-"""The fields that are lists, and the type of their entries."""
+"""The fields that are lists of entries, and their type."""
+
+
+SINGLE: dict[str, type[Any]] = {"startup": StartupMetric}
+"""The fields of which there is one at most, and their type."""
 
 
 def has_records(metrics: SessionMetrics) -> bool:
     """Whether anything was ever recorded."""
-    return any(getattr(metrics, name) for name in ENTRIES)
+    return any(getattr(metrics, name) for name in (*ENTRIES, *SINGLE))
 
 
 def format_time(time: datetime) -> str:
@@ -160,28 +357,128 @@ def format_time(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _spelled(cls: type[Any], fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass as JSON has them: times are text, what is optional and empty is left out."""
-    for f in dataclasses.fields(cls):
-        if f.type == "datetime":
-            fields[f.name] = format_time(fields[f.name])
-        elif f.metadata.get("omitempty") and not fields[f.name]:
-            del fields[f.name]
-    return fields
+def _quantile(
+    durations: Histogram | None, q: float, least: int | None = None, greatest: int | None = None
+) -> float | None:
+    return (durations or Histogram()).quantile(q, least, greatest)
 
 
-def _fields(cls: type[Any], value: object, where: str) -> dict[str, Any]:
-    """The fields of a dataclass from a JSON object (or from its own `asdict`), each checked."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{where.rstrip('.') or 'the document'} is {_kind(value)}, not an object")  # noqa: TRY004  # of the input, not of the caller
-    fields: dict[str, Any] = {}
-    for f in dataclasses.fields(cls):
-        given = value.get(f.name)
-        try:
-            fields[f.name] = _READERS[str(f.type)](given)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}{f.name} {error}") from None
-    return fields
+# --- JSON ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a type looks like in JSON. Both take a value and its place, and raise if it is none of the type.
+
+    Attributes:
+        read: The value, from JSON or from a caller.
+        write: JSON, from a value.
+    """
+
+    read: Callable[[Any, str], Any]
+    write: Callable[[Any, str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of a type in this module.
+
+    Attributes:
+        name: Its name.
+        form: What it looks like.
+        empty: The value that is left out; ... where none is.
+    """
+
+    name: str
+    form: _Form
+    empty: Any
+
+
+def _fields(cls: type[Any]) -> list[_Field]:
+    """The fields of a type that JSON has."""
+    known = _FIELDS.get(cls)
+    if known is None:
+        if issubclass(cls, Value):
+            types = [(name, cls.__annotations__[name], _EMPTY.get(name, ...)) for name in cls.__match_args__]
+        else:
+            types = [(f.name, str(f.type), _empty(f)) for f in dataclasses.fields(cls) if f.name != "rest"]
+        known = _FIELDS[cls] = [_Field(name, _form(spelled), empty) for name, spelled, empty in types]
+    return known
+
+
+_FIELDS: dict[type[Any], list[_Field]] = {}
+_EMPTY = {"files": (), "error_type": ""}
+
+
+def _empty(f: dataclasses.Field[Any]) -> Any:
+    """What JSON leaves out of a field. A zero that may also be None stays: 0 ms is a duration."""
+    if not f.metadata.get("omitempty"):
+        return ...
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
+def _form(annotation: str) -> _Form:
+    """The form of a type of a field."""
+    if entry := _LIST.fullmatch(annotation):
+        cls = globals()[entry[1]]
+        return _Form(
+            lambda value, where: [_read(cls, e, f"{where}[{i}].") for i, e in enumerate(_list(value))],
+            lambda value, where: [_write(cls, e, f"{where}[{i}].") for i, e in enumerate(_list(value))],
+        )
+    name = annotation.removesuffix(" | None")
+    if name not in _READERS:
+        cls = globals()[name]
+        form = _Form(
+            lambda value, where: _read(cls, value, f"{where}."),
+            lambda value, where: _write(cls, value, f"{where}."),
+        )
+    else:
+        read = _READERS[name]
+        spell = _SPELLED.get(name, lambda value: value)
+        form = _Form(lambda value, _: read(value), lambda value, _: spell(read(value)))
+    return form if name == annotation else _or_none(form)
+
+
+def _or_none(form: _Form) -> _Form:
+    return _Form(
+        lambda value, where: None if value is None else form.read(value, where),
+        lambda value, where: None if value is None else form.write(value, where),
+    )
+
+
+def _read(cls: type[Any], given: Any, where: str) -> Any:
+    """An object of a type from a JSON object. A missing field that may be empty is empty."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{where.rstrip('.')} is {_kind(given)}, not an object")  # noqa: TRY004  # of the input
+    values = {}
+    for f in _fields(cls):
+        value = given.get(f.name)
+        if value is None and f.empty is not ...:
+            values[f.name] = copy(f.empty)
+        else:
+            values[f.name] = _in_place(f.form.read, value, f"{where}{f.name}")
+    return cls(**values)
+
+
+def _write(cls: type[Any], given: Any, where: str) -> dict[str, Any]:
+    """The JSON of an object of a type, each field checked. What may be empty and is so is left out."""
+    if not isinstance(given, cls):
+        raise ValueError(f"{where.rstrip('.')} is {_kind(given)}, not a {cls.__name__}")  # noqa: TRY004
+    document = {}
+    for f in _fields(cls):
+        value = getattr(given, f.name)
+        if f.empty is ... or value != f.empty:
+            document[f.name] = _in_place(f.form.write, value, f"{where}{f.name}")
+    return document
+
+
+def _in_place(form: Callable[[Any, str], Any], value: object, place: str) -> Any:
+    """A value in its form; the error says where it stands."""
+    try:
+        return form(value, place)
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(place) else f"{place} {text}") from None
 
 
 def _kind(value: object) -> str:
@@ -248,6 +545,18 @@ def _counts(value: object) -> dict[str, int]:
     return {_text(key): _integer(count) for key, count in (value or {}).items()}
 
 
+def _integers(value: object) -> list[int]:
+    return [_integer(item) for item in _list(value)]
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(_text(item) for item in (value if isinstance(value, tuple) else _list(value)))
+
+
+def _histogram(value: object) -> Histogram:
+    return value if isinstance(value, Histogram) else Histogram.from_json(value)
+
+
 _READERS: dict[str, Callable[[object], Any]] = {
     "str": _text,
     "int": _integer,
@@ -255,5 +564,14 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "bool": _flag,
     "datetime": _time,
     "dict[str, int]": _counts,
-    **{f"list[{entry.__name__}]": _list for entry in ENTRIES.values()},
+    "list[int]": _integers,
+    "list[float]": lambda value: [_number(item) for item in _list(value)],
+    "tuple[str, ...]": _texts,
+    "Histogram": _histogram,
+}
+
+_SPELLED: dict[str, Callable[[Any], Any]] = {
+    "datetime": format_time,
+    "tuple[str, ...]": list,
+    "Histogram": Histogram.to_json,
 }

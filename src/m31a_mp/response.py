@@ -13,10 +13,13 @@ from typing import Any
 from m31a_mp.kinds.checks import as_int, kind
 
 _BITS = 63
+# OpenAI has the parts in an object of their own: chat completions in the first, responses in the second.
+_PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
+_COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details")
 
 
-def tokens(response: object) -> tuple[int, int, int] | None:
-    """The tokens of the prompt, of the completion, and in all; None where there is no usage.
+def tokens(response: object) -> dict[str, int] | None:
+    """The tokens by the names that `Usage` gives them; None where there is no usage.
 
     Raises:
         TypeError: It is no response, or its usage has a count that is no int.
@@ -35,12 +38,25 @@ def tokens(response: object) -> tuple[int, int, int] | None:
         )
     else:
         prompt, completion = _count(usage, "input_tokens"), _count(usage, "output_tokens")
-        if total is None:  # Anthropic's; OpenAI's responses have it, and their input is whole
-            prompt += _count(usage, "cache_creation_input_tokens") + _count(usage, "cache_read_input_tokens")
+    written, cached = (
+        _count(usage, key) for key in ("cache_creation_input_tokens", "cache_read_input_tokens")
+    )
+    if total is None and _get(usage, "prompt_tokens") is None:
+        prompt += written + cached  # Anthropic's; OpenAI's responses have a total, and their input is whole
     total = prompt + completion if total is None else _count(usage, "total_tokens")
     if max(prompt, total).bit_length() > _BITS:
         raise ValueError(f"the tokens of the usage add up to more than 2**{_BITS} - 1")
-    return prompt, completion, total
+    # A gateway may say it in both ways.
+    cached = min(prompt, max(cached, *(_count(_get(usage, key), "cached_tokens") for key in _PROMPT_DETAILS)))
+    reasoning = max(_count(_get(usage, key), "reasoning_tokens") for key in _COMPLETION_DETAILS)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": total,
+        "cached_tokens": cached,
+        "cache_write_tokens": min(written, prompt - cached),
+        "reasoning_tokens": min(reasoning, completion),
+    }
 
 
 def _usage(response: object) -> object:

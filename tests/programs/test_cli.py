@@ -842,7 +842,7 @@ def test_other_words_are_completed(two: Path) -> None:
     assert completed("m31a-mp run -- tes", two) == ["file,tes"]
     assert completed("m31a-mp w", two) == ["plain,watch"]
     assert set(completed("m31a-mp ", two)) == {f"plain,{name}" for name in COMMANDS}
-    assert completed("m31a-mp record he", two) == ["plain,heal"]
+    assert completed("m31a-mp record bi", two) == ["plain,bisect", "plain,bisect-outcome"]
     assert completed("m31a-mp show --js", two) == ["plain,--json"]
 
 

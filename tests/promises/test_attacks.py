@@ -179,7 +179,7 @@ attach("s", "/dev/null").record_tool_call("tool", True, 1)
 def test_sum_that_overflows_stops_at_its_own_end(costs: list[float], total: float) -> None:
     sums = ExactSum()
     for cost in costs:
-        sums.add(cost)
+        sums.append(cost)
     assert sums.value() == pytest.approx(total)
 
 

@@ -297,7 +297,7 @@ def test_flood_of_distinct_tools_keeps_the_first_hundred_thousand_and_says_so(
 ) -> None:
     session.journal.write_bytes(b"".join(tool_call(f"tool {i}") for i in range(300_000)))
     found = run("compact", session)
-    assert found.peak < idle + 192 * MIB
+    assert found.peak < idle + 256 * MIB  # a tool with its distribution takes 2 KiB in all stages together
     assert found.answer["distinct"] == 100_000
     assert found.answer["rejected"] == 200_000
     assert "would be one of more than 100000 distinct names" in found.answer["reason"]

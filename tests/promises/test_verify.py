@@ -231,7 +231,7 @@ def seen_by_snapshot(session: Session) -> tuple[int, int]:
 
 def seen_by_verify(session: Session) -> tuple[int, int]:
     fold = fold_everything(session)
-    return fold.totals.tables["tools"].by_name["bash"].call_count, len(verify(session.sessions_dir, "s"))
+    return fold.totals.tables["tools"].by_name["bash"].calls.counts[0], len(verify(session.sessions_dir, "s"))
 
 
 SEEN = [seen_by_snapshot, seen_by_verify]

@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"session"},
     {"system"},
     {"usage"},
-    {"model", "kinds", "errors", "response"},
+    {"model", "kinds", "errors", "response", "plan"},
 ]
 # Of these, a record needs all but what is named here.
 HOT = {
@@ -38,6 +38,7 @@ HOT = {
     "timing",
     "usage",
     "errors",
+    "plan",
     "_recording",
 }
 COLD_IN_HOT = {
@@ -47,6 +48,7 @@ COLD_IN_HOT = {
 }
 # What is for those who look, measure or ask only, and that a record never comes to.
 LATE = {
+    "plan.py": {"datetime"},
     "recorder.py": {"m31a_mp.inspection.snapshot", "m31a_mp.model"},
     "session/paths.py": {"pathlib"},
     "system/process.py": {"datetime", "psutil"},

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+
 import orjson
 import pytest
 from hypothesis import given
 
 from m31a_mp import Collector
-from m31a_mp.kinds.catalog import EVENTS
-from m31a_mp.kinds.fields import COST, FLAG
+from m31a_mp.journal.batch import Batch
+from m31a_mp.kinds.catalog import EVENTS, KINDS
+from m31a_mp.kinds.declaration import Kind
+from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT
 from m31a_mp.metrics.events import fold_checked
+from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.totals import Totals
 from strategies import Record, entries, expected, records
 
@@ -36,6 +42,8 @@ def test_line_without_a_time_takes_the_one_given() -> None:
 @given(records)
 def test_line_that_lacks_a_key_is_refused_and_changes_nothing(record: Record) -> None:
     for key in record.fields():
+        if EVENTS[record.event].fields[key].is_optional:
+            continue
         line = orjson.loads(record.line(5))
         del line[key]
         totals = Totals(0)
@@ -44,24 +52,61 @@ def test_line_that_lacks_a_key_is_refused_and_changes_nothing(record: Record) ->
         assert totals == Totals(0)
 
 
-@pytest.mark.parametrize("wrong", [None, [], {}, "x" * 5000, -1, 1.5, 2**64, True])
-@pytest.mark.parametrize("event", sorted(EVENTS))
-def test_value_of_a_wrong_kind_is_refused_in_a_short_message(event: str, wrong: object) -> None:
-    good: dict[str, object] = {"event": event, "time": 1, "success": True, "duration_ms": 1}
-    good |= {"name": "bash", "phase": "plan", "cost": 0.5}
-    good |= {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 1}
-    for key, field in EVENTS[event].fields.items():
-        accepted = (field is FLAG and wrong is True) or (field is COST and wrong == 1.5)
-        accepted |= field is COST and wrong == 2**64
+GOOD: dict[str, object] = {
+    NAME.type: "plan",
+    SHORT_NAME.type: "opus",
+    TEXT.type: "",
+    FILES.type: ["a.py"],
+    COUNT.type: 1,
+    FLAG.type: True,
+    PRICE.type: 0.5,
+}
+TAKEN: dict[str, list[object]] = {
+    FLAG.type: [True],
+    PRICE.type: [1.5, None, 2.0**64],
+    FILES.type: [[]],
+}
+WRONG: list[object] = [None, [], {}, "x" * 5000, -1, 1.5, 2**64, True, 2.0**64, [[]], [""]]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize("kind", KINDS, ids=EVENTS)
+def test_value_of_a_wrong_kind_is_refused_in_a_short_message(kind: Kind, wrong: object) -> None:
+    good = {name: GOOD[field.type] for name, field in kind.fields.items()}
+    for key, field in kind.fields.items():
+        is_taken = any(wrong == value and type(wrong) is type(value) for value in TAKEN.get(field.type, []))
+        is_taken |= field.is_optional and wrong is field.default
+        line = json.dumps({"event": kind.event, "time": 1, **good, key: wrong}).encode()
         totals = Totals(0)
-        if accepted:
-            fold_checked(totals, orjson.dumps({**good, key: wrong if wrong != 2**64 else 2.0**64}), 0)
-            assert totals != Totals(0)
+        if is_taken or (field.type == PRICE.type and wrong == 2**64):
+            with suppress(ValueError):  # an integer of more than 64 bits is no JSON for the parser
+                fold_checked(totals, line, 0)
             continue
-        line = orjson.dumps({**good, key: None}).replace(b'"%b":null' % key.encode(), b'"%b":%b' % (
-            key.encode(), b"18446744073709551616" if wrong == 2**64 else orjson.dumps(wrong)
-        ))  # fmt: skip
-        with pytest.raises(ValueError, match=key) as error:
+        with pytest.raises(ValueError, match=f"{key}|not JSON") as error:
             fold_checked(totals, line, 0)
         assert len(str(error.value)) < 300
         assert totals == Totals(0)
+
+
+@pytest.mark.parametrize(
+    ("key", "whole"),
+    [("cached_tokens", "prompt_tokens"), ("reasoning_tokens", "completion_tokens")],
+)
+def test_part_that_is_more_than_the_whole_is_refused(key: str, whole: str) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 3}
+    line = {"event": "llm_interaction", "time": 1, "phase": "plan", "cost": None, **usage}
+    totals = Totals(0)
+    fold_checked(totals, json.dumps(line | {key: 3}).encode(), 0)
+    for fold in (fold_checked, as_batch):
+        with pytest.raises(ValueError, match=f"{key}.*more than {whole}"):
+            fold(totals, json.dumps(line | {key: 4}).encode(), 0)
+    assert totals.to_metrics("s").llms[0].interaction_count == 1
+
+
+def as_batch(totals: Totals, line: bytes, now: int) -> None:
+    """Fold a line of a batch; raise with the reason if it is set aside."""
+    del now
+    fold = Fold(totals)
+    fold.add_batch("journal", Batch("w", 1, line + b"\n"))
+    for rejected in fold.rejected:
+        raise ValueError(rejected.reason)

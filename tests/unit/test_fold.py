@@ -21,7 +21,7 @@ from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.session.paths import Session
-from strategies import INT64_MAX, Record, encoded, entries, expected, few_records
+from strategies import INT64_MAX, Record, bare, encoded, entries, expected, few_records
 
 
 def lines(records: list[Record], first: int) -> bytes:
@@ -228,7 +228,7 @@ class TestWrongClock:
         session.journal.write_bytes(records if by == "line" else encoded(Batch("a" * 16, 1, records)))
         with Collector("s", session.sessions_dir) as collector:
             metrics = collector.snapshot()
-            assert metrics.tools == [ToolMetric("bash", 2, 1, 1, 7, 3.5)]
+            assert bare(metrics.tools) == [ToolMetric("bash", 2, 1, 1, 7, 3.5)]
             assert metrics.phases == [PhaseMetric("plan", 7, success=True)]
             assert before <= metrics.started_at <= metrics.updated_at <= datetime.now(UTC)
             collector.record_phase_duration("plan", 5, False)

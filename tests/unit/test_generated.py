@@ -13,11 +13,11 @@ from hypothesis import given
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
 import generate
-from m31a_mp import Usage, attach
+from m31a_mp import PlanOutcome, Usage, attach
 from m31a_mp._recording import Recording
 from m31a_mp.kinds.catalog import EVENTS, KINDS
 from m31a_mp.kinds.declaration import Always, Into, Kind, Value, Values
-from m31a_mp.kinds.fields import COST, COUNT, FLAG, NAME
+from m31a_mp.kinds.fields import COUNT, NAME, PRICE
 from m31a_mp.kinds.parts import Exact, Latest, Part, Sum
 from m31a_mp.kinds.tables import Table
 from m31a_mp.session.paths import Session
@@ -36,7 +36,8 @@ class Line(Recording):
         self._session = Session("s", "/s")
         self._put = self.put
 
-    def put(self, event: str, members: str, last: int | str = "") -> None:
+    def put(self, event: str, members: str, last: int | str = "", at: int = 0) -> None:
+        assert at >= 0
         self.event = event
         self.text = f'{{"time":1{members}{last}}}'
 
@@ -51,10 +52,11 @@ def test_line_of_a_process_holds_the_fields_of_its_record_in_their_order(record:
 
 @pytest.mark.parametrize("kind", KINDS, ids=EVENTS)
 def test_message_names_the_argument_that_is_wrong(kind: Kind, sessions: Path) -> None:
-    good = {NAME: "a", COUNT: 1, FLAG: True, COST: 0.5}
+    good = {"name": "a", "short name": "a", "count": 1, "flag": True, "price": 0.5}
     grouped = {name for names in kind.grouped.values() for name in names}
-    arguments = {name: good[field] for name, field in kind.fields.items() if name not in grouped}
-    arguments |= dict.fromkeys(kind.grouped, Usage(1, 2, 3))
+    arguments = {name: good[field.type] for name, field in kind.fields.items() if name not in grouped}
+    whole = {"usage": Usage(1, 2, 3), "outcome": PlanOutcome("T", "edit", "", True, 1)}
+    arguments |= {name: whole[name] for name in kind.grouped}
     record = getattr(attach("s", sessions), f"record_{kind.event}")
     for name in arguments:
         with pytest.raises(TypeError, match=f"^{name} must be"):
@@ -75,7 +77,7 @@ def test_addition_that_could_show_the_order_cannot_be_declared(part: Part, effec
     with pytest.raises(TypeError, match="part does not take"):
         Kind(
             "event",
-            {"name": NAME, "count": COUNT, "cost": COST},
-            Into(Table("tools", "name", part=part), "name", {"part": effect}),
+            {"name": NAME, "count": COUNT, "cost": PRICE},
+            (Into(Table("tools", "name", part=part), "name", {"part": effect}),),
             "Record it.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -10,7 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import CancellationMetric, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, WorkflowPhase
+from m31a_mp import (
+    CancellationMetric,
+    CompletionMetric,
+    EditStrategyMetric,
+    LLMMetric,
+    ModelMetric,
+    PhaseMetric,
+    PlanOutcome,
+    SessionMetrics,
+    StartupMetric,
+    ToolMetric,
+    WorkflowPhase,
+)
+from m31a_mp.kinds.histogram import Histogram
 from strategies import INT64_MAX, any_counts, names
 
 WHOLE = SessionMetrics(
@@ -22,8 +36,8 @@ WHOLE = SessionMetrics(
     [PhaseMetric("plan", 7, 1, 2, 3, True)],
     {"no_space": 2},
     5,
-    [CancellationMetric("plan", "user", datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC))],
-    1234,
+    cancellations=[CancellationMetric("plan", "user", datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC))],
+    cancellation_count=1234,
 )
 
 # As a Go program with the struct tags of the table writes it: nanoseconds without trailing zeros, floats
@@ -49,6 +63,16 @@ def test_metrics_come_back_from_their_json() -> None:
 
 
 offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+times = st.datetimes(datetime(1970, 1, 1), datetime(9990, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+def _histogram(durations: list[int]) -> Histogram:
+    made = Histogram()
+    made.add(Counter(durations))
+    return made
+
+
+histograms = st.lists(st.integers(0, 2**40), min_size=1, max_size=5).map(_histogram)
 metrics = st.builds(
     SessionMetrics,
     names,
@@ -66,16 +90,29 @@ metrics = st.builds(
     ),
     st.dictionaries(names, any_counts, max_size=3),
     any_counts,
-    st.lists(
+    cancellations=st.lists(st.builds(CancellationMetric, names, names, times), max_size=3),
+    cancellation_count=any_counts,
+    models=st.lists(st.builds(ModelMetric, names, any_counts, durations=st.none() | histograms), max_size=3),
+    edit_strategies=st.lists(st.builds(EditStrategyMetric, names, any_counts), max_size=3),
+    plan_outcomes=st.lists(
         st.builds(
-            CancellationMetric,
+            PlanOutcome,
             names,
             names,
-            st.datetimes(datetime(1970, 1, 1), datetime(9990, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+            names,
+            st.booleans(),
+            any_counts,
+            files=st.lists(names, max_size=2),
+            timestamp=times,
         ),
         max_size=3,
     ),
-    any_counts,
+    plan_outcome_count=any_counts,
+    startup=st.none() | st.builds(StartupMetric, any_counts, any_counts, any_counts, any_counts),
+    completions=st.lists(
+        st.builds(CompletionMetric, names, st.booleans(), st.booleans(), st.booleans(), times), max_size=3
+    ),
+    completion_count=any_counts,
 )
 
 

@@ -134,13 +134,19 @@ GATEWAY_CHAT = """
 """
 
 ANSWERS = {
-    "chat completion": (OPENAI_CHAT, Usage(2006, 300, 2306)),
+    "chat completion": (OPENAI_CHAT, Usage(2006, 300, 2306, cached_tokens=1920, reasoning_tokens=256)),
     "last chunk": (OPENAI_LAST_CHUNK, Usage(19, 10, 29)),
-    "response": (OPENAI_RESPONSE, Usage(1612, 940, 2552)),
+    "response": (OPENAI_RESPONSE, Usage(1612, 940, 2552, cached_tokens=1536, reasoning_tokens=832)),
     "embeddings": (OPENAI_EMBEDDINGS, Usage(5, 0, 5)),
-    "message": (ANTHROPIC_MESSAGE, Usage(21 + 188 + 1086, 393, 21 + 188 + 1086 + 393)),
+    "message": (
+        ANTHROPIC_MESSAGE,
+        Usage(21 + 188 + 1086, 393, 1688, cached_tokens=1086, cache_write_tokens=188),
+    ),
     "message without cache": (ANTHROPIC_NULLS, Usage(2095, 503, 2598)),
-    "chat completion of a gateway": (GATEWAY_CHAT, Usage(1295, 393, 1688)),
+    "chat completion of a gateway": (
+        GATEWAY_CHAT,
+        Usage(1295, 393, 1688, cached_tokens=1086, cache_write_tokens=188),
+    ),
 }
 
 
@@ -203,8 +209,8 @@ RESPONSE_STREAM = [
 
 STREAMS = {
     "chat completions": ([json.loads(OPENAI_CHUNK), json.loads(OPENAI_LAST_CHUNK)], Usage(19, 10, 29)),
-    "responses": (RESPONSE_STREAM, Usage(1612, 940, 2552)),
-    "messages": (ANTHROPIC_STREAM, Usage(125, 15, 140)),
+    "responses": (RESPONSE_STREAM, Usage(1612, 940, 2552, cached_tokens=1536, reasoning_tokens=832)),
+    "messages": (ANTHROPIC_STREAM, Usage(125, 15, 140, cached_tokens=100)),
 }
 
 

@@ -14,7 +14,8 @@ from m31a_mp.cli.naming import GuessingGroup, TroubleError, named, session_optio
 from m31a_mp.kinds.catalog import KINDS
 from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.kinds.declaration import Kind
-from m31a_mp.kinds.fields import COST, FLAG, NAME, Field
+from m31a_mp.kinds.fields import COUNT, FLAG, NAME, Field
+from m31a_mp.plan import PlanOutcome
 from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
 from m31a_mp.usage import Usage
 
@@ -59,25 +60,43 @@ def _recording(name: str, example: str) -> Callable[[Function], click.Command]:
     return decorate
 
 
-@_recording("llm", "llm plan --prompt-tokens 900 --completion-tokens 100 --cost 0.0042")
+@_recording("llm", "llm plan --prompt-tokens 900 --completion-tokens 100 --cost 0.0042 --model opus")
 @click.argument("phase")
 @click.option("--prompt-tokens", type=_COUNT, required=True)
 @click.option("--completion-tokens", type=_COUNT, required=True)
 @click.option("--total-tokens", type=_COUNT, help="As the provider says; by default the sum of the two.")
-@click.option("--cost", type=float, default=0.0, show_default=True, help="In the currency of your choice.")
-def _llm(  # noqa: PLR0913, PLR0917  # one for each option
-    outer: str | None,
-    directory: str | None,
-    phase: str,
-    prompt_tokens: int,
-    completion_tokens: int,
-    total_tokens: int | None,
-    cost: float,
-) -> None:
+@click.option("--cached-tokens", type=_COUNT, default=0, help="Of the prompt: read from a cache.")
+@click.option("--cache-write-tokens", type=_COUNT, default=0, help="Of the prompt: written to a cache.")
+@click.option("--reasoning-tokens", type=_COUNT, default=0, help="Of the completion.")
+@click.option("--cost", type=float, help="In the currency of your choice; not known if it is not given.")
+@click.option("--model", help="The model's name.")
+@click.option("--duration-ms", type=_COUNT, help="How long it took, in milliseconds.")
+@click.option("--prompt-hash", help="A hash of the prompt.")
+@click.option("--truncated-input", is_flag=True, help="The input was cut.")
+def _llm(outer: str | None, directory: str | None, phase: str, **given: Any) -> None:
     """Record one interaction with a language model in PHASE."""
-    total = prompt_tokens + completion_tokens if total_tokens is None else total_tokens
+    prompt, completion = given.pop("prompt_tokens"), given.pop("completion_tokens")
+    total = given.pop("total_tokens")
+    parts = {name: given.pop(name) for name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens")}
     with _recorder(directory or outer) as recorder:
-        recorder.record_llm_interaction(phase, Usage(prompt_tokens, completion_tokens, total), cost)
+        usage = Usage(prompt, completion, prompt + completion if total is None else total, **parts)
+        recorder.record_llm_interaction(phase, usage, **given)
+
+
+@_recording("plan-outcome", "plan-outcome T-7 edit 'rename the module' --ok --duration-ms 8300 --file a.py")
+@click.argument("task_id")
+@click.argument("action")
+@click.argument("description", default="")
+@_outcome_option
+@click.option("--duration-ms", type=_COUNT, required=True, help="How long it took, in milliseconds.")
+@click.option("--heals-used", type=_COUNT, default=0, help="How many times self-healing was used.")
+@click.option("--tool-calls", type=_COUNT, default=0, help="How many tools were called.")
+@click.option("--file", "files", multiple=True, help="A file that it was about; may be given again.")
+@click.option("--error-type", default="", help="Why it failed.")
+def _plan_outcome(outer: str | None, directory: str | None, success: bool | None, **given: Any) -> None:
+    """Record the outcome of the task TASK_ID of a plan."""
+    with _recorder(directory or outer) as recorder:
+        recorder.record_plan_outcome(PlanOutcome(success=_ended(success), **given))
 
 
 @_recording("phase", "phase plan\n  m31a-mp record phase plan --ok --duration-ms 8300")
@@ -101,8 +120,8 @@ def _declare(kind: Kind) -> None:
     """Give a kind of record the command that follows from its fields."""
 
     def call(outer: str | None, directory: str | None, **values: Any) -> None:
-        if values.get("success", True) is None:
-            raise click.UsageError("how did it end? Give --ok or --failed")
+        if "success" in values:
+            values["success"] = _ended(values["success"])
         with _recorder(directory or outer) as recorder:
             getattr(recorder, f"record_{kind.event}")(**values)
 
@@ -112,17 +131,22 @@ def _declare(kind: Kind) -> None:
     _recording(kind.command, kind.example)(call)
 
 
+def _ended(success: bool | None) -> bool:
+    if success is None:
+        raise click.UsageError("how did it end? Give --ok or --failed")
+    return success
+
+
 def _parameter(name: str, field: Field, about: str | None) -> Callable[[Function], Function]:
     option = f"--{name.replace('_', '-')}"
-    if field is NAME:
+    if field.type == NAME.type:
         return click.argument(name)
     if name == "success":
         return _outcome_option
-    if field is FLAG:
+    if field.type == FLAG.type:
         return click.option(option, name, is_flag=True, help=about)
-    if field is COST:
-        return click.option(option, name, type=float, required=True, help=about)
-    return click.option(option, name, type=_COUNT, required=True, help=about)
+    kind = _COUNT if field.type == COUNT.type else str
+    return click.option(option, name, type=kind, required=not field.is_optional, help=about)
 
 
 for _kind in KINDS:

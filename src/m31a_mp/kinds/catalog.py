@@ -12,20 +12,25 @@ new.
 
 from __future__ import annotations
 
-from m31a_mp.kinds.declaration import Always, If, Into, Kind, Value, Values
-from m31a_mp.kinds.fields import COST, COUNT, FLAG, NAME
+from m31a_mp.kinds.declaration import Always, Effect, Ended, If, Into, Kind, Unknown, Value, Values, Within
+from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT, optional
 from m31a_mp.kinds.happenings import Happenings
-from m31a_mp.kinds.parts import Exact, Latest, Mean, Sum
+from m31a_mp.kinds.latest import Single
+from m31a_mp.kinds.parts import Counts, Derived, Earliest, Ever, Exact, Latest, Mean, Sum, Timed, TimedCalls
 from m31a_mp.kinds.tables import Table
+from m31a_mp.kinds.timeline import Steps
 
 TOOLS = Table(
     "tools",
     "name",
-    call_count=Sum(),
-    success_count=Sum(),
-    fail_count=Sum(),
-    total_duration_ms=Sum(),
+    calls=TimedCalls(
+        ("call_count", "success_count", "fail_count"),
+        "total_duration_ms",
+        ("min_duration_ms", "max_duration_ms"),
+        "durations",
+    ),
     avg_duration_ms=Mean("total_duration_ms", "call_count"),
+    errors=Counts(),
 )
 LLMS = Table(
     "llms",
@@ -35,6 +40,9 @@ LLMS = Table(
     total_tokens=Sum(),
     cost=Exact(keep="costs"),
     interaction_count=Sum(),
+    unknown_cost_count=Sum(),
+    prompt_hash=Earliest(keep="hashed"),
+    truncated_input=Ever(),
 )
 PHASES = Table(
     "phases",
@@ -43,76 +51,173 @@ PHASES = Table(
     transition_count=Sum(),
     heal_trigger_count=Sum(),
     bisect_trigger_count=Sum(),
+    heal_success_count=Sum(),
+    heal_fail_count=Sum(),
+    bisect_success_count=Sum(),
+    bisect_fail_count=Sum(),
+    heal_duration_ms=Sum(),
+    heal_loop_count=Sum(),
+)
+MODELS = Table(
+    "models",
+    "model",
+    interaction_count=Sum(),
+    prompt_tokens=Sum(),
+    completion_tokens=Sum(),
+    total_tokens=Sum(),
+    cached_tokens=Sum(),
+    cache_write_tokens=Sum(),
+    reasoning_tokens=Sum(),
+    cost=Exact(keep="costs"),
+    unknown_cost_count=Sum(),
+    durations=Timed("total_duration_ms", "durations"),
+)
+EDIT_STRATEGIES = Table("edit_strategies", "strategy", count=Sum())
+PLAN_OUTCOMES = Happenings(
+    "plan_outcomes",
+    "task_id",
+    "action",
+    "description",
+    "success",
+    "duration_ms",
+    "heals_used",
+    "tool_calls",
+    "files",
+    "error_type",
+    count="plan_outcome_count",
+)
+STARTUP = Single("startup", "duration_ms", "config_load_ms", "provider_ms", "tui_ms")
+COMPLETIONS = Happenings(
+    "completions",
+    "phase",
+    "success",
+    "timeout",
+    count="completion_count",
+    failure=Derived(lambda shown: not (shown["success"] or shown["timeout"])),
 )
 CANCELLATIONS = Happenings("cancellations", "phase", "reason", count="cancellation_count")
+TIMELINE = Steps("timeline")
+
+TABLES = {
+    table.name: table
+    for table in (
+        TOOLS,
+        LLMS,
+        PHASES,
+        MODELS,
+        EDIT_STRATEGIES,
+        PLAN_OUTCOMES,
+        STARTUP,
+        COMPLETIONS,
+        CANCELLATIONS,
+        TIMELINE,
+    )
+}
+"""What there is to add to, in the order of `metrics.json`."""
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_PARTS_OF_TOKENS = ("cached_tokens", "cache_write_tokens", "reasoning_tokens")
+_COST: dict[str, Effect] = {"cost": Value("cost"), "unknown_cost_count": Unknown("cost")}
+_DURATION = {"duration_ms": "How long it took, in milliseconds."}
+_PHASE = {"phase": "The phase."}
 
 KINDS = (
     Kind(
         "tool_call",
-        {"name": NAME, "success": FLAG, "duration_ms": COUNT},
-        Into(
-            TOOLS,
-            "name",
-            {
-                "call_count": Always(),
-                "success_count": If("success"),
-                "fail_count": If("success", wanted=False),
-                "total_duration_ms": Value("duration_ms"),
-            },
+        {"name": NAME, "success": FLAG, "duration_ms": COUNT, "error": optional(SHORT_NAME)},
+        (
+            Into(TOOLS, "name", {"calls": Ended("success", "duration_ms"), "errors": Value("error")}),
+            Into(TIMELINE, "", {"tool_calls": Always(), "failures": If("success", wanted=False)}),
         ),
         "Record a completed tool call.",
         {
             "name": "The tool.",
             "success": "Whether it did what it should.",
-            "duration_ms": "How long it took, in milliseconds.",
+            **_DURATION,
+            "error": "Why it failed, in a short name: `timeout`, `exit 1`, the class of an exception.",
         },
         command="tool",
-        example="tool make --failed --duration-ms 420",
+        example="tool make --failed --duration-ms 420 --error 'exit 2'",
     ),
     Kind(
         "llm_interaction",
-        {"phase": NAME, **dict.fromkeys(_TOKENS, COUNT), "cost": COST},
-        Into(
-            LLMS,
-            "phase",
-            {
-                **{name: Value(name) for name in _TOKENS},
-                "cost": Value("cost"),
-                "interaction_count": Always(),
-            },
+        {
+            "phase": NAME,
+            **dict.fromkeys(_TOKENS, COUNT),
+            **dict.fromkeys(_PARTS_OF_TOKENS, optional(COUNT, 0)),
+            "cost": PRICE,
+            "model": optional(SHORT_NAME),
+            "duration_ms": optional(COUNT),
+            "prompt_hash": optional(SHORT_NAME),
+            "truncated_input": optional(FLAG, False),
+        },
+        (
+            Into(
+                LLMS,
+                "phase",
+                {
+                    **{name: Value(name) for name in _TOKENS},
+                    **_COST,
+                    "interaction_count": Always(),
+                    "prompt_hash": Value("prompt_hash"),
+                    "truncated_input": If("truncated_input"),
+                },
+            ),
+            Into(
+                MODELS,
+                "model",
+                {
+                    "interaction_count": Always(),
+                    **{name: Value(name) for name in (*_TOKENS, *_PARTS_OF_TOKENS)},
+                    **_COST,
+                    "durations": Value("duration_ms"),
+                },
+            ),
+            Into(
+                TIMELINE,
+                "",
+                {
+                    "interactions": Always(),
+                    "tokens": Value("total_tokens"),
+                    "cost": Value("cost"),
+                    "unknown_costs": Unknown("cost"),
+                },
+            ),
         ),
         "Record an interaction with a language model.",
         {
             "phase": "The workflow phase that it belongs to.",
             "usage": "Its tokens, taken as they are; None makes the call a no-op.",
-            "cost": "What it cost: finite and not negative, in the currency of your choice.",
+            "cost": "What it cost: finite and not negative, in the currency of your choice; None: not known.",
+            "model": "The model.",
+            **_DURATION,
+            "prompt_hash": "A hash of the prompt, as of `hash_prompt`; the first one of a phase stays.",
+            "truncated_input": "Whether the input was cut.",
         },
-        grouped={"usage": _TOKENS},
+        grouped={"usage": (*_TOKENS, *_PARTS_OF_TOKENS)},
+        rules=(
+            Within(("cached_tokens", "cache_write_tokens"), "prompt_tokens"),
+            Within(("reasoning_tokens",), "completion_tokens"),
+        ),
     ),
     Kind(
         "phase_transition",
         {"phase": NAME},
-        Into(PHASES, "phase", {"transition_count": Always()}),
+        (Into(PHASES, "phase", {"transition_count": Always()}),),
         "Record that the workflow entered a phase.",
     ),
     Kind(
         "phase_duration",
         {"phase": NAME, "duration_ms": COUNT, "success": FLAG},
-        Into(PHASES, "phase", {"ended": Values(("duration_ms", "success"))}),
+        (Into(PHASES, "phase", {"ended": Values(("duration_ms", "success"))}),),
         "Record how long a phase took, and its outcome. The latest call wins; durations do not add up.\n\n"
         "A call whose clock is more than a day ahead when it is merged counts as made at that moment.",
-        {
-            "phase": "The phase.",
-            "duration_ms": "How long it took, in milliseconds.",
-            "success": "Whether it succeeded.",
-        },
+        {**_PHASE, **_DURATION, "success": "Whether it succeeded."},
     ),
     Kind(
         "heal_trigger",
         {"phase": NAME},
-        Into(PHASES, "phase", {"heal_trigger_count": Always()}),
+        (Into(PHASES, "phase", {"heal_trigger_count": Always()}),),
         "Record that self-healing was triggered in a phase.",
         command="heal",
         example="heal verify",
@@ -120,17 +225,127 @@ KINDS = (
     Kind(
         "bisect_trigger",
         {"phase": NAME},
-        Into(PHASES, "phase", {"bisect_trigger_count": Always()}),
+        (Into(PHASES, "phase", {"bisect_trigger_count": Always()}),),
         "Record that a bisection was triggered in a phase.",
         command="bisect",
         example="bisect verify",
     ),
     Kind(
+        "heal_outcome",
+        {"phase": NAME, "success": FLAG},
+        (
+            Into(
+                PHASES,
+                "phase",
+                {"heal_success_count": If("success"), "heal_fail_count": If("success", wanted=False)},
+            ),
+        ),
+        "Record how self-healing ended in a phase.",
+        {**_PHASE, "success": "Whether it healed what was broken."},
+        command="heal-outcome",
+        example="heal-outcome verify --ok",
+    ),
+    Kind(
+        "heal_duration",
+        {"phase": NAME, "duration_ms": COUNT},
+        (Into(PHASES, "phase", {"heal_duration_ms": Value("duration_ms")}),),
+        "Record how long self-healing took in a phase. Durations add up.",
+        {**_PHASE, **_DURATION},
+        command="heal-duration",
+        example="heal-duration verify --duration-ms 1800",
+    ),
+    Kind(
+        "heal_loop",
+        {"phase": NAME},
+        (Into(PHASES, "phase", {"heal_loop_count": Always()}),),
+        "Record that self-healing went in a loop in a phase.",
+        command="heal-loop",
+        example="heal-loop verify",
+    ),
+    Kind(
+        "bisect_outcome",
+        {"phase": NAME, "success": FLAG},
+        (
+            Into(
+                PHASES,
+                "phase",
+                {"bisect_success_count": If("success"), "bisect_fail_count": If("success", wanted=False)},
+            ),
+        ),
+        "Record how a bisection ended in a phase.",
+        {**_PHASE, "success": "Whether it found what it looked for."},
+        command="bisect-outcome",
+        example="bisect-outcome verify --failed",
+    ),
+    Kind(
+        "edit_strategy",
+        {"strategy": NAME},
+        (Into(EDIT_STRATEGIES, "strategy", {"count": Always()}),),
+        "Record that a strategy of editing was used.",
+        {"strategy": "Its name."},
+        command="edit-strategy",
+        example="edit-strategy search_replace",
+    ),
+    Kind(
+        "plan_outcome",
+        {
+            "task_id": NAME,
+            "action": TEXT,
+            "description": TEXT,
+            "success": FLAG,
+            "duration_ms": COUNT,
+            "heals_used": COUNT,
+            "tool_calls": COUNT,
+            "files": optional(FILES, ()),
+            "error_type": optional(TEXT, ""),
+        },
+        (PLAN_OUTCOMES,),
+        "Record the outcome of one task of a plan. The latest 1,000 stay, and how many there were.",
+        {"outcome": "The outcome; its timestamp is the time of the record."},
+        grouped={
+            "outcome": (
+                "task_id",
+                "action",
+                "description",
+                "success",
+                "duration_ms",
+                "heals_used",
+                "tool_calls",
+                "files",
+                "error_type",
+            )
+        },
+    ),
+    Kind(
+        "startup",
+        dict.fromkeys(("duration_ms", "config_load_ms", "provider_ms", "tui_ms"), COUNT),
+        (STARTUP,),
+        "Record how long the program took to start. The latest call wins.",
+        {
+            "duration_ms": "How long it took in all, in milliseconds.",
+            "config_load_ms": "Of that, loading the configuration.",
+            "provider_ms": "Of that, making ready the provider of language models.",
+            "tui_ms": "Of that, making ready the user interface.",
+        },
+        command="startup",
+        example="startup --duration-ms 900 --config-load-ms 40 --provider-ms 300 --tui-ms 60",
+    ),
+    Kind(
+        "completion",
+        {"phase": NAME, "success": FLAG, "timeout": FLAG},
+        (COMPLETIONS,),
+        "Record that a phase was completed; it failed if it neither succeeded nor timed out.\n\n"
+        "The latest 1,000 stay, and how many there were.",
+        {**_PHASE, "success": "Whether it succeeded.", "timeout": "Whether it ran out of time."},
+        command="completion",
+        example="completion execute --failed --timeout",
+    ),
+    Kind(
         "cancellation",
         {"phase": NAME, "reason": NAME},
-        CANCELLATIONS,
-        "Record that a phase was cancelled. Of more than 1,000 the latest stay, and how many there were.",
-        {"phase": "The phase.", "reason": "Why: text of 1 to 4096 bytes of UTF-8."},
+        (CANCELLATIONS,),
+        "Record that a phase was cancelled. The latest 1,000 stay, and how many there were.",
+        {**_PHASE, "reason": "Why: text of 1 to 4096 bytes of UTF-8."},
         command="cancellation",
         example="cancellation execute timeout",
     ),
@@ -138,6 +353,3 @@ KINDS = (
 
 EVENTS = {kind.event: kind for kind in KINDS}
 """Each kind by its name."""
-
-TABLES = {table.name: table for table in dict.fromkeys(kind.table for kind in KINDS)}
-"""What there is to add to, in the order of `metrics.json`."""

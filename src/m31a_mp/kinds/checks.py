@@ -8,6 +8,8 @@ INT64_MAX = 2**63 - 1
 """The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
 _INFINITE = float("inf")
 MAX_NAME_BYTES = 4096
+MAX_SHORT_NAME_BYTES = 1024
+MAX_FILES = 1000
 _NUMPY_BOOLS = ("numpy.bool", "numpy.bool_")  # since version 2, and before
 
 # How many names are kept ready; with more distinct ones than that, they are made anew.
@@ -54,26 +56,60 @@ def as_float(value: object) -> float | None:
         return _INFINITE
 
 
-def check_name(field: str, value: object) -> str:
-    """A name: text of 1 to 4096 bytes of UTF-8."""
+def check_text(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
+    """A text of at most so many bytes of UTF-8; it may be empty."""
     if not isinstance(value, str):
         raise TypeError(f"{field} must be a str, not {kind(value)}")
-    if not value:
-        raise ValueError(f"{field} must not be empty")
     try:
         size = len(value.encode())
     except UnicodeEncodeError as error:
         raise ValueError(f"{field} has a lone surrogate at {error.start}, which UTF-8 cannot carry") from None
-    if size > MAX_NAME_BYTES:
-        raise ValueError(f"{field} has {size} bytes of UTF-8; at most {MAX_NAME_BYTES} are allowed")
+    if size > limit:
+        raise ValueError(f"{field} has {size} bytes of UTF-8; at most {limit} are allowed")
     return str.__str__(value)  # of a str subclass, what it is and not how it shows itself
 
 
-def is_name(value: object) -> bool:
-    """Whether a value of JSON is a name as `check_name` wants it; a surrogate cannot be in it."""
-    if type(value) is not str or not 0 < len(value) <= MAX_NAME_BYTES:
+def check_name(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
+    """A name: text of 1 to 4096 bytes of UTF-8."""
+    if isinstance(value, str) and not value:
+        raise ValueError(f"{field} must not be empty")
+    return check_text(field, value, limit)
+
+
+def check_short_name(field: str, value: object) -> str:
+    """A name of 1 to 1024 bytes of UTF-8: a record that has a long one has room for two of these."""
+    return check_name(field, value, MAX_SHORT_NAME_BYTES)
+
+
+def check_files(field: str, value: object) -> tuple[str, ...]:
+    """Names of files: at most 1,000, each of 1 to 4096 bytes of UTF-8."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{field} must be a list or tuple of str, not {kind(value)}")
+    if len(value) > MAX_FILES:
+        raise ValueError(f"{field} has {len(value)} names; at most {MAX_FILES} are allowed")
+    return tuple(check_name(f"{field}[{i}]", name) for i, name in enumerate(value))
+
+
+def is_text(value: object, limit: int = MAX_NAME_BYTES) -> bool:
+    """Whether a value of JSON is a text as `check_text` wants it; a surrogate cannot be in it."""
+    if type(value) is not str or len(value) > limit:
         return False
-    return value.isascii() or len(value.encode()) <= MAX_NAME_BYTES
+    return value.isascii() or len(value.encode()) <= limit
+
+
+def is_name(value: object, limit: int = MAX_NAME_BYTES) -> bool:
+    """Whether a value of JSON is a name as `check_name` wants it."""
+    return bool(value) and is_text(value, limit)
+
+
+def is_short_name(value: object) -> bool:
+    """Whether a value of JSON is a name as `check_short_name` wants it."""
+    return bool(value) and is_text(value, MAX_SHORT_NAME_BYTES)
+
+
+def is_files(value: object) -> bool:
+    """Whether a value of JSON is a list of files as `check_files` wants it."""
+    return isinstance(value, list | tuple) and len(value) <= MAX_FILES and all(map(is_name, value))
 
 
 def check_int(field: str, value: object) -> int:
@@ -100,6 +136,11 @@ def check_cost(field: str, value: object) -> float:
     return cost
 
 
+def check_price(field: str, value: object) -> float | None:
+    """A cost, or None where it is not known."""
+    return None if value is None else check_cost(field, value)
+
+
 def check_bool(field: str, value: object) -> bool:
     """True or False; no value that is only true or false in an `if`."""
     truth = as_bool(value)
@@ -112,18 +153,24 @@ def check_bool(field: str, value: object) -> bool:
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x20), ord('"'), ord("\\"))}
 
 
+def quoted(text: str) -> str:
+    """A text as JSON has it."""
+    return f'"{text.translate(_ESCAPES)}"'
+
+
 class EncodedNames(dict[str, str]):
     """Names as they stand in a line, with their key and what follows: each is checked and encoded once, then
     looked up.
     """
 
-    def __init__(self, key: str, rest: str = "") -> None:
+    def __init__(self, key: str, rest: str = "", limit: int = MAX_NAME_BYTES) -> None:
         self._key = key
         self._rest = rest
+        self._limit = limit
 
     def __missing__(self, value: str) -> str:
-        name = check_name(self._key, value)
-        member = f',"{self._key}":"{name.translate(_ESCAPES)}"{self._rest}'
+        name = check_name(self._key, value, self._limit)
+        member = f',"{self._key}":{quoted(name)}{self._rest}'
         if len(self) >= _NAMES_KEPT:
             self.clear()
         self[name] = member

@@ -10,18 +10,24 @@ _SCALE = 2.0**-64  # sums of as many addends as there can be do not overflow on 
 
 
 class ExactSum:
-    """A sum of floats that is not rounded before it is shown."""
+    """A sum of floats that is not rounded before it is shown.
 
-    __slots__ = ("_addends",)
+    Attributes:
+        append: Adds a float. It waits in a list until the sum is asked for, or settled.
+        extend: Adds some.
+    """
+
+    __slots__ = ("_addends", "append", "extend")
 
     def __init__(self, addends: list[float] | None = None) -> None:
-        self._addends = addends or []
+        self._addends: list[float] = addends or []
+        self.append = self._addends.append
+        self.extend = self._addends.extend
 
-    def add(self, value: float) -> None:
-        """Add a float."""
-        self._addends.append(value)
+    def settle(self) -> None:
+        """Add up what waits, if that is much: so it takes no more memory than it must."""
         if len(self._addends) > _ADDENDS_KEPT:
-            self._addends = self.parts()
+            self._addends[:] = self.parts()
 
     def parts(self) -> list[float]:
         """The sum as a few floats: its rounded value, the rounded rest, and so on until nothing rests."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from m31a_mp.kinds.checks import INT64_MAX
-from m31a_mp.kinds.parts import Restoring, integer, saturated
+from m31a_mp.kinds.parts import Derived, Restoring, integer, saturated
 from m31a_mp.kinds.times import from_ns, plausible, to_ns
 from m31a_mp.model import ENTRIES, SessionMetrics
 
@@ -26,12 +26,14 @@ class Happenings:
         name: The key in `metrics.json`, which is the field of `SessionMetrics`.
         fields: The fields of an entry besides its `timestamp`, as those of the record.
         count: The key of how many there were.
+        derived: The fields of an entry that follow from the others.
     """
 
-    def __init__(self, name: str, *fields: str, count: str) -> None:
+    def __init__(self, name: str, *fields: str, count: str, **derived: Derived) -> None:
         self.name = name
         self.fields = fields
         self.count = count
+        self.derived = derived
 
     def new(self) -> Recent:
         """The list without a happening."""
@@ -81,11 +83,7 @@ class Recent:
 
     def shown(self) -> dict[str, Any]:
         """The happenings as fields of `SessionMetrics`."""
-        metric, fields = ENTRIES[self.table.name], self.table.fields
-        items = [
-            metric(**dict(zip(fields, values, strict=True)), timestamp=from_ns(time))
-            for time, *values in self._latest()
-        ]
+        items = [self._shown(time, values) for time, *values in self._latest()]
         return {self.table.name: items, self.table.count: saturated(self.count)}
 
     def kept(self) -> dict[str, Any] | None:
@@ -104,6 +102,14 @@ class Recent:
             self.add(plausible(to_ns(metric.timestamp) + ns, at.now), *values)
         self.count = max(self.count, getattr(metrics, self.table.count))
         self.first = plausible(integer(kept.get("first", at.started)), at.now)
+
+    def settle(self) -> None:
+        """Do nothing: there is nothing that waits."""
+
+    def _shown(self, time: int, values: list[Any]) -> Any:
+        fields = dict(zip(self.table.fields, values, strict=True))
+        derived = {name: of.of(fields) for name, of in self.table.derived.items()}
+        return ENTRIES[self.table.name](**fields, **derived, timestamp=from_ns(time))
 
     def _latest(self) -> list[tuple[Any, ...]]:
         """Those that stay, in order: the time, then the fields."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from m31a_mp.kinds.bounded import BoundedCounts
 from m31a_mp.kinds.checks import INT64_MAX
+from m31a_mp.kinds.durations import Calls, Durations
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.times import plausible
 
@@ -27,7 +29,8 @@ def integer(value: object) -> int:
     return value
 
 
-def _finite(value: object) -> float:
+def finite(value: object) -> float:
+    """A float of the checkpoint."""
     if not isinstance(value, float) or not math.isfinite(value):
         raise TypeError(f"{value!r} is not a finite number")
     return value
@@ -103,7 +106,7 @@ class Exact:
         kept[self.keep] = value.parts()
 
     def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> ExactSum:  # noqa: ARG002
-        exact = ExactSum([_finite(part) for part in kept.get(self.keep, [])])
+        exact = ExactSum([finite(part) for part in kept.get(self.keep, [])])
         shown = getattr(metric, name)
         return exact if exact.value() == shown else ExactSum([shown])
 
@@ -138,6 +141,147 @@ class Latest:
         if time is None and any(values):
             time = at.updated  # it came with `save()`, or from another program
         return () if time is None else (plausible(integer(time), at.now), *values)
+
+
+@dataclass(frozen=True)
+class Earliest:
+    """The value recorded first, behind its time; of several at the same time, the least.
+
+    Attributes:
+        keep: What the checkpoint calls its time.
+    """
+
+    keep: str
+
+    def zero(self) -> tuple[Any, ...]:
+        return ()
+
+    def merged(self, mine: tuple[Any, ...], theirs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return min(mine, theirs) if mine and theirs else mine or theirs
+
+    def show(self, name: str, value: tuple[Any, ...], shown: dict[str, Any]) -> None:
+        shown[name] = value[1] if value else ""
+
+    def save(self, value: tuple[Any, ...], kept: dict[str, Any]) -> None:
+        if value:
+            kept[self.keep] = value[0]
+
+    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> tuple[Any, ...]:
+        value = getattr(metric, name)
+        return (plausible(integer(kept.get(self.keep, at.started)), at.now), value) if value else ()
+
+
+class Ever:
+    """Whether it was ever so."""
+
+    def zero(self) -> bool:
+        return False
+
+    def merged(self, mine: bool, theirs: bool) -> bool:
+        return mine or theirs
+
+    def show(self, name: str, value: bool, shown: dict[str, Any]) -> None:
+        shown[name] = value
+
+    def save(self, value: bool, kept: dict[str, Any]) -> None:
+        """Keep nothing: `metrics.json` shows all of it."""
+
+    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> bool:  # noqa: ARG002
+        return bool(getattr(metric, name))
+
+
+@dataclass(frozen=True)
+class TimedCalls:
+    """Calls: their number, outcomes and durations.
+
+    Attributes:
+        counts: The fields for how many there were, succeeded and failed.
+        total: The field for the sum of the durations.
+        bounds: Those for the least and the greatest.
+        histogram: That for their histogram.
+    """
+
+    counts: tuple[str, str, str]
+    total: str
+    bounds: tuple[str, str]
+    histogram: str
+
+    def zero(self) -> Calls:
+        return Calls()
+
+    def merged(self, mine: Calls, theirs: Calls) -> Calls:
+        mine.merge(theirs)
+        return mine
+
+    def show(self, name: str, value: Calls, shown: dict[str, Any]) -> None:  # noqa: ARG002
+        shown |= zip(self.counts, map(saturated, value.counts), strict=True)
+        shown[self.total] = saturated(value.total)
+        shown |= zip(self.bounds, (value.least, value.greatest), strict=True)
+        shown[self.histogram] = value.histogram()
+
+    def save(self, value: Calls, kept: dict[str, Any]) -> None:
+        """Keep nothing: `metrics.json` shows all of it."""
+
+    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Calls:  # noqa: ARG002
+        count, successes, failures = (getattr(metric, field) for field in self.counts)
+        least, greatest = (getattr(metric, field) for field in self.bounds)
+        histogram = getattr(metric, self.histogram)
+        total = getattr(metric, self.total)
+        counts = (count, successes, failures)
+        return Calls(counts, total, histogram and histogram.copy(), least, greatest)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Durations: their sum, and their histogram.
+
+    Attributes:
+        total: The field for the sum.
+        histogram: That for the histogram.
+    """
+
+    total: str
+    histogram: str
+
+    def zero(self) -> Durations:
+        return Durations()
+
+    def merged(self, mine: Durations, theirs: Durations) -> Durations:
+        mine.merge(theirs)
+        return mine
+
+    def show(self, name: str, value: Durations, shown: dict[str, Any]) -> None:  # noqa: ARG002
+        shown[self.total] = saturated(value.total)
+        shown[self.histogram] = value.histogram()
+
+    def save(self, value: Durations, kept: dict[str, Any]) -> None:
+        """Keep nothing: `metrics.json` shows all of it."""
+
+    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Durations:  # noqa: ARG002
+        histogram = getattr(metric, self.histogram)
+        return Durations(getattr(metric, self.total), histogram and histogram.copy())
+
+
+class Counts:
+    """Counts by name, of a bounded number of names; None while there is none."""
+
+    def zero(self) -> None:
+        return None
+
+    def merged(self, mine: BoundedCounts | None, theirs: BoundedCounts | None) -> BoundedCounts | None:
+        if mine is None or theirs is None:
+            return mine or theirs
+        return mine.merge(theirs)
+
+    def show(self, name: str, value: BoundedCounts | None, shown: dict[str, Any]) -> None:
+        shown[name] = value.shown() if value else {}
+
+    def save(self, value: BoundedCounts | None, kept: dict[str, Any]) -> None:
+        """Keep nothing: `metrics.json` shows all of it."""
+
+    def restored(self, name: str, metric: Any, *_: Mapping[str, Any] | Restoring) -> BoundedCounts | None:
+        shown = getattr(metric, name)
+        return BoundedCounts.restored(shown) if shown else None
 
 
 @dataclass(frozen=True)

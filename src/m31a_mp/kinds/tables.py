@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from m31a_mp.kinds.parts import Derived, Part, Restoring, integer
+from m31a_mp.kinds.parts import Derived, Exact, Part, Restoring, Timed, TimedCalls, integer
 from m31a_mp.kinds.times import plausible
 from m31a_mp.model import ENTRIES, SessionMetrics
 
@@ -78,6 +78,13 @@ class Entries:
     def begun(self) -> Iterator[int]:
         """When each entry was first recorded."""
         return (entry.first for entry in self.by_name.values())
+
+    def settle(self) -> None:
+        """Count what waits in the entries, so that they take no more memory than they must."""
+        for name, part in self.table.parts.items():
+            if isinstance(part, TimedCalls | Timed | Exact):
+                for entry in self.by_name.values():
+                    getattr(entry, name).settle()
 
     def merge(self, other: Entries) -> None:
         """Add the entries of another state."""

@@ -10,6 +10,7 @@ from m31a_mp.kinds import json
 from m31a_mp.kinds.catalog import EVENTS
 from m31a_mp.kinds.checks import INT64_MAX, check_int
 from m31a_mp.kinds.declaration import Into, Kind
+from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.times import plausible
 from m31a_mp.metrics._folding import fold_plain
 from m31a_mp.metrics.totals import Totals
@@ -28,8 +29,15 @@ def fold_checked(totals: Totals, text: bytes, now: int) -> None:
         ValueError: It is no record; says why.
     """
     kind, record = _checked(text, now)
-    if isinstance(kind.into, Into):
-        totals.entry(kind.into.table.name, record[kind.into.key], record["time"])
+    names = [
+        (into.table.name, record[into.key])
+        for into in kind.into
+        if isinstance(into, Into) and isinstance(into.table, Table) and record[into.key] is not None
+    ]
+    for table, name in names:
+        totals.check_room(table, name)
+    for table, name in names:
+        totals.entry(table, name, record["time"])
     # What is checked is plain, and its name has an entry.
     others = fold_plain(totals, [record], INT64_MAX)
     assert not others, record  # noqa: S101  # else it would be lost without a word
@@ -48,7 +56,12 @@ def _checked(text: bytes, now: int) -> tuple[Kind, dict[str, Any]]:
         raise ValueError(f"not a record: its event is {given}")
     try:
         time = plausible(check_int("time", record["time"]), now) if "time" in record else now
-        values = {name: field.check(name, record[name]) for name, field in kind.fields.items()}
+        values = kind.complete(record)
+        for name, field in kind.fields.items():
+            if not field.is_optional or values[name] != field.default:
+                values[name] = field.check(name, values[name])
+        for rule in kind.rules:
+            rule.check(values)
     except KeyError as error:
         raise ValueError(f"{kind.event} without {error.args[0]!r}") from None
     except TypeError as error:

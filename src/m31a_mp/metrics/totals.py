@@ -69,23 +69,29 @@ class Totals:
     set_aside: set[str] = field(default_factory=set)
 
     def entry(self, table: str, name: str, time: int) -> Any:
-        """The entry of that name in a table; a new one, first recorded at that time, if there is none.
-
-        Raises:
-            TooManyEntriesError: It would be one too many.
-        """
+        """The entry of that name in a table; a new one, first recorded at that time, if there is none."""
         entries: Entries = self.tables[table]
         entry = entries.by_name.get(name)
         if entry is None:
-            size = len(orjson.dumps(name))
-            if len(entries) >= MAX_ENTRIES or self.names_bytes + size > MAX_NAMES_BYTES:
-                raise TooManyEntriesError(
-                    f"{name!r:.80} would be one of more than {MAX_ENTRIES} distinct names, "
-                    f"or make them longer than {MAX_NAMES_BYTES} bytes in all"
-                )
-            self.names_bytes += size
+            self.names_bytes += len(orjson.dumps(name))
             entry = entries.by_name[name] = entries.table.entry(time)
         return entry
+
+    def check_room(self, table: str, name: str) -> None:
+        """Raise TooManyEntriesError if the table cannot have an entry of that name."""
+        entries: Entries = self.tables[table]
+        is_new = name not in entries.by_name
+        size = len(orjson.dumps(name))
+        if is_new and (len(entries) >= MAX_ENTRIES or self.names_bytes + size > MAX_NAMES_BYTES):
+            raise TooManyEntriesError(
+                f"{name!r:.80} would be one of more than {MAX_ENTRIES} distinct names, "
+                f"or make them longer than {MAX_NAMES_BYTES} bytes in all"
+            )
+
+    def settle(self) -> None:
+        """Count what waits in the tables to be counted with more of its kind."""
+        for table in self.tables.values():
+            table.settle()
 
     def count_entries(self) -> int:
         """How many entries there are in all."""
@@ -130,6 +136,10 @@ class Totals:
             rejected=saturated(self.rejected),
         )
 
+    def rest(self) -> dict[str, Any]:
+        """What `SessionMetrics` do not show of the tables, for their `rest`."""
+        return {name: kept for name, table in self.tables.items() if (kept := table.kept()) is not None}
+
     def merge(self, other: Totals) -> None:
         """Add the state of another part, of which no record is counted here.
 
@@ -156,7 +166,7 @@ class Totals:
             "journal": self.journal,
             "set_aside": sorted(self.set_aside),
             "writers": {w: {"last": m.last, "dropped": m.dropped} for w, m in self.writers.items()},
-            **{name: kept for name, table in self.tables.items() if (kept := table.kept()) is not None},
+            **self.rest(),
         }
 
     @classmethod

@@ -54,20 +54,22 @@ class Staging:
         self._durable_root: tuple[int, int] | None = None
         self._group_commit = GroupCommit()
 
-    def put(self, event: str, members: str, last: int | str = "") -> None:
+    def put(self, event: str, members: str, last: int | str = "", at: int = 0) -> None:
         """Stamp a record with the time and stage it.
 
         Args:
             event: What kind of record it is.
             members: Its other keys and values, as they stand in the line, a comma before each.
             last: The last value, if `members` ends with its key.
+            at: The time of the record in nanoseconds since the epoch; 0: now.
         """
         if not mark[0]:  # C code forked, and Python's hooks did not run; or they were interrupted
             fork.came_through()
-        now = time_ns()
-        if now <= self._last_time:  # a clock that was set back must not turn the order around
-            now = self._last_time + 1
-        self._last_time = now
+        now = at or time_ns()
+        if not at:
+            if now <= self._last_time:  # a clock that was set back must not turn the order around
+                now = self._last_time + 1
+            self._last_time = now
         line = f'{{"event":"{event}","time":{now}{members}{last}}}\n'.encode()
         free = self._free
         try:
@@ -81,14 +83,14 @@ class Staging:
         finally:
             free.append(writer)
 
-    def put_durably(self, event: str, members: str, last: int | str = "") -> None:
+    def put_durably(self, event: str, members: str, last: int | str = "", at: int = 0) -> None:
         """Stage a record, and return when it is on the disk. Waits for the journal's lock.
 
         Threads that wait share one fsync: the next in turn does it for all. If the disk fails, or the lock
         cannot be had within 5 seconds, the log says so; the record is as safe as after `put`. The same for a
         signal handler that interrupted this very call.
         """
-        self.put(event, members, last)
+        self.put(event, members, last, at)
         try:
             self._group_commit.wait(self._sync)
         except (OSError, MetricsError) as error:

@@ -1,0 +1,184 @@
+"""How long things took: the exponential histogram of OpenTelemetry, base 2 and scale 4, in seconds.
+
+Bucket `i` holds the durations `d` with `base**i < d <= base**(i + 1)`, where `base` is `2**(1/16)`. Each
+bucket is 4.4 % wider than the one before, so a quantile is right within 2.2 %. Durations are whole numbers of
+milliseconds. Their bucket is found in a table of integers, and not by a logarithm, whose last digit differs
+between machines. See the data model of OpenTelemetry's metrics, "ExponentialHistogram".
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+from m31a_mp.kinds.checks import INT64_MAX
+
+SCALE = 4
+_STEPS = 2**SCALE  # buckets from one power of two to the next
+_LOWEST = -160  # the bucket of 1 ms: its upper bound is 2**(-159/16) s, the least one above 0.001 s
+_HIGHEST = 848  # the bucket of 2**63 - 1 ms
+_SHIFT = (_LOWEST + 1) // _STEPS  # powers of two, to make the lowest bound the root of an integer
+
+
+def _bound(index: int) -> int:
+    """The largest whole number of milliseconds not above a bucket: `floor(1000 * base**(index + 1))`.
+
+    The sixteenth root is four square roots. Their floors nest: the floor of the root of a floor is the floor
+    of the root itself.
+    """
+    # The sixteenth root of 1000**16 * 2**(index + 1), which has to be an integer: it is shifted.
+    root = (1000**16) << (index + 1 - _STEPS * _SHIFT)
+    for _ in range(SCALE):
+        root = math.isqrt(root)
+    return int(root >> -_SHIFT)
+
+
+_BOUNDS = [_bound(index) for index in range(_LOWEST, _HIGHEST + 1)]
+
+
+def bucket(milliseconds: int) -> int:
+    """The bucket of a duration from 1 to 2**63 - 1 ms."""
+    return _LOWEST + bisect_left(_BOUNDS, milliseconds)
+
+
+# Most are short; their buckets are looked up.
+_SHORT = 4096
+_BUCKETS = [_LOWEST, *map(bucket, range(1, _SHORT))]
+
+
+class Histogram:
+    """How many durations fell into each bucket.
+
+    Attributes:
+        zero_count: How many took 0 ms.
+        offset: The index of the first bucket that is not empty; 0 while there is none.
+        counts: How many fell into each bucket from that one on.
+    """
+
+    __slots__ = ("counts", "offset", "zero_count")
+
+    def __init__(self, zero_count: int = 0, offset: int = 0, counts: list[int] | None = None) -> None:
+        self.zero_count = zero_count
+        self.offset = offset
+        self.counts = counts or []
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        mine, theirs = ((h.zero_count, h.offset if h.counts else 0, h.counts) for h in (self, other))
+        return mine == theirs
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"<Histogram of {self.count} durations>"
+
+    def copy(self) -> Histogram:
+        """Another one with the same durations."""
+        return Histogram(self.zero_count, self.offset, list(self.counts))
+
+    @property
+    def count(self) -> int:
+        """How many durations there are."""
+        return self.zero_count + sum(self.counts)
+
+    def add(self, durations: Mapping[int, int]) -> None:
+        """Add durations: how many there are of each number of milliseconds."""
+        self.zero_count += durations.get(0, 0)
+        least, greatest = min(filter(None, durations), default=0), max(durations, default=0)
+        if greatest:
+            self._reach(bucket(least), bucket(greatest))
+            counts, offset = self.counts, self.offset
+            for milliseconds, count in durations.items():
+                if milliseconds:
+                    index = _BUCKETS[milliseconds] if milliseconds < _SHORT else bucket(milliseconds)
+                    counts[index - offset] += count
+
+    def merge(self, other: Histogram) -> None:
+        """Add the durations of another one."""
+        self.zero_count += other.zero_count
+        if other.counts:
+            self._reach(other.offset, other.offset + len(other.counts) - 1)
+            for index, count in enumerate(other.counts, other.offset - self.offset):
+                self.counts[index] += count
+
+    def _reach(self, first: int, last: int) -> None:
+        """Have buckets from one index to another."""
+        if not self.counts:
+            self.offset = first
+        missing = self.offset - first
+        if missing > 0:
+            self.counts[:0] = [0] * missing
+            self.offset = first
+        missing = last + 1 - self.offset - len(self.counts)
+        if missing > 0:
+            self.counts += [0] * missing
+
+    def quantile(self, q: float, least: int | None = None, greatest: int | None = None) -> float | None:
+        """The duration that a part `q` of them did not exceed, in milliseconds, within 2.2 %.
+
+        Args:
+            q: From 0 to 1: 0.5 is the median. The rank is `ceil(q * count)`, and at least 1.
+            least: The least of the durations, in ms, if it is known.
+            greatest: The greatest of them.
+
+        Returns:
+            The geometric middle of the bucket, but nothing outside of the bounds; None without durations.
+
+        Raises:
+            ValueError: `q` is not from 0 to 1.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must be from 0 to 1, not {q}")
+        rank = max(1, math.ceil(q * self.count))
+        if not self.count or rank <= self.zero_count:
+            return 0.0 if self.count else None
+        if rank == 1 and least is not None:
+            return float(least)
+        if rank == self.count and greatest is not None:
+            return float(greatest)
+        ranks = accumulate(self.counts, initial=self.zero_count)
+        next(ranks)
+        index = next(index for index, up_to in enumerate(ranks, self.offset) if rank <= up_to)
+        middle: float = 1000 * 2 ** ((index + 0.5) / _STEPS)
+        return min(max(middle, least or 0), math.inf if greatest is None else greatest)
+
+    def to_json(self) -> dict[str, Any]:
+        """As OTLP spells it, with counts of at most 2**63 - 1."""
+        return {
+            "scale": SCALE,
+            "zero_count": min(self.zero_count, INT64_MAX),
+            "offset": self.offset,
+            "bucket_counts": [min(count, INT64_MAX) for count in self.counts],
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Histogram:
+        """From what `to_json` returned.
+
+        Raises:
+            ValueError: It is not of that form; says why.
+        """
+        if not isinstance(value, dict):
+            raise ValueError("is no object")  # noqa: TRY004  # of the input, not of the caller
+        if value.get("scale") != SCALE:
+            raise ValueError(f"has a scale other than {SCALE}")
+        offset, counts = value.get("offset", 0), value.get("bucket_counts", [])
+        zero_count = value.get("zero_count", 0)
+        if not isinstance(counts, list) or not all(_is_count(count) for count in (zero_count, *counts)):
+            raise ValueError("has counts that are no integers from 0 to 2**63 - 1")
+        if type(offset) is not int or (
+            counts and not _LOWEST <= offset <= offset + len(counts) - 1 <= _HIGHEST
+        ):
+            raise ValueError("has buckets of no duration in milliseconds")
+        while counts and not counts[-1]:
+            counts.pop()
+        first = next((i for i, count in enumerate(counts) if count), 0)
+        return cls(zero_count, offset + first if counts else 0, counts[first:])
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= INT64_MAX

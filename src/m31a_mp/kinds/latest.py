@@ -1,0 +1,85 @@
+"""A single thing of which the latest record stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from m31a_mp.kinds.checks import INT64_MAX
+from m31a_mp.kinds.parts import Restoring, integer
+from m31a_mp.kinds.times import plausible
+from m31a_mp.model import SINGLE, SessionMetrics
+
+
+class Single:
+    """A field of `SessionMetrics` that has the values recorded last.
+
+    Attributes:
+        name: The key in `metrics.json`, which is the field of `SessionMetrics`.
+        fields: The fields of the record, and of what is shown.
+    """
+
+    def __init__(self, name: str, *fields: str) -> None:
+        self.name = name
+        self.fields = fields
+
+    def new(self) -> SingleState:
+        """Nothing is recorded."""
+        return SingleState(self)
+
+
+class SingleState:
+    """The values recorded last; of several at the same time, the greatest.
+
+    Attributes:
+        table: The declaration.
+        first: The time of the first record, in ns; meaningless while there is none.
+    """
+
+    def __init__(self, table: Single) -> None:
+        self.table = table
+        self.first = INT64_MAX
+        self._latest: tuple[Any, ...] = ()
+
+    def __len__(self) -> int:
+        return bool(self._latest)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SingleState):
+            return NotImplemented
+        return (self.first, self._latest) == (other.first, other._latest)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def add(self, time: int, *values: Any) -> None:
+        """Add a record."""
+        self._latest = max(self._latest, (time, *values))
+
+    def begun(self) -> Iterator[int]:
+        """When it was first recorded, if it was."""
+        return iter([self.first] if self._latest else [])
+
+    def settle(self) -> None:
+        """Do nothing: there is nothing that waits."""
+
+    def merge(self, other: SingleState) -> None:
+        """Add what another state has."""
+        self.first = min(self.first, other.first)
+        self._latest = max(self._latest, other._latest)
+
+    def shown(self) -> dict[str, Any]:
+        """The values as a field of `SessionMetrics`."""
+        values = self._latest[1:]
+        return {self.table.name: SINGLE[self.table.name](*values) if values else None}
+
+    def kept(self) -> dict[str, Any] | None:
+        """The checkpoint's part: the times."""
+        return {"first": self.first, "time": self._latest[0]} if self._latest else None
+
+    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
+        """Add what was shown."""
+        shown = getattr(metrics, self.table.name)
+        if shown is not None:
+            self.first = plausible(integer(kept.get("first", at.started)), at.now)
+            time = plausible(integer(kept.get("time", at.updated)), at.now)
+            self.add(time, *(getattr(shown, field) for field in self.table.fields))

@@ -1,0 +1,180 @@
+"""What happened when: sums for equal steps of time.
+
+A step is a power of two of seconds wide, and aligned to the epoch. There are at most 512 steps in which
+anything happened; a step in which nothing did is not kept. The width is the least one with which that is so.
+One record of a clock that is years wrong makes one step, then, and the others stay as fine as they were.
+
+Width, steps and sums follow from the set of the records: neither their order nor the parts that are merged
+show in them. For records that take too many steps at one width do so with more records, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from m31a_mp.kinds.exact import ExactSum
+from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, finite, integer, saturated
+from m31a_mp.model import SessionMetrics, Timeline
+
+MAX_STEPS = 512
+SECOND = 10**9
+
+
+class Step:
+    """What happened in one step."""
+
+    __slots__ = ("cost", "failures", "interactions", "tokens", "tool_calls", "unknown_costs")
+
+    def __init__(self) -> None:
+        self.tool_calls = 0
+        self.failures = 0
+        self.interactions = 0
+        self.tokens = 0
+        self.unknown_costs = 0
+        self.cost = ExactSum()
+
+    def add(self, other: Step) -> None:
+        """Add what happened in another one."""
+        self.tool_calls += other.tool_calls
+        self.failures += other.failures
+        self.interactions += other.interactions
+        self.tokens += other.tokens
+        self.unknown_costs += other.unknown_costs
+        self.cost.extend(other.cost.parts())
+
+
+COUNTS = ("tool_calls", "failures", "interactions", "tokens", "unknown_costs")
+
+
+class Steps:
+    """The declaration of the timeline.
+
+    Attributes:
+        name: The key in `metrics.json`, which is the field of `SessionMetrics`.
+        parts: The parts of a step.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.parts: dict[str, Part] = {name: Sum() for name in COUNTS} | {"cost": Exact(keep="costs")}
+
+    def new(self) -> StepsState:
+        """The timeline without a step."""
+        return StepsState(self)
+
+
+class StepsState:
+    """The steps in which anything happened."""
+
+    def __init__(self, declaration: Steps) -> None:
+        self.declaration = declaration
+        self._seconds = 1
+        self._steps: dict[int, Step] = {}
+
+    def __len__(self) -> int:
+        return 0  # it has no names
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StepsState) and self.shown() == other.shown() and self.kept() == other.kept()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def bounds(self, time: int, latest: int) -> tuple[int, int]:
+        """From which time and up to which a step is that of a time; all in ns.
+
+        Args:
+            time: The time.
+            latest: The latest time that there may be: the second bound is at most behind it.
+        """
+        width = self._seconds * SECOND
+        start = time // width * width
+        return start, min(start + width, latest + 1)
+
+    def add(self, time: int, *counts: int, costs: list[float]) -> None:
+        """Add to the step of a time in ns.
+
+        Args:
+            time: The time.
+            counts: What to add to each of `COUNTS`.
+            costs: What to add to the cost.
+        """
+        if any(counts):
+            step = self._step(time)
+            for name, count in zip(COUNTS, counts, strict=True):
+                setattr(step, name, getattr(step, name) + count)
+            step.cost.extend(costs)
+
+    def _step(self, time: int) -> Step:
+        """The step of a time in ns. A new one may make all steps wider."""
+        number = time // SECOND // self._seconds
+        if number not in self._steps:
+            self._steps[number] = Step()
+            while len(self._steps) > MAX_STEPS:
+                self._widen()
+            number = time // SECOND // self._seconds
+        return self._steps[number]
+
+    def begun(self) -> Iterator[int]:
+        """Nothing: the entries know when they were first recorded."""
+        return iter(())
+
+    def settle(self) -> None:
+        """Add up the costs that wait."""
+        for step in self._steps.values():
+            step.cost.settle()
+
+    def merge(self, other: StepsState) -> None:
+        """Add the steps of another state."""
+        while self._seconds < other._seconds:
+            self._widen()
+        for number, step in other._steps.items():
+            self._step(number * other._seconds * SECOND).add(step)
+
+    def shown(self) -> dict[str, Any]:
+        """The steps as a field of `SessionMetrics`."""
+        if not self._steps:
+            return {self.declaration.name: None}
+        numbers = sorted(self._steps)
+        steps = [self._steps[number] for number in numbers]
+        return {
+            self.declaration.name: Timeline(
+                self._seconds,
+                [number * self._seconds for number in numbers],
+                **{name: [saturated(getattr(step, name)) for step in steps] for name in COUNTS},
+                costs=[step.cost.value() for step in steps],
+            )
+        }
+
+    def kept(self) -> dict[str, Any] | None:
+        """The checkpoint's part: the costs that a float does not hold, by the start of their step."""
+        rests = {
+            str(number * self._seconds): parts
+            for number, step in self._steps.items()
+            if len(parts := step.cost.parts()) > 1
+        }
+        return {"costs": rests} if rests else None
+
+    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
+        """Add what was shown."""
+        shown: Timeline | None = getattr(metrics, self.declaration.name)
+        if shown is None:
+            return
+        self._seconds = shown.step_seconds
+        rests = kept.get("costs", {})
+        for i, start in enumerate(shown.starts):
+            step = Step()
+            for name in COUNTS:
+                setattr(step, name, getattr(shown, name)[i])
+            exact = ExactSum([finite(part) for part in rests.get(str(start), [])])
+            step.cost = exact if exact.value() == shown.costs[i] else ExactSum([shown.costs[i]])
+            self._step(integer(start) * SECOND).add(step)
+
+    def _widen(self) -> None:
+        """Make each step twice as wide."""
+        self._seconds *= 2
+        finer, self._steps = self._steps, {}
+        for number, step in finer.items():
+            wider = self._steps.setdefault(number // 2, step)
+            if wider is not step:
+                wider.add(step)

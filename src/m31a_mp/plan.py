@@ -1,0 +1,145 @@
+"""The outcome of one task of a plan. A worker needs no more than this to record it."""
+
+from __future__ import annotations
+
+from m31a_mp.kinds.checks import check_bool, check_files, check_int, check_name, check_text, kind, quoted
+from m31a_mp.kinds.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+MAX_OUTCOME_BYTES = 60_000
+"""What an outcome may take in its line, of which a journal takes no more than 64 KiB."""
+
+
+class PlanOutcome(Value):
+    """The outcome of one task of a plan. It cannot be changed, and is compared by its values.
+
+    They are checked when it is recorded.
+
+    Attributes:
+        task_id: The task: a name of 1 to 4096 bytes of UTF-8.
+        action: What was to be done; at most 4096 bytes.
+        description: The same, for people; at most 4096 bytes.
+        success: Whether it was done.
+        duration_ms: How long it took, in milliseconds: from 0 to 2**63 - 1, as the other counts.
+        heals_used: How many times self-healing was used.
+        tool_calls: How many tools were called.
+        files: The files that it was about: at most 1,000, of 1 to 4096 bytes each.
+        error_type: Why it failed; empty if it did not; at most 4096 bytes.
+        timestamp: When it was done, an aware time; None: when it is recorded.
+    """
+
+    __slots__ = (
+        "action",
+        "description",
+        "duration_ms",
+        "error_type",
+        "files",
+        "heals_used",
+        "success",
+        "task_id",
+        "timestamp",
+        "tool_calls",
+    )
+    __match_args__ = (
+        "task_id",
+        "action",
+        "description",
+        "success",
+        "duration_ms",
+        "heals_used",
+        "tool_calls",
+        "files",
+        "error_type",
+        "timestamp",
+    )
+
+    task_id: str
+    action: str
+    description: str
+    success: bool
+    duration_ms: int
+    heals_used: int
+    tool_calls: int
+    files: tuple[str, ...]
+    error_type: str
+    timestamp: datetime | None
+
+    def __init__(  # noqa: PLR0913, PLR0917  # one for each field
+        self,
+        task_id: str,
+        action: str,
+        description: str,
+        success: bool,
+        duration_ms: int,
+        heals_used: int = 0,
+        tool_calls: int = 0,
+        files: Iterable[str] = (),
+        error_type: str = "",
+        timestamp: datetime | None = None,
+    ) -> None:
+        named = files if isinstance(files, str) else tuple(files)  # of one file, a str would be its letters
+        self._set(
+            task_id,
+            action,
+            description,
+            success,
+            duration_ms,
+            heals_used,
+            tool_calls,
+            named,
+            error_type,
+            timestamp,
+        )
+
+    def members(self) -> str:
+        """Not for users: the fields as they stand in a record's line.
+
+        Raises:
+            TypeError: A value is of a wrong type; says which.
+            ValueError: A value is out of range, or they take too much room in all.
+        """
+        texts: dict[str, str] = {
+            "task_id": quoted(check_name("task_id", self.task_id)),
+            "action": quoted(check_text("action", self.action)),
+            "description": quoted(check_text("description", self.description)),
+            "success": "true" if check_bool("success", self.success) else "false",
+            "duration_ms": str(check_int("duration_ms", self.duration_ms)),
+            "heals_used": str(check_int("heals_used", self.heals_used)),
+            "tool_calls": str(check_int("tool_calls", self.tool_calls)),
+        }
+        if files := check_files("files", self.files):
+            texts["files"] = f"[{','.join(map(quoted, files))}]"
+        if error_type := check_text("error_type", self.error_type):
+            texts["error_type"] = quoted(error_type)
+        members = "".join(f',"{name}":{text}' for name, text in texts.items())
+        size = len(members.encode())
+        if size > MAX_OUTCOME_BYTES:
+            raise ValueError(f"the outcome takes {size} bytes in its line; at most {MAX_OUTCOME_BYTES} fit")
+        return members
+
+    def time(self) -> int:
+        """Not for users: the timestamp in nanoseconds since the epoch; 0 if there is none.
+
+        Raises:
+            TypeError: It is no aware time.
+            ValueError: It is before the epoch.
+        """
+        if self.timestamp is None:
+            return 0
+        from datetime import UTC, datetime, timedelta
+
+        if not isinstance(self.timestamp, datetime) or self.timestamp.utcoffset() is None:
+            given = kind(self.timestamp)
+            raise TypeError(f"timestamp must be a datetime with its offset from UTC, not {given}")
+        since = self.timestamp - datetime(1970, 1, 1, tzinfo=UTC)
+        return check_int("timestamp", since // timedelta(microseconds=1) * 1000)
+
+
+def check_outcome(outcome: object) -> None:
+    """Raise TypeError if it is no outcome."""
+    if not isinstance(outcome, PlanOutcome):
+        raise TypeError(f"outcome must be a PlanOutcome, not {kind(outcome)}")
