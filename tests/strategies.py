@@ -31,6 +31,7 @@ from m31a_mp.system import files
 from workers import locked
 
 INT64_MAX = 2**63 - 1
+MAX_STEPS = 512  # of a timeline
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def expected_timeline(records: Iterable[tuple[int, Record]]) -> Fields | None:
 
 def _expected_timeline(table: Any, records: list[tuple[int, Any, Fields]]) -> Fields | None:
     seconds = 1
-    while len({time // (seconds * 10**9) for time, _, _ in records}) > 512:
+    while len({time // (seconds * 10**9) for time, _, _ in records}) > MAX_STEPS:
         seconds *= 2
     steps: dict[int, dict[str, list[Any]]] = {}
     for time, into, fields in records:

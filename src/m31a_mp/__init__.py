@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from m31a_mp.inspection.verify import Finding, verify
     from m31a_mp.metrics.compactor import Compaction, compact
     from m31a_mp.metrics.file import load, save
+    from m31a_mp.metrics.merge import merge
     from m31a_mp.model import (
         CancellationMetric,
         CompletionMetric,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         WorkflowPhase,
     )
     from m31a_mp.plan import PlanOutcome
+    from m31a_mp.prompt import hash_prompt
     from m31a_mp.recorder import Recorder, attach
     from m31a_mp.timing import Measured, Stopwatch
     from m31a_mp.usage import Usage
@@ -81,7 +83,9 @@ __all__ = [
     "__version__",
     "attach",
     "compact",
+    "hash_prompt",
     "load",
+    "merge",
     "save",
     "verify",
 ]
@@ -107,8 +111,10 @@ _HOMES = {
         "WorkflowPhase",
     ),
     "plan": ("PlanOutcome",),
+    "prompt": ("hash_prompt",),
     "recorder": ("Recorder", "attach"),
     "metrics.file": ("load", "save"),
+    "metrics.merge": ("merge",),
     "timing": ("Measured", "Stopwatch"),
     "usage": ("Usage",),
 }

@@ -225,6 +225,18 @@ class Timeline:
     unknown_costs: list[int] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Refuse what is no timeline.
+
+        Raises:
+            ValueError: The width is no power of two, or a column has another length than `starts`.
+        """
+        if self.step_seconds < 1 or self.step_seconds & (self.step_seconds - 1):
+            raise ValueError(f"step_seconds is {self.step_seconds}, not a power of two")
+        for name in ("tool_calls", "failures", "interactions", "tokens", "unknown_costs", "costs"):
+            if len(getattr(self, name)) != len(self.starts):
+                raise ValueError(f"{name} has not as many values as there are starts")
+
 
 @dataclass(frozen=True, slots=True)
 class SessionTotals:
@@ -286,8 +298,8 @@ class SessionMetrics:
     cancellations: list[CancellationMetric] = field(default_factory=list, metadata=OPTIONAL)
     cancellation_count: int = field(default=0, metadata=OPTIONAL)
     timeline: Timeline | None = field(default=None, metadata=OPTIONAL)
-    rest: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """Not for users: what `metrics.json` does not show, so that `merge` is exact."""
+    rest: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    """Not for users: what is not shown, so that `merge` is exact; None where this library did not make it."""
 
     @property
     def totals(self) -> SessionTotals:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, ParamSpec, Self, TypeVar
 
     from m31a_mp.model import SessionMetrics
+    from m31a_mp.plan import PlanOutcome
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -102,13 +103,16 @@ class Recorder(Recording):
         """Measure a block, and record it as a call of a tool: `with recorder.tool_call("bash"):`.
 
         `async with` does the same. It has failed if an exception leaves the block, which goes on its way, or
-        if the block says so: `with recorder.tool_call("bash") as call: call.success = False`.
+        if the block says so: `with recorder.tool_call("bash") as call: call.success = False`. The error is
+        the class of the exception, or what the block says: `call.error = "timeout"`.
 
         Args:
             name: The tool.
         """
         name = checks.check_name("name", name)
-        return Stopwatch(lambda success, duration_ms: self.record_tool_call(name, success, duration_ms))
+        return Stopwatch(
+            lambda success, duration_ms, error: self.record_tool_call(name, success, duration_ms, error=error)
+        )
 
     def tool(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Measure each call of a function, and record it as one of a tool: `@recorder.tool("bash")`.
@@ -130,7 +134,7 @@ class Recorder(Recording):
         """
         phase = checks.check_name("phase", phase)
         return Stopwatch(
-            lambda success, duration_ms: self.record_phase_duration(phase, duration_ms, success),
+            lambda success, duration_ms, _: self.record_phase_duration(phase, duration_ms, success),
             lambda: self.record_phase_transition(phase),
         )
 
@@ -139,7 +143,8 @@ class Recorder(Recording):
     ) -> CompletedProcess[Any]:
         """Run a command as `subprocess.run` does, and record it as a call of a tool.
 
-        It has succeeded if its status is 0. The command finds the session in its environment.
+        It has succeeded if its status is 0; else the error is `exit 1`, `SIGKILL`, `timeout`, or the class of
+        an exception. The command finds the session in its environment.
 
         Args:
             command: The program and its arguments.
@@ -181,9 +186,30 @@ class Recorder(Recording):
         for reason, count in self._staging.untold_drops().items():
             totals.dropped[reason] = totals.dropped.get(reason, 0) + count
         metrics = totals.to_metrics(self._session.id)
+        metrics.rest = totals.rest()
         if not (has_records(metrics) or self._told or self._session.is_there()):
             self._told = warn("there is no session in %s: its snapshot is empty", self._session.root)
         return metrics
+
+    def recent_plan_outcomes(self, n: int = 0) -> list[PlanOutcome]:
+        """The latest outcomes of tasks of a plan, the oldest of them first.
+
+        Args:
+            n: How many at most; 0 or less: all that are kept, which are 1,000.
+
+        Raises:
+            DamagedMetricsError, OSError: As `snapshot`.
+        """
+        outcomes = self.snapshot().plan_outcomes
+        return outcomes[-n:] if n > 0 else outcomes
+
+    def current_session_cost(self) -> float:
+        """What the session cost so far; at least that, where the cost of an interaction is not known.
+
+        Raises:
+            DamagedMetricsError, OSError: As `snapshot`.
+        """
+        return self.snapshot().totals.cost
 
     def flush(self) -> None:
         """Hand what this process recorded to the journal.

@@ -24,15 +24,17 @@ class Measured:
 
     Attributes:
         success: Set it to False where something failed and no exception tells it.
+        error: Set it to a short name that says why; of an exception it is the name of its class.
     """
 
-    __slots__ = ("_started", "_success", "entered_by", "is_left")
+    __slots__ = ("_error", "_started", "_success", "entered_by", "is_left")
 
     def __init__(self, entered_by: int = 0) -> None:
         """Not for users: `entered_by` is the id of the frame whose block it is."""
         self.entered_by = entered_by
         self.is_left = False
         self._success = True
+        self._error: str | None = None
         self._started = monotonic_ns()
 
     @property
@@ -43,6 +45,14 @@ class Measured:
     def success(self, success: bool) -> None:
         # Here, where it is set: at the end of the block the error could hide one that leaves the block.
         self._success = checks.check_bool("success", success)
+
+    @property
+    def error(self) -> str | None:
+        return self._error
+
+    @error.setter
+    def error(self, error: str | None) -> None:
+        self._error = None if error is None else checks.check_short_name("error", error)
 
     def milliseconds(self) -> int:
         return (monotonic_ns() - self._started) // 1_000_000
@@ -65,8 +75,10 @@ class Stopwatch:
 
     __slots__ = ("_enter", "_leave", "_under_way")
 
-    def __init__(self, leave: Callable[[bool, int], None], enter: Callable[[], None] | None = None) -> None:
-        """Not for users: `leave` takes the success and the milliseconds."""
+    def __init__(
+        self, leave: Callable[[bool, int, str | None], None], enter: Callable[[], None] | None = None
+    ) -> None:
+        """Not for users: `leave` takes the success, the milliseconds, and why it failed."""
         self._leave = leave
         self._enter = enter
         self._under_way: dict[Measured, None] = {}
@@ -116,7 +128,10 @@ class Stopwatch:
             measured = self._find(id(frame))
             _entered.set(tuple(block for block in entered if block is not measured))
         measured.is_left = True
-        self._leave(measured.success and exc_type is None, measured.milliseconds())
+        error = measured.error
+        if exc_type and error is None:
+            error = _short(exc_type.__name__)
+        self._leave(measured.success and exc_type is None, measured.milliseconds(), error)
 
     def _find(self, frame: int) -> Measured:
         """Take the block that is being left out of those under way."""
@@ -193,6 +208,36 @@ def run(
     import subprocess
 
     with stopwatch as call:
-        completed = subprocess.run(command, env=environment, **options)  # noqa: PLW1510, S603  # as the caller says
+        try:
+            completed = subprocess.run(command, env=environment, **options)  # noqa: PLW1510, S603  # as the caller says
+        except subprocess.CalledProcessError as error:
+            call.error = error_of(error.returncode)
+            raise
+        except subprocess.TimeoutExpired:
+            call.error = "timeout"
+            raise
         call.success = completed.returncode == 0
+        call.error = error_of(completed.returncode)
     return completed
+
+
+def error_of(status: int) -> str | None:
+    """The name of the error that a command ended with: `exit 1`, `SIGKILL`; None if it succeeded.
+
+    Args:
+        status: Its exit status, or minus the number of the signal that ended it.
+    """
+    if status >= 0:
+        return f"exit {status}" if status else None
+    import signal
+
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _short(name: str) -> str:
+    """A name of an error from one that may be anything, for an error here would hide the other one."""
+    whole = name.encode(errors="replace")
+    return whole[: checks.MAX_SHORT_NAME_BYTES].decode(errors="ignore") or "exception"

@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"session"},
     {"system"},
     {"usage"},
-    {"model", "kinds", "errors", "response", "plan"},
+    {"model", "kinds", "errors", "response", "plan", "prompt"},
 ]
 # Of these, a record needs all but what is named here.
 HOT = {
@@ -52,7 +52,7 @@ LATE = {
     "recorder.py": {"m31a_mp.inspection.snapshot", "m31a_mp.model"},
     "session/paths.py": {"pathlib"},
     "system/process.py": {"datetime", "psutil"},
-    "timing.py": {"functools", "inspect", "subprocess"},
+    "timing.py": {"functools", "inspect", "signal", "subprocess"},
     "usage.py": {"m31a_mp.response"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -17,11 +17,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from errno import ENOEXEC
+from functools import partial
 
 from m31a_mp.collector import Collector
 from m31a_mp.errors import MetricsError
 from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import Recorder
+from m31a_mp.timing import error_of
 
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
@@ -93,9 +95,12 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
             if phase is not None:
                 records.make(recorder.record_phase_transition, phase)
             started = time.monotonic_ns()
-            status = _keep(command, {**os.environ, **recorder.env()}, runner, held, complain)
+            ended = _keep(command, {**os.environ, **recorder.env()}, runner, held, complain)
+            status = _as_told(ended)
             duration_ms = (time.monotonic_ns() - started) // 1_000_000
-            records.make(recorder.record_tool_call, tool, status == 0, duration_ms)
+            records.make(
+                partial(recorder.record_tool_call, error=error_of(ended)), tool, status == 0, duration_ms
+            )
             if phase is not None:
                 records.make(recorder.record_phase_duration, phase, duration_ms, status == 0)
             records.make(recorder.bring_out)
@@ -163,9 +168,9 @@ def _keep(
     held: BlockedSignals,
     complain: Callable[[str], None],
 ) -> int:
-    """Run the command; returns its status, as `run_recorded` does."""
+    """Run the command; returns its exit status, or minus the number of the signal that ended it."""
     try:
-        return _as_told(_wait(_start(command, environment, held), runner))
+        return _wait(_start(command, environment, held), runner)
     except OSError as error:
         complain(f"{command[0]}: {error.strerror}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE

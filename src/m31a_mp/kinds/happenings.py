@@ -101,7 +101,8 @@ class Recent:
             values = (getattr(metric, field) for field in self.table.fields)
             self.add(plausible(to_ns(metric.timestamp) + ns, at.now), *values)
         self.count = max(self.count, getattr(metrics, self.table.count))
-        self.first = plausible(integer(kept.get("first", at.started)), at.now)
+        if self.count:
+            self.first = plausible(integer(kept.get("first", at.started)), at.now)
 
     def settle(self) -> None:
         """Do nothing: there is nothing that waits."""

@@ -16,6 +16,7 @@ import orjson
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.kinds import json
+from m31a_mp.kinds.catalog import TABLES
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
 from m31a_mp.model import SessionMetrics
@@ -89,7 +90,12 @@ def read_metrics(session: Session) -> SessionMetrics | None:
         OSError: It cannot be read.
     """
     document = _read(session)
-    return None if document is None else _metrics(session, document)
+    if document is None:
+        return None
+    metrics = _metrics(session, document)
+    if checkpoint := document.get(_CHECKPOINT):
+        metrics.rest = {name: kept for name, kept in checkpoint.items() if name in TABLES}
+    return metrics
 
 
 def read_file(path: StrPath) -> SessionMetrics:

@@ -138,7 +138,7 @@ class Totals:
 
     def rest(self) -> dict[str, Any]:
         """What `SessionMetrics` do not show of the tables, for their `rest`."""
-        return {name: kept for name, table in self.tables.items() if (kept := table.kept()) is not None}
+        return {name: kept for name, table in self.tables.items() if (kept := table.kept())}
 
     def merge(self, other: Totals) -> None:
         """Add the state of another part, of which no record is counted here.

@@ -1,0 +1,106 @@
+"""Merging: the parts of a session add up to the whole, whatever was dealt to which part."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m31a_mp import Collector, LLMMetric, SessionMetrics, ToolMetric, Usage, load, merge
+from m31a_mp.metrics.events import fold_checked
+from m31a_mp.metrics.totals import Totals
+from strategies import Record, any_counts, few_names, records_of
+
+USAGE = Usage(1, 2, 3)
+few_records = records_of(few_names, any_counts)
+
+
+def metrics_of(records: list[tuple[int, Record]]) -> SessionMetrics:
+    totals = Totals(10**18)  # of all parts: an owner who came after the records
+    for time, record in records:
+        fold_checked(totals, record.line(time), 2 * 10**18)
+    metrics = totals.to_metrics("s")
+    metrics.rest = totals.rest()
+    return metrics
+
+
+def stored(metrics: SessionMetrics) -> SessionMetrics:
+    """As it comes back from a file."""
+    read = SessionMetrics.from_json(orjson.loads(orjson.dumps(metrics.to_json())))
+    read.rest = orjson.loads(orjson.dumps(metrics.rest))
+    return read
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4 * 10**12), few_records), max_size=12),
+    st.lists(st.integers(0, 2), min_size=12, max_size=12),
+    st.permutations(range(3)),
+)
+def test_parts_add_up_to_the_whole_in_any_order(
+    records: list[tuple[int, Record]], dealt: list[int], order: list[int]
+) -> None:
+    parts = [
+        stored(metrics_of([record for record, to in zip(records, dealt, strict=False) if to == part]))
+        for part in range(3)
+    ]
+    whole = metrics_of(records)
+    merged = merge(*(parts[i] for i in order))
+    assert merged == whole
+    assert merged.rest == whole.rest
+    assert merge(merge(parts[0], parts[1]), parts[2]) == whole
+
+
+def test_costs_are_exact_to_the_last_digit() -> None:
+    costs = [0.1, 1e16, 0.2, 1e-8, 0.3]
+    parts = [
+        metrics_of([(i, Record("llm_interaction", ("plan", USAGE, cost)))]) for i, cost in enumerate(costs)
+    ]
+    whole = metrics_of(
+        [(i, Record("llm_interaction", ("plan", USAGE, cost))) for i, cost in enumerate(costs)]
+    )
+    assert merge(*parts) == merge(*parts[::-1]) == whole
+
+
+def test_metrics_of_other_programs_add_up_as_they_are_shown() -> None:
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    one = SessionMetrics(
+        "a", at, at, [ToolMetric("bash", 2, 1, 1, 10, 5.0)], [LLMMetric("p", 1, 2, 3, 0.5, 1)]
+    )
+    two = SessionMetrics(
+        "b", at, at, [ToolMetric("bash", 1, 1, 0, 2, 2.0)], [LLMMetric("p", 1, 2, 3, 0.25, 1)]
+    )
+    merged = merge(one, two)
+    assert merged.session_id == "a,b"
+    assert merged.tools == [ToolMetric("bash", 3, 2, 1, 12, 4.0)]
+    assert merged.llms == [LLMMetric("p", 2, 4, 6, 0.75, 2)]
+    assert one.tools == [ToolMetric("bash", 2, 1, 1, 10, 5.0)]
+
+
+def test_what_was_changed_counts_as_it_is() -> None:
+    part = metrics_of([(1, Record("llm_interaction", ("plan", USAGE, 0.1)))])
+    part.llms[0].cost = 2.0
+    assert merge(part, part).llms[0].cost == 4.0
+
+
+def test_files_and_snapshots_merge(sessions: Path) -> None:
+    for name in ("a", "b"):
+        with Collector(name, sessions) as collector:
+            collector.record_tool_call("bash", True, 5)
+            snapshot = collector.snapshot()
+    one, two = load(sessions, "a"), load(sessions, "b")
+    assert one
+    assert two
+    assert merge(one, two).tools[0].call_count == merge(one, snapshot).tools[0].call_count == 2
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to merge"):
+        merge()
+    with pytest.raises(TypeError, match="SessionMetrics, not dict"):
+        merge({})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"tools\[0\].call_count"):
+        merge(SessionMetrics("s", tools=[ToolMetric("bash", "many")]))  # type: ignore[arg-type]
