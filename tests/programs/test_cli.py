@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from m31a_mp import Collector, SessionMetrics, Usage, attach, load
+from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, attach, load
 from m31a_mp.cli import ls, main, progress, show
 from m31a_mp.inspection.status import Reading, reading
 from m31a_mp.session.paths import Session
@@ -113,13 +113,112 @@ def test_show_has_a_row_for_every_tool_model_use_and_phase(call: Call, directory
     result = call("show", directory)
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith(f"{directory}: finished\nstarted ")
-    assert result.row("grep") == ["4", "3", "1", "75.0 %", "15 ms", "60 ms"]
+    assert result.row("grep") == ["4", "3", "1", "75.0 %", "15 ms", "9.9 ms", "30 ms", "30 ms", "60 ms"]
     assert result.row("in all") == ["2", "990", "110", "1,100", "0.7500"]
     assert result.row("plan") == ["1", "900", "100", "1,000", "0.2500"]
     phases = Result(0, result.out.partition("Phases")[2], "")
     assert phases.row("plan") == ["ok", "8.3 s", "1", "0", "0"]
     assert phases.row("verify") == ["-", "-", "1", "1", "1"]
     assert "not in metrics.json" not in result.out
+
+
+def test_show_names_errors_models_and_costs_that_are_not_known(call: Call, directory: Path) -> None:
+    usage = Usage(900, 100, 1000, cached_tokens=500, cache_write_tokens=100, reasoning_tokens=30)
+    with Collector(directory.name, directory.parent) as collector:
+        for error in ("exit 2", "timeout", "exit 2"):
+            collector.record_tool_call("make", False, 20, error=error)
+        collector.record_llm_interaction("plan", usage, None, model="opus", duration_ms=2000)
+        collector.record_llm_interaction("plan", usage, 0.25, model="opus", duration_ms=2000)
+        collector.record_llm_interaction("verify", usage, None)
+        collector.record_startup(900, 40, 300, 60)
+        collector.record_heal_duration("plan", 700)
+        collector.record_edit_strategy("search_replace")
+        collector.record_plan_outcome(PlanOutcome("T-1", "edit", "", True, 8300, files=("a.py", "b.py")))
+        collector.record_completion("plan", False, True)
+    result = call("show", directory)
+    errors = Result(0, result.out.partition("Errors")[2].partition("Models")[0], "")
+    assert [errors.row("make"), errors.out.count("make")] == [["exit 2", "2"], 2]
+    assert "Models; 1 interaction without one\n" in result.out
+    opus = ["2", "600", "1,000", "200", "140", "60", "2,000", "2.0 s", "2.0 s", "at least 0.2500"]
+    assert result.row("opus") == opus
+    assert result.row("verify") == ["1", "900", "100", "1,000", "not known"]
+    assert "the program took 900 ms to start: configuration 40 ms" in result.out
+    assert "heal time" in result.out
+    assert result.row("search_replace") == ["1"]
+    assert result.row("T-1") == ["edit", "-", "yes", "8.3 s", "0", "0", "a.py, b.py", "-", "0 s"]
+    assert call("show", directory, "--json").json["totals"]["unknown_cost_count"] == 2
+    assert call("ls", directory.parent).row(directory.name)[-2] == "at least 0.2500"
+
+
+def test_show_sorts_and_leaves_out_what_is_not_asked_for(call: Call, directory: Path) -> None:
+    with attach(directory.name, directory.parent) as recorder:
+        for i in range(2000):
+            recorder.record_tool_call(f"tool-{i:04}", i % 3 != 0, i)
+    result = call("show", directory, "--sort", "total", "--top", "3")
+    tools = re.findall(r"^tool-\d+", result.out, re.MULTILINE)
+    assert tools == ["tool-1999", "tool-1998", "tool-1997"]
+    assert "\n1,997 more tools\n" in result.out
+    assert call("show", directory, "--sort", "failed", "--top", "1").row("tool-0000")[:3] == ["1", "0", "1"]
+    assert call("show", directory, "--top", "0").status == 2
+    assert call("show", directory, "--sort", "beauty").status == 2
+
+
+def three(sessions: Path) -> list[str]:
+    """Sessions whose numbers tell them apart."""
+    for i, name in enumerate(("a", "b", "c"), 1):
+        with Collector(name, sessions) as collector:
+            for _ in range(i):
+                collector.record_tool_call("make", i != 2, 10 * i)
+            collector.record_llm_interaction("plan", Usage(i, i, 2 * i), 0.1 * i, model="opus")
+    return [str(sessions / name) for name in ("a", "b", "c")]
+
+
+def test_show_of_several_sessions_has_their_sum_and_each_beside_it(call: Call, tmp_path: Path) -> None:
+    names = three(tmp_path / "some")
+    result = call("show", *names)
+    assert result.out.startswith("the sum of 3 sessions\n")
+    assert result.row("some/b") == ["2", "2", "1", "4", "0.2000"]
+    assert result.row("in all") == ["6", "2", "3", "12", "0.6000"]
+    assert result.row("make")[:3] == ["6", "4", "2"]
+    document = call("show", *names, "--json").json
+    assert [one["totals"]["tool_calls"] for one in document["sessions"]] == [1, 2, 3]
+    assert document["totals"]["tool_calls"] == document["metrics"]["tools"][0]["call_count"] == 6
+    assert call("show", names[0], Path(names[1]) / "metrics.json").row("make")[0] == "3"
+
+
+def test_comparison_has_the_larger_differences_first(call: Call, tmp_path: Path) -> None:
+    for name, factor in (("before", 1), ("after", 3)):
+        with Collector(name, tmp_path) as collector:
+            for tool, took in (("little", 1), ("much", 1000), ("same", 0)):
+                collector.record_tool_call(tool, factor == 1, took * factor)
+            if factor == 3:
+                collector.record_tool_call("new", True, 5)
+    pair = [str(tmp_path / name) for name in ("before", "after")]
+    result = call("show", "--compare", *pair)
+    assert result.out.startswith("before → after\n")
+    found = [line.split()[0] for line in result.out.partition("Tools that differ")[2].splitlines()[3:]]
+    assert found == ["much", "new", "little", "same"]
+    assert result.row("much") == ["1", "0.0 % → 100.0 %", "1.0 s → 3.0 s", "1.0 s → 3.0 s", "1.0 s → 3.0 s"]
+    assert result.row("tool calls") == ["3", "4", "+33.3 %"]
+    document = call("show", "--compare", *pair, "--json").json
+    assert document["tools"][0]["total_duration_ms"] == [1000, 3000]
+    assert call("show", "--compare", pair[0], pair[0]).out.count("that differ") == 0
+
+
+def test_activity_is_one_line_and_a_clock_that_is_wrong_does_not_flatten_it(
+    call: Call, directory: Path
+) -> None:
+    start = 1_795_388_400
+    lines = [
+        b'{"event":"tool_call","time":%d,"name":"make","success":true,"duration_ms":1}\n' % (second * 10**9)
+        for second in [1000, *(start + i for i in range(0, 40, 2) for _ in range(i + 1))]
+    ]
+    directory.mkdir(parents=True)
+    (directory / "journal.ndjson").write_bytes(b"".join(lines))
+    out = call("show", directory).out
+    bars, note = out.partition("Activity\n")[2].splitlines()[:2]
+    assert (bars[0], bars[-1], bars.count(" ")) == ("▁", "█", 19)
+    assert note == "1.0 s a column, at most 39 calls in one; 1 far from these left out"
 
 
 def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) -> None:
@@ -142,6 +241,7 @@ def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) 
             "completion_tokens": 110,
             "total_tokens": 1100,
             "cost": 0.75,
+            "unknown_cost_count": 0,
             "phases": 2,
             "dropped": 0,
             "rejected": 0,
@@ -215,7 +315,7 @@ def test_show_of_a_bare_file_of_the_go_program(call: Call, tmp_path: Path) -> No
     )
     result = call("show", file)
     assert result.out.startswith(f"{file}: session go\nstarted 2024-05-01 10:00:00 UTC")
-    assert result.row("bash") == ["3", "2", "1", "66.7 %", "10 ms", "30 ms"]
+    assert result.row("bash") == ["3", "2", "1", "66.7 %", "10 ms", "-", "-", "-", "30 ms"]
     document = call("show", "elsewhere.json", "--json").json
     assert (document["session"], document["state"]) == (str(file), None)
     assert document["totals"]["tool_calls"] == 3
@@ -714,7 +814,10 @@ def test_mistyped_command_names_the_one_that_was_meant(
     assert result.err.startswith(f"m31a-mp: there is no command {expected}\nhint: m31a-mp ")
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], ["--nothing"], ["show", "a", "b"], ["ls", "--nothing"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nothing"], ["--nothing"], ["show", "--compare", "a"], ["watch", "a", "b"], ["ls", "--nothing"]],
+)
 def test_wrong_usage_is_one_line_and_a_hint(call: Call, arguments: list[str]) -> None:
     result = call(*arguments)
     assert (result.status, result.out) == (2, "")

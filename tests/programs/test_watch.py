@@ -128,7 +128,7 @@ def busy(session: Session) -> Iterator[Collector]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+@pytest.mark.parametrize("columns", [40, 60, 80, 120, 160])
 def test_show_fits_the_terminal_and_cuts_nothing_but_names(one: Session, columns: int) -> None:
     with busy(one):
         whole = subprocess.run(
@@ -136,7 +136,7 @@ def test_show_fits_the_terminal_and_cuts_nothing_but_names(one: Session, columns
         ).stdout.splitlines()
         lines = printed(columns, "show", one.directory)
     assert all(cell_len(line) <= columns for line in lines)
-    assert any(line.startswith("no room for: ") for line in lines) == (columns < 80)
+    assert any(line.startswith("no room for: ") for line in lines) == (columns < 160)
     for row, expected in zip(table_of(lines, "tool", 4), table_of(whole, "tool", 4), strict=True):
         assert row.keys() >= {"tool", "calls", "failed"}
         first, _, last = row.pop("tool").partition("…")
@@ -187,7 +187,7 @@ def test_watch_scrolls_by_keys_says_where_it_is_and_ends_by_q(one: Session) -> N
     many(one)
     with on_terminal(80, 20, "watch", one.directory) as terminal:
         picture = Picture(terminal)
-        lines = picture.await_footer("lines 1-19 of 106")
+        lines = picture.await_footer("lines 1-19 of 108")
         assert lines[-1].rstrip().endswith("; arrows, PgUp, PgDn, Home, End scroll; q ends")
         assert len(lines) == 20
         assert lines[0].startswith(str(one.directory)[:40])
@@ -199,8 +199,8 @@ def test_watch_scrolls_by_keys_says_where_it_is_and_ends_by_q(one: Session) -> N
             ("\x1b[A", "lines 2-20 ", "tool-013"),
             ("\x1b[6~", "lines 21-39 ", "tool-032"),
             ("\x1b[5~", "lines 2-20 ", "tool-013"),
-            ("\x1b[F", "lines 88-106 ", "tool-099"),
-            ("jjj\x1b[6~", "lines 88-106 ", "tool-099"),
+            ("\x1b[F", "lines 90-108 ", "in all"),
+            ("jjj\x1b[6~", "lines 90-108 ", "in all"),
             ("\x1b[H", "lines 1-19 ", "tool-012"),
             ("k\x1b[5~x\x1b[99~\x1b", "lines 1-19 ", "tool-012"),
         ]:
@@ -227,7 +227,7 @@ def test_watch_draws_anew_when_the_terminal_has_another_size(one: Session) -> No
     many(one)
     with on_terminal(120, 40, "watch", "--interval", "3600", one.directory) as terminal:
         picture = Picture(terminal)
-        picture.await_footer("lines 1-39 of 106")
+        picture.await_footer("lines 1-39 of 108")
         for columns, lines in [(40, 10), (60, 12), (80, 30), (20, 5)]:
             picture.lines.clear()
             resize(terminal, columns, lines)
@@ -246,14 +246,14 @@ def test_watch_stays_where_it_is_while_the_session_grows_and_shrinks(one: Sessio
     with on_terminal(80, 20, "watch", "--interval", "0.05", one.directory) as terminal:
         picture = Picture(terminal)
         terminal.type("\x1b[F")
-        first, _, total = lines_seen(picture.await_footer(" of 36"))
-        picture.await_footer("lines 18-36 of 36")
+        first, _, total = lines_seen(picture.await_footer(" of 38"))
+        picture.await_footer("lines 20-38 of 38")
         many(one, 50)
-        lines = picture.await_footer("of 56")
-        assert lines_seen(lines)[0] == 18
+        lines = picture.await_footer("of 58")
+        assert lines_seen(lines)[0] == 20
         save(one.sessions_dir, one.id, SessionMetrics(one.id))
         picture.await_that(lambda lines: any("nothing is recorded yet" in line for line in lines))
-        assert (first, total) >= (1, 36)
+        assert (first, total) >= (1, 38)
 
 
 def test_keys_are_known_however_their_bytes_come() -> None:
@@ -307,16 +307,16 @@ def test_watch_stopped_by_ctrl_z_gives_modes_and_keys_back_and_scrolls_on_afterw
     many(one)
     with shell() as terminal:
         terminal.type(f"{' '.join(PROGRAM)} watch {one.directory}\n")
-        terminal.read_until("lines 1-39 of 106")
+        terminal.read_until("lines 1-39 of 108")
         terminal.type("\x1a")
         assert _FIRST_SCREEN in terminal.read_until("Stopped")
         terminal.read_until("prompt> ")
         terminal.type("stty -a | grep -c ' icanon.* echo '; stty -a | grep -o -- ' icanon'\n")
         terminal.read_until("\n icanon")
         terminal.type("fg\n")
-        terminal.read_until("lines 1-39 of 106")
+        terminal.read_until("lines 1-39 of 108")
         terminal.type("j")
-        terminal.read_until("lines 2-40 of 106")
+        terminal.read_until("lines 2-40 of 108")
         terminal.type("q")
         terminal.read_until(_FIRST_SCREEN)
         terminal.type("echo status=$?\n")
@@ -334,10 +334,10 @@ def test_watch_in_the_background_neither_draws_nor_stops_nor_takes_keys(one: Ses
         seen = terminal.read_until("typed-23") + terminal.read_until("Running")
         assert _OTHER_SCREEN not in seen
         terminal.type("fg\n")
-        seen = terminal.read_until("lines 1-39 of 106")
+        seen = terminal.read_until("lines 1-39 of 108")
         assert _OTHER_SCREEN in seen
         terminal.type("j")
-        terminal.read_until("lines 2-40 of 106")
+        terminal.read_until("lines 2-40 of 108")
         os.kill(pid, signal.SIGSTOP)  # of which it is not told
         terminal.read_until("prompt> ")
         terminal.type("bg\n")
@@ -346,9 +346,9 @@ def test_watch_in_the_background_neither_draws_nor_stops_nor_takes_keys(one: Ses
         seen = terminal.read_until("typed-24") + terminal.read_until("Running")
         assert "lines 2-40" not in seen
         terminal.type("fg\n")
-        terminal.read_until("lines 2-40 of 106")
+        terminal.read_until("lines 2-40 of 108")
         terminal.type("j")
-        terminal.read_until("lines 3-41 of 106")
+        terminal.read_until("lines 3-41 of 108")
         terminal.type("q")
         terminal.read_until(_FIRST_SCREEN)
         terminal.read_until("prompt> ")
@@ -363,13 +363,13 @@ def test_watch_continued_after_sigstop_takes_keys_again(one: Session) -> None:
         terminal.read_until("pid=$pid.")
         pid = int(re.findall(r"pid=(\d+)\.", terminal.read_until(".\r\n"))[-1])
         terminal.type("fg\n")
-        terminal.read_until("lines 1-39 of 106")
+        terminal.read_until("lines 1-39 of 108")
         os.kill(pid, signal.SIGSTOP)
         terminal.read_until("prompt> ")
         terminal.type("stty icanon echo; fg\n")
-        terminal.read_until("lines 1-39 of 106")
+        terminal.read_until("lines 1-39 of 108")
         terminal.type("j")
-        terminal.read_until("lines 2-40 of 106")
+        terminal.read_until("lines 2-40 of 108")
         terminal.type("q")
         terminal.read_until(_FIRST_SCREEN)
         terminal.type("echo status=$?\n")
@@ -381,8 +381,8 @@ def test_watch_whose_input_is_no_terminal_reads_no_keys_and_says_where_it_is(one
     command = f"exec {' '.join(PROGRAM)} watch {one.directory} < /dev/null"
     with Terminal("sh", "-c", command) as terminal:
         picture = Picture(terminal)
-        lines = picture.await_footer("lines 1-39 of 106")
-        assert lines[-1].strip() == "lines 1-39 of 106"
+        lines = picture.await_footer("lines 1-39 of 108")
+        assert lines[-1].strip() == "lines 1-39 of 108"
         assert termios.tcgetattr(terminal.slave) == terminal.modes
         terminal.type("\x03")
         assert terminal.end()[0] == 0

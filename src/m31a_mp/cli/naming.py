@@ -89,6 +89,17 @@ def session_argument(function: Function) -> Function:
     )(function)
 
 
+def sessions_argument(function: Function) -> Function:
+    """Any number of sessions as positional arguments."""
+    return click.argument(
+        "directories",
+        metavar="[SESSION]...",
+        nargs=-1,
+        required=False,
+        shell_complete=complete_session,
+    )(function)
+
+
 def session_option(function: Function) -> Function:
     """The session as an option: for the commands that record."""
     return click.option(

@@ -1,27 +1,37 @@
-"""`m31a-mp show`: what a session adds up to."""
+"""`m31a-mp show`: what sessions add up to."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, session_argument
+from m31a_mp.cli.comparison import comparison_json
+from m31a_mp.cli.entries import SORTS, Choice
+from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, sessions_argument
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
-from m31a_mp.inspection.status import status
+from m31a_mp.inspection.status import Status, status
 from m31a_mp.metrics.file import read_file
+from m31a_mp.metrics.merge import merge
+from m31a_mp.model import SessionMetrics
+from m31a_mp.recorder import SESSION_VARIABLE
 
 _EPILOG = """\
 \b
 Examples:
   m31a-mp show sessions/demo
+  m31a-mp show sessions/demo --sort p95 --top 20
   m31a-mp show sessions/demo --json | jq .totals
+  m31a-mp show sessions/a sessions/b sessions/c
+  m31a-mp show --compare sessions/before sessions/after
   m31a-mp show /elsewhere/metrics.json
 
 Works while the session runs, also where nobody closed it, and counts every record in it,
-merged or not. Also shows a bare metrics.json, whoever wrote it. Changes
-nothing.
+merged or not. Also shows a bare metrics.json, whoever wrote it. Of several
+sessions it shows the sum, and each in a line. Changes nothing.
 
 Where the terminal is narrow, columns are left out and names cut; the last line
 says which columns. In a pipe all columns are there, and --json has the names
@@ -29,30 +39,77 @@ whole.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A session, or a file of metrics of which nothing else is known."""
+
+    name: str
+    metrics: SessionMetrics
+    status: Status | None = None
+
+    def json(self) -> dict[str, Any]:
+        return tables.status_json(self.status) if self.status else tables.file_json(self.name, self.metrics)
+
+    def view(self, choice: Choice) -> tables.View:
+        if self.status:
+            return tables.status_view(self.status, choice)
+        return tables.file_view(self.name, self.metrics, choice)
+
+
 @click.command("show", epilog=_EPILOG)
-@session_argument
+@sessions_argument
+@click.option("--sort", type=click.Choice(list(SORTS)), help="Sort tools, models and phases; largest first.")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Show the first N of each table only.")
+@click.option("--compare", is_flag=True, help="Show how the second session differs from the first.")
 @json_option
-def command(directory: str | None, as_json: bool) -> int:
+def command(
+    directories: tuple[str, ...], sort: str | None, top: int | None, *, compare: bool, as_json: bool
+) -> int:
     """Show what a session adds up to: tools, model use, phases, who is live."""
-    if directory and os.path.isfile(directory):
-        _show_file(os.path.abspath(directory), as_json=as_json)
-        return 0
-    found = status(existing_or_latest(directory, "m31a-mp show"))
-    if as_json:
-        tables.print_json(tables.status_json(found))
+    if compare and len(directories) != 2:  # noqa: PLR2004  # before and after
+        raise click.UsageError("--compare takes two sessions")
+    # Not by click, which would split a name at its spaces where it takes several.
+    found = [_find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
+    choice = Choice(sort, top)
+    if compare:
+        _show_comparison(found, top, as_json=as_json)
+    elif len(found) > 1:
+        _show_sum(found, choice, as_json=as_json)
+    elif as_json:
+        tables.print_json(found[0].json())
     else:
-        tables.console().print(tables.status_view(found))
+        tables.console().print(found[0].view(choice))
     return 0
 
 
-def _show_file(path: str, *, as_json: bool) -> None:
+def _find(directory: str | None) -> _Found:
+    if not directory or not os.path.isfile(directory):
+        looked = status(existing_or_latest(directory, "m31a-mp show"))
+        return _Found(str(looked.directory), looked.metrics, looked)
+    path = os.path.abspath(directory)
     try:
-        metrics = read_file(path)
+        return _Found(path, read_file(path))
     except UnsupportedVersionError:
         raise  # it is not damaged
     except DamagedMetricsError as error:
         raise TroubleError(str(error), "name a session's directory, or a metrics.json") from None
+
+
+def _show_sum(found: list[_Found], choice: Choice, *, as_json: bool) -> None:
+    whole = merge(*(one.metrics for one in found))
     if as_json:
-        tables.print_json(tables.file_json(path, metrics))
+        sums = {"totals": tables.totals(whole), "metrics": whole.to_json()}
+        tables.print_json({"sessions": [one.json() for one in found]} | sums)
     else:
-        tables.console().print(tables.file_view(path, metrics))
+        named = [(os.path.relpath(one.name), one.metrics) for one in found]
+        tables.console().print(tables.sum_view(named, whole, choice))
+
+
+def _show_comparison(found: list[_Found], top: int | None, *, as_json: bool) -> None:
+    before, after = (one.metrics for one in found)
+    if as_json:
+        sessions = [{"session": one.name, "totals": tables.totals(one.metrics)} for one in found]
+        tables.print_json({"sessions": sessions} | comparison_json(before, after))
+    else:
+        names = [os.path.relpath(one.name) for one in found]
+        tables.console().print(tables.comparison_view(names, before, after, top))

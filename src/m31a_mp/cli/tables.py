@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from m31a_mp.cli.activity import Activity
+from m31a_mp.cli.cells import ago, bad, cost, count
+from m31a_mp.cli.comparison import comparison_views
+from m31a_mp.cli.entries import Choice, hidden_entries, metrics_views
 from m31a_mp.cli.layout import Cell, Column, Table, cut
 from m31a_mp.cli.naming import shell_words
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
-from m31a_mp.kinds.catalog import TABLES
-from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.metrics import rejected
-from m31a_mp.model import LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, format_time, has_records
+from m31a_mp.model import SessionMetrics, format_time
 from m31a_mp.system.log import shown
 from m31a_mp.system.process import describe, name_and_state
 
@@ -29,8 +30,6 @@ JSON_VERSION = 1
 _PIPE_COLUMNS = 10_000
 _STATE_STYLES = {State.RUNNING: "green", State.NOT_CLOSED: "yellow", State.FINISHED: ""}
 _NAME_CELLS = 200  # of a name in running text; an id has no more
-_VALUE_CELLS = 40  # of a field of a single happening
-_HAPPENINGS_SHOWN = 10
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -45,6 +44,8 @@ def console(*, stderr: bool = False) -> Console:
         width=None if is_terminal else _PIPE_COLUMNS,
     )
 
+
+ALL = Choice()
 
 # --- JSON ---------------------------------------------------------------------------------------------
 
@@ -116,16 +117,18 @@ def row_json(status: Status) -> dict[str, Any]:
 
 def totals(metrics: SessionMetrics) -> dict[str, int | float]:
     """The sums over all entries."""
+    sums = metrics.totals
     return {
-        "tool_calls": sum(tool.call_count for tool in metrics.tools),
-        "tool_failures": sum(tool.fail_count for tool in metrics.tools),
-        "llm_interactions": sum(llm.interaction_count for llm in metrics.llms),
-        "prompt_tokens": sum(llm.prompt_tokens for llm in metrics.llms),
-        "completion_tokens": sum(llm.completion_tokens for llm in metrics.llms),
-        "total_tokens": sum(llm.total_tokens for llm in metrics.llms),
-        "cost": sum(llm.cost for llm in metrics.llms),
+        "tool_calls": sums.tool_calls,
+        "tool_failures": sums.tool_failures,
+        "llm_interactions": sums.llm_interactions,
+        "prompt_tokens": sums.prompt_tokens,
+        "completion_tokens": sums.completion_tokens,
+        "total_tokens": sums.total_tokens,
+        "cost": sums.cost,
+        "unknown_cost_count": sums.unknown_cost_count,
         "phases": len(metrics.phases),
-        "dropped": sum(metrics.dropped.values()),
+        "dropped": sums.dropped,
         "rejected": metrics.rejected,
     }
 
@@ -138,31 +141,6 @@ def _owner_json(owner: Owner | None) -> dict[str, Any] | None:
 #
 # Where not all columns have room, those of rank 0 stay, and the others come in the order of their rank.
 
-_TOOLS = (
-    Column("tool", is_right=False, may_be_cut=True),
-    Column("calls", 1),
-    Column("ok", 6),
-    Column("failed", 2),
-    Column("success rate", 5, short="success"),
-    Column("average", 3),
-    Column("total", 4),
-)
-_MODEL_USE = (
-    Column("phase", is_right=False, may_be_cut=True),
-    Column("interactions", 3, short="calls"),
-    Column("prompt tokens", 4, short="prompt"),
-    Column("completion tokens", 5, short="completion"),
-    Column("total tokens", 2, short="tokens"),
-    Column("cost", 1),
-)
-_PHASES = (
-    Column("phase", is_right=False, may_be_cut=True),
-    Column("outcome", is_right=False),
-    Column("duration", 1),
-    Column("entered", 2),
-    Column("heals", 3),
-    Column("bisects", 4),
-)
 _WRITERS = (
     Column("process"),
     Column("command", 3, is_right=False, may_be_cut=True),
@@ -170,6 +148,14 @@ _WRITERS = (
     Column("segments", 5),
     Column("size", 4),
     Column("records staged", 1, short="staged"),
+)
+_SUMMED = (
+    Column("session", is_right=False, may_be_cut=True),
+    Column("calls", 1),
+    Column("failed", 2),
+    Column("interactions", 5),
+    Column("tokens", 4),
+    Column("cost", 3),
 )
 _SESSIONS = (
     Column("session", is_right=False, may_be_cut=True),
@@ -204,12 +190,12 @@ class Unreadable:
 class View:
     """Texts and tables, each table with an empty line before it; and notes at the end."""
 
-    parts: Sequence[Text | Table]
+    parts: Sequence[Text | Table | Activity]
     notes: Sequence[str]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for i, part in enumerate(self.parts):
-            if i and isinstance(part, Table):
+            if i and not isinstance(part, Text):
                 yield ""
             yield part
         notes = [Text(note) for note in self.notes]
@@ -226,28 +212,59 @@ class View:
         )
 
 
-def status_view(status: Status) -> View:
+def status_view(status: Status, choice: Choice = ALL) -> View:
     """A session as tables."""
     directory = shown(str(status.directory))
     head = Text.assemble((directory, "bold"), ": ", _state(status.state))
     if status.owner:
         head.append(f", owned by {_who(status.owner.pid)}")
-    parts = [head, *_metrics_view(status.metrics)]
+    parts = [head, *metrics_views(status.metrics, choice)]
     if status.writers:
         parts.append(_live_table(status.writers))
     notes = []
     if status.unmerged:
         notes.append(
-            f"{_count(status.unmerged, 'record')} of these not in metrics.json yet{_merge_note(status)}"
+            f"{count(status.unmerged, 'record')} of these not in metrics.json yet{_merge_note(status)}"
         )
     notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(str(status.directory))}")
-    return View(parts, notes)
+    return View(parts, [*hidden_entries(status.metrics, choice), *notes])
 
 
-def file_view(path: str, metrics: SessionMetrics) -> View:
+def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
     """A file of metrics as tables."""
     head = Text(f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold")
-    return View([head, *_metrics_view(metrics)], _loss_notes(metrics, ""))
+    notes = [*hidden_entries(metrics, choice), *_loss_notes(metrics, "")]
+    return View([head, *metrics_views(metrics, choice)], notes)
+
+
+def sum_view(named: Sequence[tuple[str, SessionMetrics]], whole: SessionMetrics, choice: Choice) -> View:
+    """Several sessions: each in a line, and their sum as tables."""
+    table = Table("Sessions", _SUMMED)
+    for name, metrics in named:
+        table.rows.append([shown(name), *_sums_of(metrics)])
+    table.total = ["in all", *_sums_of(whole)]
+    notes = [*hidden_entries(whole, choice), *_loss_notes(whole, "")]
+    head = Text(f"the sum of {count(len(named), 'session')}", "bold")
+    return View([head, table, *metrics_views(whole, choice)], notes)
+
+
+def _sums_of(metrics: SessionMetrics) -> list[Cell]:
+    sums = metrics.totals
+    return [
+        f"{sums.tool_calls:,}",
+        bad(sums.tool_failures),
+        f"{sums.llm_interactions:,}",
+        f"{sums.total_tokens:,}",
+        cost(sums.cost, sums.unknown_cost_count, sums.llm_interactions),
+    ]
+
+
+def comparison_view(
+    names: Sequence[str], before: SessionMetrics, after: SessionMetrics, top: int | None
+) -> View:
+    """Two sessions side by side."""
+    head = Text(" → ".join(map(shown, names)), "bold")
+    return View([head, *comparison_views(before, after, top)], [])
 
 
 def list_view(rows: Iterable[Status | Unreadable]) -> View:
@@ -266,95 +283,16 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
                 shown(row.directory.name),
                 _state(row.state),
                 (str(row.owner.pid) if row.owner.pid else "not seen") if row.owner else "-",
-                _ago(row.metrics.started_at),
-                _ago(row.metrics.updated_at),
+                ago(row.metrics.started_at),
+                ago(row.metrics.updated_at),
                 f"{sums['tool_calls']:,}",
-                _bad(sums["tool_failures"]),
+                bad(sums["tool_failures"]),
                 f"{sums['total_tokens']:,}",
-                _cost(sums["cost"]),
+                cost(sums["cost"], int(sums["unknown_cost_count"]), int(sums["llm_interactions"])),
                 f"{row.unmerged:,}" if row.unmerged else "-",
             ]
         )
     return View([table], notes)
-
-
-def _metrics_view(metrics: SessionMetrics) -> list[Text | Table]:
-    ago = f"last record {_ago(metrics.updated_at)} ago"
-    latest = ago if has_records(metrics) else "nothing is recorded yet"
-    started = f"{metrics.started_at:%Y-%m-%d %H:%M:%S} UTC, {_ago(metrics.started_at)} ago"
-    views: list[Text | Table] = [Text(f"started {started}; {latest}")]
-    if metrics.tools:
-        views.append(_tool_table(metrics.tools))
-    if metrics.llms:
-        views.append(_llm_table(metrics.llms, totals(metrics)))
-    if metrics.phases:
-        views.append(_phase_table(metrics.phases))
-    lists = (table for table in TABLES.values() if isinstance(table, Happenings))
-    views += [_happenings_table(table, metrics) for table in lists if getattr(metrics, table.name)]
-    return views
-
-
-def _tool_table(tools: list[ToolMetric]) -> Table:
-    table = Table("Tools", _TOOLS)
-    for tool in tools:
-        rate = f"{100 * tool.success_count / tool.call_count:.1f} %" if tool.call_count else "-"
-        table.rows.append(
-            [
-                shown(tool.name),
-                f"{tool.call_count:,}",
-                f"{tool.success_count:,}",
-                _bad(tool.fail_count),
-                rate,
-                duration(tool.avg_duration_ms),
-                duration(tool.total_duration_ms),
-            ]
-        )
-    return table
-
-
-def _llm_table(llms: list[LLMMetric], sums: dict[str, int | float]) -> Table:
-    table = Table("Model use", _MODEL_USE)
-    for llm in llms:
-        numbers = (llm.interaction_count, llm.prompt_tokens, llm.completion_tokens, llm.total_tokens)
-        table.rows.append([shown(llm.phase), *(f"{number:,}" for number in numbers), _cost(llm.cost)])
-    keys = ("llm_interactions", "prompt_tokens", "completion_tokens", "total_tokens")
-    table.total = ["in all", *(f"{sums[key]:,}" for key in keys), _cost(sums["cost"])]
-    return table
-
-
-def _phase_table(phases: list[PhaseMetric]) -> Table:
-    table = Table("Phases", _PHASES)
-    for phase in phases:
-        is_known = phase.success or phase.duration_ms  # nobody says so before it has ended
-        outcome: Cell = "ok" if phase.success else ("failed", "red")
-        table.rows.append(
-            [
-                shown(phase.phase),
-                outcome if is_known else "-",
-                duration(phase.duration_ms) if is_known else "-",
-                f"{phase.transition_count:,}",
-                f"{phase.heal_trigger_count:,}",
-                f"{phase.bisect_trigger_count:,}",
-            ]
-        )
-    return table
-
-
-def _happenings_table(happenings: Happenings, metrics: SessionMetrics) -> Table:
-    """The latest of them; their columns are those of the declaration."""
-    items, count = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
-    title = happenings.name.replace("_", " ").capitalize()
-    if count > _HAPPENINGS_SHOWN:
-        title += f", the latest {_HAPPENINGS_SHOWN} of {count:,}"
-    names = [
-        Column(name.replace("_", " "), i, is_right=False, may_be_cut=not i)
-        for i, name in enumerate(happenings.fields)
-    ]
-    table = Table(title, (*names, Column("ago", len(names))))
-    for item in items[-_HAPPENINGS_SHOWN:]:
-        first, *others = (shown(str(getattr(item, name))) for name in happenings.fields)
-        table.rows.append([first, *(cut(value, _VALUE_CELLS) for value in others), _ago(item.timestamp)])
-    return table
 
 
 def _live_table(writers: list[LiveWriter]) -> Table:
@@ -378,12 +316,12 @@ def _live_table(writers: list[LiveWriter]) -> Table:
 def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
     notes = []
     if metrics.rejected:
-        notes.append(f"{_count(metrics.rejected, 'piece')} of damaged or invalid input set aside{hint}")
+        notes.append(f"{count(metrics.rejected, 'piece')} of damaged or invalid input set aside{hint}")
     if metrics.dropped:
         reasons = ", ".join(
             f"{cut(shown(reason), _NAME_CELLS)} {count:,}" for reason, count in metrics.dropped.items()
         )
-        notes.append(f"{_count(sum(metrics.dropped.values()), 'record')} dropped and not counted: {reasons}")
+        notes.append(f"{count(sum(metrics.dropped.values()), 'record')} dropped and not counted: {reasons}")
     return notes
 
 
@@ -399,35 +337,3 @@ def _who(pid: int | None) -> str:
 
 def _state(state: State) -> tuple[str, str]:
     return str(state), _STATE_STYLES.get(state, "")
-
-
-def _bad(count: float) -> Cell:
-    return (f"{count:,}", "red") if count else "0"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _cost(cost: float) -> str:
-    return f"{cost:,.4f}" if cost >= 0.0001 or not cost else f"{cost:.2g}"  # noqa: PLR2004  # what 4 places show
-
-
-def _ago(time: datetime) -> str:
-    seconds = max(datetime.now(UTC) - time, timedelta()) // timedelta(seconds=1)
-    return f"{seconds} s" if seconds < 60 else duration(seconds * 1000)  # noqa: PLR2004  # as in every clock
-
-
-def duration(milliseconds: float) -> str:
-    """A duration for people: two units at most."""
-    if milliseconds < 1000:  # noqa: PLR2004  # as in every clock
-        whole = isinstance(milliseconds, int) or milliseconds.is_integer()
-        return f"{milliseconds:.0f} ms" if whole else f"{milliseconds:.1f} ms"
-    if milliseconds < 60_000:  # noqa: PLR2004
-        return f"{milliseconds / 1000:.1f} s"
-    minutes, seconds = divmod(int(milliseconds) // 1000, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days:,} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

@@ -92,10 +92,7 @@ def read_metrics(session: Session) -> SessionMetrics | None:
     document = _read(session)
     if document is None:
         return None
-    metrics = _metrics(session, document)
-    if checkpoint := document.get(_CHECKPOINT):
-        metrics.rest = {name: kept for name, kept in checkpoint.items() if name in TABLES}
-    return metrics
+    return _metrics(session, document)
 
 
 def read_file(path: StrPath) -> SessionMetrics:
@@ -116,7 +113,7 @@ def read_file(path: StrPath) -> SessionMetrics:
         raise damaged(f"it has more than {_MAX_BYTES} bytes")
     document = _parse(data, path, damaged)
     try:
-        return SessionMetrics.from_json(document)
+        return _with_rest(document)
     except ValueError as error:
         raise damaged(str(error)) from None
 
@@ -227,9 +224,16 @@ def _parse(data: bytes, path: StrPath, damaged: Callable[[str], DamagedMetricsEr
 
 def _metrics(session: Session, document: dict[str, Any]) -> SessionMetrics:
     try:
-        return SessionMetrics.from_json(document)
+        return _with_rest(document)
     except ValueError as error:
         raise _damaged(session, str(error)) from None
+
+
+def _with_rest(document: dict[str, Any]) -> SessionMetrics:
+    metrics = SessionMetrics.from_json(document)
+    if checkpoint := document.get(_CHECKPOINT):
+        metrics.rest = {name: kept for name, kept in checkpoint.items() if name in TABLES}
+    return metrics
 
 
 def _damaged(session: Session, reason: str) -> DamagedMetricsError:

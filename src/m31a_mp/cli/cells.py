@@ -1,0 +1,59 @@
+"""What stands in a cell of a table: numbers, durations, costs and times, for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from m31a_mp.cli.layout import Cell
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: `1 record`, `2 records`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def bad(number: float) -> Cell:
+    """A number of which each one is bad."""
+    return (f"{number:,}", "red") if number else "0"
+
+
+def part(number: int, whole: int) -> str:
+    """A number as a part of another one."""
+    return f"{100 * number / whole:.1f} %" if whole else "-"
+
+
+def cost(amount: float, unknown: int = 0, interactions: int | None = None) -> str:
+    """What interactions cost.
+
+    Args:
+        amount: The sum of the costs that are known.
+        unknown: Of how many interactions the cost is not known.
+        interactions: How many there are; None: it does not matter.
+    """
+    if unknown and unknown == interactions:
+        return "not known"
+    text = f"{amount:,.4f}" if amount >= 0.0001 or not amount else f"{amount:.2g}"  # noqa: PLR2004  # what 4 places show
+    return f"at least {text}" if unknown else text
+
+
+def ago(time: datetime) -> str:
+    """How long ago a time was."""
+    seconds = max(datetime.now(UTC) - time, timedelta()) // timedelta(seconds=1)
+    return f"{seconds} s" if seconds < 60 else duration(seconds * 1000)  # noqa: PLR2004  # as in every clock
+
+
+def duration(milliseconds: float | None) -> str:
+    """A duration: two units at most; `-` if it is not known."""
+    if milliseconds is None:
+        return "-"
+    if milliseconds < 1000:  # noqa: PLR2004  # as in every clock
+        whole = isinstance(milliseconds, int) or milliseconds.is_integer()
+        return f"{milliseconds:.0f} ms" if whole else f"{milliseconds:.1f} ms"
+    if milliseconds < 60_000:  # noqa: PLR2004
+        return f"{milliseconds / 1000:.1f} s"
+    minutes, seconds = divmod(int(milliseconds) // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days:,} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

@@ -1,0 +1,347 @@
+"""The metrics of a session as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rich.text import Text
+
+from m31a_mp.cli.activity import Activity
+from m31a_mp.cli.cells import ago, bad, cost, count, duration, part
+from m31a_mp.cli.layout import Cell, Column, Table, cut
+from m31a_mp.kinds.catalog import TABLES
+from m31a_mp.kinds.happenings import Happenings
+from m31a_mp.model import (
+    EditStrategyMetric,
+    LLMMetric,
+    ModelMetric,
+    PhaseMetric,
+    SessionMetrics,
+    ToolMetric,
+    has_records,
+)
+from m31a_mp.system.log import shown
+
+Entry = TypeVar("Entry")
+
+_VALUE_CELLS = 40  # of a field of a single happening
+_HAPPENINGS_SHOWN = 10
+_ERRORS_SHOWN = 10
+
+# Where not all columns have room, those of rank 0 stay, and the others come in the order of their rank.
+_TOOLS = (
+    Column("tool", is_right=False, may_be_cut=True),
+    Column("calls", 1),
+    Column("ok", 9),
+    Column("failed", 2),
+    Column("success rate", 8, short="success"),
+    Column("average", 5),
+    Column("p50", 6),
+    Column("p95", 3),
+    Column("max", 7),
+    Column("total", 4),
+)
+_ERRORS = (
+    Column("tool", is_right=False, may_be_cut=True),
+    Column("error", is_right=False, may_be_cut=True),
+    Column("calls", 1),
+)
+_MODELS = (
+    Column("model", is_right=False, may_be_cut=True),
+    Column("interactions", 3, short="calls"),
+    Column("new input", 4, short="input"),
+    Column("cache read", 6),
+    Column("cache write", 7),
+    Column("output", 5),
+    Column("reasoning", 8),
+    Column("total tokens", 2, short="tokens"),
+    Column("p50", 10),
+    Column("p95", 9),
+    Column("cost", 1),
+)
+_MODEL_USE = (
+    Column("phase", is_right=False, may_be_cut=True),
+    Column("interactions", 3, short="calls"),
+    Column("prompt tokens", 4, short="prompt"),
+    Column("completion tokens", 5, short="completion"),
+    Column("total tokens", 2, short="tokens"),
+    Column("cost", 1),
+)
+_PHASES = (
+    Column("phase", is_right=False, may_be_cut=True),
+    Column("outcome", is_right=False),
+    Column("duration", 1),
+    Column("entered", 2),
+    Column("heals", 3),
+    Column("bisects", 4),
+)
+# What most sessions do not have: a column only where there is any.
+_MORE_OF_PHASES: tuple[tuple[Column, Callable[[PhaseMetric], int], Callable[[int], Cell]], ...] = (
+    (Column("healed", 5), lambda phase: phase.heal_success_count, "{:,}".format),
+    (Column("not healed", 6), lambda phase: phase.heal_fail_count, bad),
+    (Column("heal time", 7), lambda phase: phase.heal_duration_ms, duration),
+    (Column("heal loops", 8), lambda phase: phase.heal_loop_count, bad),
+    (Column("bisected", 9), lambda phase: phase.bisect_success_count, "{:,}".format),
+    (Column("not bisected", 10), lambda phase: phase.bisect_fail_count, bad),
+)
+_STRATEGIES = (Column("edit strategy", is_right=False, may_be_cut=True), Column("edits", 1))
+
+SORTS: dict[str, Callable[[Any], Any]] = {
+    "name": lambda entry: entry.name if isinstance(entry, ToolMetric) else _name_of(entry),
+    "calls": lambda entry: -_calls_of(entry),
+    "failed": lambda entry: -getattr(entry, "fail_count", 0),
+    "p50": lambda entry: -_quantile_of(entry, 0.5),
+    "p95": lambda entry: -_quantile_of(entry, 0.95),
+    "max": lambda entry: -(getattr(entry, "max_duration_ms", 0) or 0),
+    "total": lambda entry: -getattr(entry, "total_duration_ms", 0),
+    "tokens": lambda entry: -getattr(entry, "total_tokens", 0),
+    "cost": lambda entry: -getattr(entry, "cost", 0.0),
+}
+"""How entries may be sorted: what each is sorted by. Equal ones stay in the order of their first record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which entries are shown, and in which order.
+
+    Attributes:
+        sort: A key of `SORTS`; None: in the order of their first record.
+        top: How many of each table at most; None: all.
+    """
+
+    sort: str | None = None
+    top: int | None = None
+
+    def of(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of some entries."""
+        in_order = sorted(entries, key=SORTS[self.sort]) if self.sort else list(entries)
+        return in_order[: self.top]
+
+
+def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table | Activity]:
+    """The metrics as texts and tables."""
+    latest = (
+        f"last record {ago(metrics.updated_at)} ago" if has_records(metrics) else "nothing is recorded yet"
+    )
+    started = f"{metrics.started_at:%Y-%m-%d %H:%M:%S} UTC, {ago(metrics.started_at)} ago"
+    views: list[Text | Table | Activity] = [Text(f"started {started}; {latest}")]
+    if metrics.startup:
+        start = metrics.startup
+        parts = {
+            "configuration": start.config_load_ms,
+            "provider": start.provider_ms,
+            "interface": start.tui_ms,
+        }
+        named = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
+        views.append(Text(f"the program took {duration(start.duration_ms)} to start: {named}"))
+    if metrics.timeline and (activity := Activity(metrics.timeline)):
+        views.append(activity)
+    views += [table for table in _tables(metrics, choice) if table.rows]
+    return views
+
+
+def hidden_entries(metrics: SessionMetrics, choice: Choice) -> list[str]:
+    """What `choice` leaves out, in words."""
+    if choice.top is None:
+        return []
+    left = {
+        "tools": len(metrics.tools) - choice.top,
+        "models": len(metrics.models) - choice.top,
+        "phases": max(len(metrics.llms), len(metrics.phases)) - choice.top,
+        "edit strategies": len(metrics.edit_strategies) - choice.top,
+    }
+    return [f"{number:,} more {noun}" for noun, number in left.items() if number > 0]
+
+
+def _tables(metrics: SessionMetrics, choice: Choice) -> Iterator[Table]:
+    yield _tool_table(metrics, choice)
+    yield _error_table(metrics.tools)
+    yield _model_table(choice.of(metrics.models), metrics)
+    yield _llm_table(choice.of(metrics.llms), metrics)
+    yield _phase_table(choice.of(metrics.phases))
+    yield _strategy_table(choice.of(metrics.edit_strategies))
+    for table in TABLES.values():
+        if isinstance(table, Happenings):
+            yield _happenings_table(table, metrics)
+
+
+def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
+    table = Table("Tools", _TOOLS)
+    for tool in choice.of(metrics.tools):
+        table.rows.append(
+            [
+                shown(tool.name),
+                f"{tool.call_count:,}",
+                f"{tool.success_count:,}",
+                bad(tool.fail_count),
+                part(tool.success_count, tool.call_count),
+                duration(tool.avg_duration_ms),
+                duration(rounded(tool.quantile(0.5))),
+                duration(rounded(tool.quantile(0.95))),
+                duration(tool.max_duration_ms),
+                duration(tool.total_duration_ms),
+            ]
+        )
+    if len(metrics.tools) > 1:
+        calls = metrics.totals.tool_calls
+        succeeded = sum(tool.success_count for tool in metrics.tools)
+        took = sum(tool.total_duration_ms for tool in metrics.tools)
+        longest = max((tool.max_duration_ms or 0 for tool in metrics.tools), default=0)
+        average = took / calls if calls else 0.0
+        table.total = [
+            "in all",
+            f"{calls:,}",
+            f"{succeeded:,}",
+            bad(metrics.totals.tool_failures),
+            part(succeeded, calls),
+            duration(rounded(average)),
+            "",
+            "",
+            duration(longest),
+            duration(took),
+        ]
+    return table
+
+
+def _error_table(tools: list[ToolMetric]) -> Table:
+    table = Table("Errors", _ERRORS)
+    errors = [(number, tool.name, error) for tool in tools for error, number in tool.errors.items()]
+    errors.sort(key=lambda item: (-item[0], item[1:]))
+    if len(errors) > _ERRORS_SHOWN:
+        table.title += f", the most frequent {_ERRORS_SHOWN} of {len(errors):,}"
+    for number, tool, error in errors[:_ERRORS_SHOWN]:
+        table.rows.append([shown(tool), shown(error), f"{number:,}"])
+    return table
+
+
+def _model_table(models: list[ModelMetric], metrics: SessionMetrics) -> Table:
+    table = Table("Models", _MODELS)
+    for model in models:
+        tokens = parts_of_tokens(model)
+        numbers = (model.interaction_count, *tokens, model.total_tokens)
+        table.rows.append(
+            [
+                shown(model.model),
+                *(f"{number:,}" for number in numbers),
+                duration(rounded(model.quantile(0.5))),
+                duration(rounded(model.quantile(0.95))),
+                cost(model.cost, model.unknown_cost_count, model.interaction_count),
+            ]
+        )
+    unnamed = metrics.totals.llm_interactions - sum(model.interaction_count for model in metrics.models)
+    if metrics.models and unnamed > 0:
+        table.title += f"; {count(unnamed, 'interaction')} without one"
+    return table
+
+
+def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
+    """Tokens in parts, none of them in another: new input, cache read, cache write, output, reasoning."""
+    return (
+        model.prompt_tokens - model.cached_tokens - model.cache_write_tokens,
+        model.cached_tokens,
+        model.cache_write_tokens,
+        model.completion_tokens - model.reasoning_tokens,
+        model.reasoning_tokens,
+    )
+
+
+def _llm_table(llms: list[LLMMetric], metrics: SessionMetrics) -> Table:
+    table = Table("Model use", _MODEL_USE)
+    for llm in llms:
+        numbers = (llm.interaction_count, llm.prompt_tokens, llm.completion_tokens, llm.total_tokens)
+        table.rows.append(
+            [
+                shown(llm.phase),
+                *(f"{number:,}" for number in numbers),
+                cost(llm.cost, llm.unknown_cost_count, llm.interaction_count),
+            ]
+        )
+    sums = metrics.totals
+    counts = (sums.llm_interactions, sums.prompt_tokens, sums.completion_tokens, sums.total_tokens)
+    table.total = [
+        "in all",
+        *(f"{number:,}" for number in counts),
+        cost(sums.cost, sums.unknown_cost_count, sums.llm_interactions),
+    ]
+    return table
+
+
+def _phase_table(phases: list[PhaseMetric]) -> Table:
+    more = [item for item in _MORE_OF_PHASES if any(item[1](phase) for phase in phases)]
+    table = Table("Phases", (*_PHASES, *(column for column, _, _ in more)))
+    for phase in phases:
+        is_known = phase.success or phase.duration_ms  # nobody says so before it has ended
+        outcome: Cell = "ok" if phase.success else ("failed", "red")
+        table.rows.append(
+            [
+                shown(phase.phase),
+                outcome if is_known else "-",
+                duration(phase.duration_ms) if is_known else "-",
+                f"{phase.transition_count:,}",
+                f"{phase.heal_trigger_count:,}",
+                f"{phase.bisect_trigger_count:,}",
+                *(cell(value(phase)) for _, value, cell in more),
+            ]
+        )
+    return table
+
+
+def _strategy_table(strategies: list[EditStrategyMetric]) -> Table:
+    table = Table("", _STRATEGIES)
+    table.rows += [[shown(strategy.strategy), f"{strategy.count:,}"] for strategy in strategies]
+    return table
+
+
+def _happenings_table(happenings: Happenings, metrics: SessionMetrics) -> Table:
+    """The latest of them; their columns are those of the declaration."""
+    items, number = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
+    title = happenings.name.replace("_", " ").capitalize()
+    if number > min(len(items), _HAPPENINGS_SHOWN):
+        title += f", the latest {min(len(items), _HAPPENINGS_SHOWN)} of {number:,}"
+    fields = [*happenings.fields, *happenings.derived]
+    names = [
+        Column(_title_of(name), i, is_right=name.endswith("_ms"), may_be_cut=not i)
+        for i, name in enumerate(fields)
+    ]
+    table = Table(title, (*names, Column("ago", len(names))))
+    for item in items[-_HAPPENINGS_SHOWN:]:
+        first, *others = (_shown_value(name, getattr(item, name)) for name in fields)
+        table.rows.append([first, *(cut(value, _VALUE_CELLS) for value in others), ago(item.timestamp)])
+    return table
+
+
+def _title_of(name: str) -> str:
+    return name.removesuffix("_ms").removesuffix("_id").replace("_", " ")
+
+
+def _shown_value(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_ms"):
+        return duration(value)
+    if isinstance(value, tuple):
+        value = ", ".join(value)
+    return shown(str(value)) or "-"
+
+
+def rounded(milliseconds: float | None) -> float | None:
+    """A quantile or a mean for people: of more than 10 ms, no parts of one."""
+    if milliseconds is None or milliseconds < 10:  # noqa: PLR2004
+        return milliseconds
+    return round(milliseconds)
+
+
+def _name_of(entry: Any) -> str:
+    names = ("model", "phase", "strategy")
+    return str(next(getattr(entry, name) for name in names if hasattr(entry, name)))
+
+
+def _calls_of(entry: Any) -> int:
+    counts = ("call_count", "interaction_count", "transition_count", "count")
+    return int(next(getattr(entry, name) for name in counts if hasattr(entry, name)))
+
+
+def _quantile_of(entry: Any, q: float) -> float:
+    return (entry.quantile(q) or 0.0) if isinstance(entry, ToolMetric | ModelMetric) else 0.0
