@@ -558,7 +558,10 @@ def _counts(value: object) -> dict[str, int]:
 
 
 def _integers(value: object) -> list[int]:
-    return [_integer(item) for item in _list(value)]
+    items = _list(value)
+    if set(map(type, items)) <= {int} and (not items or (_is_int64(min(items)) and _is_int64(max(items)))):
+        return list(items)
+    return [_integer(item) for item in items]
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ class ExactSum:
     def settle(self) -> None:
         """Add up what waits, if that is much: so it takes no more memory than it must."""
         if len(self._addends) > _ADDENDS_KEPT:
-            self._addends[:] = self.parts()
+            self.parts()
 
     def parts(self) -> list[float]:
         """The sum as a few floats: its rounded value, the rounded rest, and so on until nothing rests."""
@@ -38,7 +38,8 @@ class ExactSum:
         except OverflowError:
             # JSON has no infinity: the sum stops at the largest float, or at the least one.
             scaled = math.fsum(addend * _SCALE for addend in self._addends)
-            return [max(-_MAX_FLOAT, min(scaled / _SCALE, _MAX_FLOAT))]
+            parts = [max(-_MAX_FLOAT, min(scaled / _SCALE, _MAX_FLOAT))]
+        self._addends[:] = parts  # which are the same sum
         return parts
 
     def value(self) -> float:

@@ -152,7 +152,9 @@ class Histogram:
             "scale": SCALE,
             "zero_count": min(self.zero_count, INT64_MAX),
             "offset": self.offset,
-            "bucket_counts": [min(count, INT64_MAX) for count in self.counts],
+            "bucket_counts": [min(count, INT64_MAX) for count in self.counts]
+            if max(self.counts, default=0) > INT64_MAX
+            else list(self.counts),
         }
 
     @classmethod

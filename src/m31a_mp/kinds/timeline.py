@@ -11,6 +11,7 @@ show in them. For records that take too many steps at one width do so with more 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from m31a_mp.kinds.exact import ExactSum
@@ -141,19 +142,15 @@ class StepsState:
             self.declaration.name: Timeline(
                 self._seconds,
                 [number * self._seconds for number in numbers],
-                **{name: [saturated(getattr(step, name)) for step in steps] for name in COUNTS},
+                **{name: [saturated(count) for count in map(attrgetter(name), steps)] for name in COUNTS},
                 costs=[step.cost.value() for step in steps],
             )
         }
 
     def kept(self) -> dict[str, Any] | None:
-        """The checkpoint's part: the costs that a float does not hold, by the start of their step."""
-        rests = {
-            str(number * self._seconds): parts
-            for number, step in self._steps.items()
-            if len(parts := step.cost.parts()) > 1
-        }
-        return {"costs": rests} if rests else None
+        """The checkpoint's part: of the cost of each step what a float does not hold; often one number."""
+        rests = [self._steps[number].cost.parts()[1:] for number in sorted(self._steps)]
+        return {"costs": [rest[0] if len(rest) == 1 else rest for rest in rests]} if any(rests) else None
 
     def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
         """Add what was shown."""
@@ -161,13 +158,17 @@ class StepsState:
         if shown is None:
             return
         self._seconds = shown.step_seconds
-        rests = kept.get("costs", {})
+        rests = kept.get("costs", [])
+        if len(rests) != len(shown.starts):  # `save()` has put another timeline there
+            rests = [[]] * len(shown.starts)
         for i, start in enumerate(shown.starts):
             step = Step()
             for name in COUNTS:
                 setattr(step, name, getattr(shown, name)[i])
-            exact = ExactSum([finite(part) for part in rests.get(str(start), [])])
-            step.cost = exact if exact.value() == shown.costs[i] else ExactSum([shown.costs[i]])
+            cost = shown.costs[i]
+            rest = rests[i] if isinstance(rests[i], list) else [rests[i]]
+            exact = ExactSum([cost, *map(finite, rest)])
+            step.cost = exact if exact.value() == cost else ExactSum([cost])
             self._step(integer(start) * SECOND).add(step)
 
     def _widen(self) -> None:

@@ -174,16 +174,19 @@ def publish(session: Session, totals: Totals) -> None:
 
 
 def _write(session: Session, document: dict[str, Any]) -> None:
-    for holder, key in [(document, "timeline"), *((e, "durations") for e in _timed_entries(document))]:
-        if key in holder:  # in one line: with one for each number the file would be ten times as long
+    for holder, key in _in_one_line(document):
+        if key in holder:  # with a line for each number the file would be some times as long
             # A copy, for what orjson returns takes 1 KiB and more.
             holder[key] = orjson.Fragment(bytes(memoryview(orjson.dumps(holder[key]))))
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     files.replace(session.metrics, data)
 
 
-def _timed_entries(document: dict[str, Any]) -> list[dict[str, Any]]:
-    return [*document.get("tools", []), *document.get("models", [])]
+def _in_one_line(document: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """The parts that are many numbers: what holds each, and its key."""
+    entries = [*document.get("tools", []), *document.get("models", [])]
+    timelines = [(holder, "timeline") for holder in (document, document.get(_CHECKPOINT, {}))]
+    return [*timelines, *((entry, "durations") for entry in entries)]
 
 
 def _read(session: Session) -> dict[str, Any] | None:
