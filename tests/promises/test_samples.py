@@ -6,9 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+import orjson
 import pytest
 
-from m31a_mp import SessionMetrics, attach, compact, load, verify
+from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, attach, compact, load, verify
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 
@@ -19,6 +20,7 @@ EXPECTED = {
     "earliest": LEFT_BY_A_KILLED_OWNER,
     "unmarked-segments": LEFT_BY_A_KILLED_OWNER,  # no word says whether they are finished
     "marked-segments": LEFT_BY_A_KILLED_OWNER,
+    "go-later": {"bash": 3},  # the same, as later versions of that program have it
     "go": {"bash": 3},  # written by hand in the shape of the Go program, with keys that are not ours
 }
 
@@ -65,3 +67,33 @@ def test_sample_is_read_by_looks_and_merged_once(sample: str, tmp_path: Path) ->
     after = load(tmp_path, "session")
     assert after is not None
     assert_is_what_was_recorded(after, sample)
+
+
+def test_what_later_versions_of_the_go_program_have_is_read_kept_and_added_to(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / "go-later", tmp_path, dirs_exist_ok=True)
+    os.chmod(tmp_path / "session" / "metrics.json", 0o600)
+    with Collector("session", tmp_path) as collector:
+        collector.record_edit_strategy("search_replace")
+        collector.record_heal_outcome("plan", True)
+        collector.record_plan_outcome(PlanOutcome("T-3", "edit", "", True, 1))
+        collector.record_llm_interaction("plan", Usage(1, 1, 2), None, prompt_hash="f" * 16)
+    document = orjson.loads((tmp_path / "session" / "metrics.json").read_bytes())
+    before = orjson.loads((SAMPLES / "go-later" / "session" / "metrics.json").read_bytes())
+    assert document["edit_strategies"] == [{"strategy": "search_replace", "count": 4}]
+    assert document["phases"][0]["heal_success_count"] == 2
+    assert document["phases"][0] | {"heal_success_count": 1} == before["phases"][0]
+    assert document["startup"] == before["startup"]
+    for key in ("completions", "cancellations"):
+        assert document[key] == before[key]
+        assert document[key.removesuffix("s") + "_count"] == 1
+    assert document["plan_outcome_count"] == 3
+    first, second, third = document["plan_outcomes"]
+    assert (first["timestamp"], second["error_type"]) == ("2026-01-02T02:04:05.123456Z", "timeout")
+    assert {key: first[key] for key in first if key != "timestamp"} == {
+        key: value for key, value in before["plan_outcomes"][0].items() if key != "timestamp"
+    }
+    assert "files" not in third
+    [llm] = document["llms"]
+    assert (llm["prompt_hash"], llm["truncated_input"], llm["unknown_cost_count"]) == (
+        "0123456789abcdef", True, 1,
+    )  # fmt: skip
