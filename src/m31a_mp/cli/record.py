@@ -27,6 +27,7 @@ Examples:
   export M31A_MP_SESSION=$PWD/sessions/demo
   m31a-mp record phase plan
   m31a-mp record llm plan --prompt-tokens 900 --completion-tokens 100 --cost 0.0042
+  m31a-mp record plan-outcome T-7 edit --ok --duration-ms 8300 --file a.py
   m31a-mp record tool make --failed --duration-ms 420
   m31a-mp record phase plan --ok --duration-ms 8300
 
@@ -47,7 +48,7 @@ def _example(text: str) -> str:
 @session_option
 @click.pass_context
 def command(ctx: click.Context, directory: str | None) -> None:
-    """Record one tool call, model use, phase, heal or bisect."""
+    """Record one tool call, model use, phase, or whatever else there is a command for."""
     ctx.obj = directory
 
 
