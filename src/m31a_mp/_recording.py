@@ -50,9 +50,7 @@ class Recording:
     _session: Session | None
     _put: Callable[..., None]
 
-    def record_tool_call(
-        self, name: str, success: bool, duration_ms: int, *, error: str | None = None
-    ) -> None:
+    def record_tool_call(self, name: str, success: bool, duration_ms: int, error: str | None = None) -> None:
         """Record a completed tool call.
 
         Args:
@@ -69,13 +67,14 @@ class Recording:
             success = check_bool("success", success)
         if type(duration_ms) is not int or duration_ms >> 63:
             duration_ms = check_int("duration_ms", duration_ms)
-        if error is not None and (type(error) is not str):
-            error = check_short_name("error", error)
         if error is None:
             self._put("tool_call", (_TOOL_CALL_TRUE if success else _TOOL_CALL_FALSE)[name], duration_ms)
             return
         members = f"{(_TOOL_CALL_TRUE if success else _TOOL_CALL_FALSE)[name]}{duration_ms}"
-        members += _ERROR[error]
+        if error is not None:
+            if type(error) is not str:
+                error = check_short_name("error", error)
+            members += _ERROR[error]
         self._put("tool_call", members)
 
     def record_llm_interaction(
@@ -108,15 +107,7 @@ class Recording:
             check_usage(usage)
         if cost is not None and (type(cost) is not float or not 0.0 <= cost < _INFINITE):
             cost = check_price("cost", cost)
-        if model is not None and (type(model) is not str):
-            model = check_short_name("model", model)
-        if duration_ms is not None and (type(duration_ms) is not int or duration_ms >> 63):
-            duration_ms = check_int("duration_ms", duration_ms)
-        if prompt_hash is not None and (type(prompt_hash) is not str):
-            prompt_hash = check_short_name("prompt_hash", prompt_hash)
-        if truncated_input is not True and truncated_input is not False:
-            truncated_input = check_bool("truncated_input", truncated_input)
-        if model is None and duration_ms is None and prompt_hash is None and (not truncated_input):
+        if model is None and duration_ms is None and prompt_hash is None and truncated_input is False:
             self._put(
                 "llm_interaction",
                 f'{_PHASE[phase]}{usage.members},"cost":{"null" if cost is None else repr(cost)}',
@@ -124,12 +115,20 @@ class Recording:
             return
         members = f'{_PHASE[phase]}{usage.members},"cost":{"null" if cost is None else repr(cost)}'
         if model is not None:
+            if type(model) is not str:
+                model = check_short_name("model", model)
             members += _MODEL[model]
         if duration_ms is not None:
+            if type(duration_ms) is not int or duration_ms >> 63:
+                duration_ms = check_int("duration_ms", duration_ms)
             members += f',"duration_ms":{duration_ms}'
         if prompt_hash is not None:
+            if type(prompt_hash) is not str:
+                prompt_hash = check_short_name("prompt_hash", prompt_hash)
             members += _PROMPT_HASH[prompt_hash]
-        if truncated_input:
+        if truncated_input is not False:
+            if truncated_input is not True and truncated_input is not False:
+                truncated_input = check_bool("truncated_input", truncated_input)
             members += f',"truncated_input":{"true" if truncated_input else "false"}'
         self._put("llm_interaction", members)
 

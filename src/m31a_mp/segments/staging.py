@@ -65,10 +65,10 @@ class Staging:
         """
         if not mark[0]:  # C code forked, and Python's hooks did not run; or they were interrupted
             fork.came_through()
-        now = at or time_ns()
-        if not at:
-            if now <= self._last_time:  # a clock that was set back must not turn the order around
-                now = self._last_time + 1
+        now = time_ns()
+        if now <= self._last_time or at:
+            now = at or self._next_time()
+        else:
             self._last_time = now
         line = f'{{"event":"{event}","time":{now}{members}{last}}}\n'.encode()
         free = self._free
@@ -82,6 +82,11 @@ class Staging:
             writer.make_room_and_store(line)
         finally:
             free.append(writer)
+
+    def _next_time(self) -> int:
+        """The next time after the last one: a clock that was set back must not turn the order around."""
+        self._last_time += 1
+        return self._last_time
 
     def put_durably(self, event: str, members: str, last: int | str = "", at: int = 0) -> None:
         """Stage a record, and return when it is on the disk. Waits for the journal's lock.
