@@ -113,7 +113,7 @@ def test_show_has_a_row_for_every_tool_model_use_and_phase(call: Call, directory
     result = call("show", directory)
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith(f"{directory}: finished\nstarted ")
-    assert result.row("grep") == ["4", "3", "1", "75.0 %", "15 ms", "9.9 ms", "30 ms", "30 ms", "60 ms"]
+    assert result.row("grep") == ["4", "3", "1", "75.0 %", "15 ms", "10 ms", "30 ms", "30 ms", "60 ms"]
     assert result.row("in all") == ["2", "990", "110", "1,100", "0.7500"]
     assert result.row("plan") == ["1", "900", "100", "1,000", "0.2500"]
     phases = Result(0, result.out.partition("Phases")[2], "")

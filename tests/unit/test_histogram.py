@@ -71,7 +71,7 @@ def test_merge_and_json_give_what_adding_gives(one: list[int], two: list[int]) -
 )
 def test_quantile_is_within_2_2_percent(durations: list[int], q: float) -> None:
     durations.sort()
-    exact = durations[max(1, math.ceil(q * len(durations))) - 1]
+    exact = durations[max(1, math.ceil(Fraction(repr(q)) * len(durations))) - 1]
     made = made_of(durations)
     for bounds in ((durations[0], durations[-1]), (None, None)):
         found = made.quantile(q, *bounds)
@@ -89,6 +89,21 @@ def test_quantiles_of_recorded_calls_are_near_and_their_ends_exact(sessions: Any
     assert (tool.quantile(0), tool.quantile(1)) == (1.0, 1_000_000.0)
     for q in (0.5, 0.9, 0.95, 0.99):
         assert tool.quantile(q) == pytest.approx((1000 * q) ** 2, rel=0.0222)
+
+
+def test_rank_is_that_of_the_decimal_number() -> None:
+    assert made_of(list(range(1, 101))).quantile(0.07) == 7.0
+
+
+def test_short_durations_are_exact() -> None:
+    for duration in range(1, 17):
+        assert made_of([duration] * 3).quantile(0.5) == duration
+
+
+def test_json_that_is_read_stays_as_it_is() -> None:
+    document = {"scale": 4, "zero_count": 0, "offset": -20, "bucket_counts": [0, 1, 0]}
+    assert Histogram.from_json(document).counts == [1]
+    assert document["bucket_counts"] == [0, 1, 0]
 
 
 def test_quantile_without_a_call_is_not_known() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
+from fractions import Fraction
 from itertools import accumulate
 from typing import Any
 
@@ -42,6 +43,11 @@ _BOUNDS = [_bound(index) for index in range(_LOWEST, _HIGHEST + 1)]
 def bucket(milliseconds: int) -> int:
     """The bucket of a duration from 1 to 2**63 - 1 ms."""
     return _LOWEST + bisect_left(_BOUNDS, milliseconds)
+
+
+def _bound_below(index: int) -> int:
+    """The largest whole number of milliseconds below a bucket."""
+    return _BOUNDS[index - 1 - _LOWEST] if index > _LOWEST else 0
 
 
 # Most are short; their buckets are looked up.
@@ -126,14 +132,16 @@ class Histogram:
             greatest: The greatest of them.
 
         Returns:
-            The geometric middle of the bucket, but nothing outside of the bounds; None without durations.
+            The geometric middle of the bucket, but nothing outside of its whole milliseconds and of the
+            bounds; None without durations.
 
         Raises:
             ValueError: `q` is not from 0 to 1.
         """
         if not 0 <= q <= 1:
             raise ValueError(f"q must be from 0 to 1, not {q}")
-        rank = max(1, math.ceil(q * self.count))
+        # By what `q` looks like: 0.07 * 100 is more than 7 in binary, and would be the eighth.
+        rank = max(1, math.ceil(Fraction(repr(float(q))) * self.count))
         if not self.count or rank <= self.zero_count:
             return 0.0 if self.count else None
         if rank == 1 and least is not None:
@@ -144,6 +152,9 @@ class Histogram:
         next(ranks)
         index = next(index for index, up_to in enumerate(ranks, self.offset) if rank <= up_to)
         middle: float = 1000 * 2 ** ((index + 0.5) / _STEPS)
+        lowest = _bound_below(index) + 1
+        highest = _BOUNDS[index - _LOWEST]
+        middle = min(max(middle, lowest), highest)  # whole milliseconds that are in the bucket
         return min(max(middle, least or 0), math.inf if greatest is None else greatest)
 
     def to_json(self) -> dict[str, Any]:
@@ -176,10 +187,11 @@ class Histogram:
             counts and not _LOWEST <= offset <= offset + len(counts) - 1 <= _HIGHEST
         ):
             raise ValueError("has buckets of no duration in milliseconds")
-        while counts and not counts[-1]:
-            counts.pop()
-        first = next((i for i, count in enumerate(counts) if count), 0)
-        return cls(zero_count, offset + first if counts else 0, counts[first:])
+        filled = [i for i, count in enumerate(counts) if count]
+        if not filled:
+            return cls(zero_count)
+        first, last = filled[0], filled[-1]
+        return cls(zero_count, offset + first, counts[first : last + 1])
 
 
 def _is_count(value: object) -> bool:
