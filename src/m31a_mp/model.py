@@ -233,9 +233,14 @@ class Timeline:
         """
         if self.step_seconds < 1 or self.step_seconds & (self.step_seconds - 1):
             raise ValueError(f"step_seconds is {self.step_seconds}, not a power of two")
-        for name in ("tool_calls", "failures", "interactions", "tokens", "unknown_costs", "costs"):
+        for name in self.columns():
             if len(getattr(self, name)) != len(self.starts):
                 raise ValueError(f"{name} has not as many values as there are starts")
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """The names of the columns behind `starts`."""
+        return tuple(f.name for f in dataclasses.fields(cls))[2:]
 
 
 @dataclass(frozen=True, slots=True)

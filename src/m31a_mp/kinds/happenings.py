@@ -12,7 +12,8 @@ from typing import Any
 
 from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.kinds.parts import Derived, Restoring, integer, saturated
-from m31a_mp.kinds.times import from_ns, plausible, to_ns
+from m31a_mp.kinds.state import State
+from m31a_mp.kinds.times import from_ns, to_ns
 from m31a_mp.model import ENTRIES, SessionMetrics
 
 MAX_HAPPENINGS = 1000
@@ -40,7 +41,7 @@ class Happenings:
         return Recent(self)
 
 
-class Recent:
+class Recent(State):
     """The latest happenings of one kind.
 
     Attributes:
@@ -58,11 +59,6 @@ class Recent:
     def __len__(self) -> int:
         return len(self._items)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Recent) and self.shown() == other.shown() and self.kept() == other.kept()
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
     def add(self, time: int, *values: Any) -> None:
         """Add a happening."""
         self.count += 1
@@ -78,7 +74,7 @@ class Recent:
         """Add the happenings of another state."""
         self.first = min(self.first, other.first)
         self.count += other.count
-        self._items += other._latest()  # of the same class
+        self._items += other._latest()
         self._items = self._latest()
 
     def shown(self) -> dict[str, Any]:
@@ -99,13 +95,10 @@ class Recent:
             below = [0] * len(shown)
         for metric, ns in zip(shown, below, strict=True):
             values = (getattr(metric, field) for field in self.table.fields)
-            self.add(plausible(to_ns(metric.timestamp) + ns, at.now), *values)
+            self.add(at.time(to_ns(metric.timestamp) + ns), *values)
         self.count = max(self.count, getattr(metrics, self.table.count))
         if self.count:
-            self.first = plausible(integer(kept.get("first", at.started)), at.now)
-
-    def settle(self) -> None:
-        """Do nothing: there is nothing that waits."""
+            self.first = at.time(kept.get("first", at.started))
 
     def _shown(self, time: int, values: list[Any]) -> Any:
         fields = dict(zip(self.table.fields, values, strict=True))

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from m31a_mp.kinds.checks import INT64_MAX
-from m31a_mp.kinds.parts import Restoring, integer
-from m31a_mp.kinds.times import plausible
+from m31a_mp.kinds.parts import Restoring
+from m31a_mp.kinds.state import State
 from m31a_mp.model import SINGLE, SessionMetrics
 
 
@@ -28,7 +28,7 @@ class Single:
         return SingleState(self)
 
 
-class SingleState:
+class SingleState(State):
     """The values recorded last; of several at the same time, the greatest.
 
     Attributes:
@@ -44,13 +44,6 @@ class SingleState:
     def __len__(self) -> int:
         return bool(self._latest)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SingleState):
-            return NotImplemented
-        return (self.first, self._latest) == (other.first, other._latest)
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
     def add(self, time: int, *values: Any) -> None:
         """Add a record."""
         self._latest = max(self._latest, (time, *values))
@@ -58,9 +51,6 @@ class SingleState:
     def begun(self) -> Iterator[int]:
         """When it was first recorded, if it was."""
         return iter([self.first] if self._latest else [])
-
-    def settle(self) -> None:
-        """Do nothing: there is nothing that waits."""
 
     def merge(self, other: SingleState) -> None:
         """Add what another state has."""
@@ -80,6 +70,7 @@ class SingleState:
         """Add what was shown."""
         shown = getattr(metrics, self.table.name)
         if shown is not None:
-            self.first = plausible(integer(kept.get("first", at.started)), at.now)
-            time = plausible(integer(kept.get("time", at.updated)), at.now)
-            self.add(time, *(getattr(shown, field) for field in self.table.fields))
+            self.first = at.time(kept.get("first", at.started))
+            self.add(
+                at.time(kept.get("time", at.updated)), *(getattr(shown, field) for field in self.table.fields)
+            )

@@ -44,6 +44,10 @@ class Restoring:
     updated: int
     now: int
 
+    def time(self, value: object) -> int:
+        """A time of the checkpoint, which may have been of a clock that was wrong."""
+        return plausible(integer(value), self.now)
+
 
 class Part(Protocol):
     """One part of an entry: how it begins, merges, is shown, and comes back from what was shown."""
@@ -140,7 +144,7 @@ class Latest:
         time = kept.get(self.keep)
         if time is None and any(values):
             time = at.updated  # it came with `save()`, or from another program
-        return () if time is None else (plausible(integer(time), at.now), *values)
+        return () if time is None else (at.time(time), *values)
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Earliest:
 
     def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> tuple[Any, ...]:
         value = getattr(metric, name)
-        return (plausible(integer(kept.get(self.keep, at.started)), at.now), value) if value else ()
+        return (at.time(kept.get(self.keep, at.started)), value) if value else ()
 
 
 class Ever:

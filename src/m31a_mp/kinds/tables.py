@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from m31a_mp.kinds.parts import Derived, Exact, Part, Restoring, Timed, TimedCalls, integer
-from m31a_mp.kinds.times import plausible
+from m31a_mp.kinds.parts import Derived, Exact, Part, Restoring, Timed, TimedCalls
+from m31a_mp.kinds.state import State
 from m31a_mp.model import ENTRIES, SessionMetrics
 
 
@@ -55,7 +55,7 @@ class Table:
         return entry
 
 
-class Entries:
+class Entries(State):
     """The entries of a table.
 
     Attributes:
@@ -69,11 +69,6 @@ class Entries:
 
     def __len__(self) -> int:
         return len(self.by_name)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Entries) and self.shown() == other.shown() and self.kept() == other.kept()
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def begun(self) -> Iterator[int]:
         """When each entry was first recorded."""
@@ -111,7 +106,7 @@ class Entries:
         for i, metric in enumerate(getattr(metrics, self.table.name)):
             name = getattr(metric, self.table.key)
             known = kept.get(name, {})
-            entry = self.table.entry(plausible(integer(known.get("first", at.started + i)), at.now))
+            entry = self.table.entry(at.time(known.get("first", at.started + i)))
             for part_name, part in self.table.parts.items():
                 setattr(entry, part_name, part.restored(part_name, metric, known, at))
             if name in self.by_name:

@@ -10,42 +10,46 @@ show in them. For records that take too many steps at one width do so with more 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, finite, integer, saturated
+from m31a_mp.kinds.state import State
 from m31a_mp.model import SessionMetrics, Timeline
 
 MAX_STEPS = 512
 SECOND = 10**9
 
 
-class Step:
-    """What happened in one step."""
+COUNTS = tuple(name for name in Timeline.columns() if name != "costs")
+"""What is counted in a step, by the names of the timeline's columns."""
 
-    __slots__ = ("cost", "failures", "interactions", "tokens", "tool_calls", "unknown_costs")
+
+class Step:
+    """What happened in one step: a number for each of `COUNTS`, and the cost."""
+
+    __slots__ = (*COUNTS, "cost")
+    cost: ExactSum
 
     def __init__(self) -> None:
-        self.tool_calls = 0
-        self.failures = 0
-        self.interactions = 0
-        self.tokens = 0
-        self.unknown_costs = 0
+        for name in COUNTS:
+            setattr(self, name, 0)
         self.cost = ExactSum()
 
-    def add(self, other: Step) -> None:
+    def add(self, counts: Iterable[int], costs: Iterable[float]) -> None:
+        """Add a number to each of `COUNTS`, and to the cost."""
+        for name, count in zip(COUNTS, counts, strict=True):
+            setattr(self, name, getattr(self, name) + count)
+        self.cost.extend(costs)
+
+    def merge(self, other: Step) -> None:
         """Add what happened in another one."""
-        self.tool_calls += other.tool_calls
-        self.failures += other.failures
-        self.interactions += other.interactions
-        self.tokens += other.tokens
-        self.unknown_costs += other.unknown_costs
-        self.cost.extend(other.cost.parts())
+        self.add(_counts_of(other), other.cost.parts())
 
 
-COUNTS = ("tool_calls", "failures", "interactions", "tokens", "unknown_costs")
+_counts_of = attrgetter(*COUNTS)
 
 
 class Steps:
@@ -65,7 +69,7 @@ class Steps:
         return StepsState(self)
 
 
-class StepsState:
+class StepsState(State):
     """The steps in which anything happened."""
 
     def __init__(self, declaration: Steps) -> None:
@@ -75,11 +79,6 @@ class StepsState:
 
     def __len__(self) -> int:
         return 0  # it has no names
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StepsState) and self.shown() == other.shown() and self.kept() == other.kept()
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
 
     def bounds(self, time: int, latest: int) -> tuple[int, int]:
         """From which time and up to which a step is that of a time; all in ns.
@@ -101,10 +100,7 @@ class StepsState:
             costs: What to add to the cost.
         """
         if any(counts):
-            step = self._step(time)
-            for name, count in zip(COUNTS, counts, strict=True):
-                setattr(step, name, getattr(step, name) + count)
-            step.cost.extend(costs)
+            self._step(time).add(counts, costs)
 
     def _step(self, time: int) -> Step:
         """The step of a time in ns. A new one may make all steps wider."""
@@ -130,7 +126,7 @@ class StepsState:
         while self._seconds < other._seconds:
             self._widen()
         for number, step in other._steps.items():
-            self._step(number * other._seconds * SECOND).add(step)
+            self._step(number * other._seconds * SECOND).merge(step)
 
     def shown(self) -> dict[str, Any]:
         """The steps as a field of `SessionMetrics`."""
@@ -162,14 +158,13 @@ class StepsState:
         if len(rests) != len(shown.starts):  # `save()` has put another timeline there
             rests = [[]] * len(shown.starts)
         for i, start in enumerate(shown.starts):
-            step = Step()
-            for name in COUNTS:
-                setattr(step, name, getattr(shown, name)[i])
+            counts = [getattr(shown, name)[i] for name in COUNTS]
             cost = shown.costs[i]
             rest = rests[i] if isinstance(rests[i], list) else [rests[i]]
             exact = ExactSum([cost, *map(finite, rest)])
-            step.cost = exact if exact.value() == cost else ExactSum([cost])
-            self._step(integer(start) * SECOND).add(step)
+            self._step(integer(start) * SECOND).add(
+                counts, exact.parts() if exact.value() == cost else [cost]
+            )
 
     def _widen(self) -> None:
         """Make each step twice as wide."""
@@ -178,4 +173,4 @@ class StepsState:
         for number, step in finer.items():
             wider = self._steps.setdefault(number // 2, step)
             if wider is not step:
-                wider.add(step)
+                wider.merge(step)
