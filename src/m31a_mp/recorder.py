@@ -186,7 +186,6 @@ class Recorder(Recording):
         for reason, count in self._staging.untold_drops().items():
             totals.dropped[reason] = totals.dropped.get(reason, 0) + count
         metrics = totals.to_metrics(self._session.id)
-        metrics.rest = totals.rest()
         if not (has_records(metrics) or self._told or self._session.is_there()):
             self._told = warn("there is no session in %s: its snapshot is empty", self._session.root)
         return metrics

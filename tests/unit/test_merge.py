@@ -23,9 +23,7 @@ def metrics_of(records: list[tuple[int, Record]]) -> SessionMetrics:
     totals = Totals(10**18)  # of all parts: an owner who came after the records
     for time, record in records:
         fold_checked(totals, record.line(time), 2 * 10**18)
-    metrics = totals.to_metrics("s")
-    metrics.rest = totals.rest()
-    return metrics
+    return totals.to_metrics("s")
 
 
 def stored(metrics: SessionMetrics) -> SessionMetrics:

@@ -26,9 +26,7 @@ def metrics_of(records: list[tuple[int, Record]]) -> SessionMetrics:
     totals = Totals(0)
     for time, record in records:
         fold_checked(totals, record.line(time), LATE)
-    metrics = totals.to_metrics("s")
-    metrics.rest = totals.rest()
-    return metrics
+    return totals.to_metrics("s")
 
 
 @pytest.fixture(autouse=True, scope="module")

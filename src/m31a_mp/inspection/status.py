@@ -102,7 +102,6 @@ def status(session: Session) -> Status:
     is_running = owner is not None or bool(writers)
     fold = fold_everything(session)
     metrics = fold.totals.to_metrics(session.id)
-    metrics.rest = fold.totals.rest()
     state = State.RUNNING if is_running else _state_at_rest(session)
     return Status(session.directory, state, owner, writers, fold.records, metrics)
 

@@ -144,7 +144,6 @@ def compact_session(  # noqa: PLR0913  # most of them by name
         _delete(session, fold.totals.journal, damaged)
         if not failure:
             metrics = fold.totals.to_metrics(session.id)
-            metrics.rest = fold.totals.rest()
             return Compaction(metrics, fold.records, fold.rejected, drained.unreadable)
         if fold.records == counted:
             raise failure

@@ -168,7 +168,7 @@ def publish(session: Session, totals: Totals) -> None:
     Raises:
         OSError: It could not be written; the old one is still there, whole.
     """
-    document = totals.to_metrics(session.id).to_json()
+    document = totals.to_shown(session.id).to_json()
     document[_CHECKPOINT] = totals.to_checkpoint()
     _write(session, document)
 

@@ -26,7 +26,7 @@ _MAX_REJECTED = 10_000
 # counted.
 _PIECE_BYTES = 32 * 1024
 # Durations wait to be counted together, which takes a third of the time; so many of them at most.
-_SETTLED_RECORDS = 20000
+_SETTLED_RECORDS = 20_000
 _BETWEEN = b",0,\n"
 
 

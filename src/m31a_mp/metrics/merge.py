@@ -41,6 +41,4 @@ def merge(*parts: SessionMetrics) -> SessionMetrics:
         else:
             whole.merge(totals)
     assert whole  # noqa: S101  # for mypy
-    merged = whole.to_metrics(",".join(dict.fromkeys(part.session_id for part in parts)))
-    merged.rest = whole.rest()
-    return merged
+    return whole.to_metrics(",".join(dict.fromkeys(part.session_id for part in parts)))

@@ -119,7 +119,16 @@ class Totals:
                 self.dropped[reason] = self.dropped.get(reason, 0) + new
 
     def to_metrics(self, session_id: str) -> SessionMetrics:
-        """What users see of it. A session with neither an owner nor a record starts now."""
+        """What users get: what is shown, and what is not, so that it can be merged exactly."""
+        metrics = self.to_shown(session_id)
+        metrics.rest = self._rest()
+        return metrics
+
+    def to_shown(self, session_id: str) -> SessionMetrics:
+        """What is published of it; the checkpoint has the rest.
+
+        A session with neither an owner nor a record starts now.
+        """
         starts = [time for table in self.tables.values() for time in table.begun()]
         if self.started is not None:
             starts.append(self.started)
@@ -136,8 +145,8 @@ class Totals:
             rejected=saturated(self.rejected),
         )
 
-    def rest(self) -> dict[str, Any]:
-        """What `SessionMetrics` do not show of the tables, for their `rest`."""
+    def _rest(self) -> dict[str, Any]:
+        """What `SessionMetrics` do not show of the tables."""
         return {name: kept for name, table in self.tables.items() if (kept := table.kept())}
 
     def merge(self, other: Totals) -> None:
@@ -160,13 +169,13 @@ class Totals:
         return sum(len(orjson.dumps(name)) for table in tables for name in table.by_name)
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """What `to_metrics` does not tell, as JSON."""
+        """What `to_shown` does not tell, as JSON."""
         return {
             "version": CHECKPOINT_VERSION,
             "journal": self.journal,
             "set_aside": sorted(self.set_aside),
             "writers": {w: {"last": m.last, "dropped": m.dropped} for w, m in self.writers.items()},
-            **self.rest(),
+            **self._rest(),
         }
 
     @classmethod
