@@ -174,7 +174,7 @@ def _puts(kind: Kind) -> Iterable[str]:
     arguments = _arguments(kind)
     required = {name: field for name, field in arguments.items() if not _is_optional(field)}
     optional = {name: field for name, field in arguments.items() if field and field.is_optional}
-    members = "".join(_required_texts(kind))
+    members = "".join(_required_texts(kind, required))
     name, field = list(required.items())[-1]
     last = [name] if field == COUNT else []
     short = [_spelled(members.removesuffix(f"{{{name}}}") if last else members), *last]
@@ -184,9 +184,10 @@ def _puts(kind: Kind) -> Iterable[str]:
     if not optional:
         yield put
         return
-    yield f"if {' and '.join(f'{name} is {field.default}' for name, field in optional.items())}:"
-    yield f"    {put}"
-    yield "    return"
+    if last:  # most records have nothing more
+        yield f"if {' and '.join(f'{name} is {field.default}' for name, field in optional.items())}:"
+        yield f"    {put}"
+        yield "    return"
     yield f"members = {_spelled(members)}"
     for name, field in optional.items():
         yield f"if {name} is not {field.default}:"
@@ -201,9 +202,8 @@ def _checks(field: Field, names: list[str]) -> Iterable[str]:
     yield from (f'    {name} = {field.check.__name__}("{name}", {name})' for name in names)
 
 
-def _required_texts(kind: Kind) -> list[str]:
+def _required_texts(kind: Kind, required: Mapping[str, Field | None]) -> list[str]:
     """The members that every record has."""
-    required = {name: field for name, field in _arguments(kind).items() if not _is_optional(field)}
     texts = [_member(name, field) for name, field in required.items()]
     if known := list(_flagged_names(kind)):
         name, flag = list(kind.fields)[:2]

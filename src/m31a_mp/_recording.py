@@ -107,12 +107,6 @@ class Recording:
             check_usage(usage)
         if cost is not None and (type(cost) is not float or not 0.0 <= cost < _INFINITE):
             cost = check_price("cost", cost)
-        if model is None and duration_ms is None and prompt_hash is None and truncated_input is False:
-            self._put(
-                "llm_interaction",
-                f'{_PHASE[phase]}{usage.members},"cost":{"null" if cost is None else repr(cost)}',
-            )
-            return
         members = f'{_PHASE[phase]}{usage.members},"cost":{"null" if cost is None else repr(cost)}'
         if model is not None:
             if type(model) is not str:
