@@ -50,9 +50,7 @@ class BoundedCounts:
         """Add the counts of another one, and return this one."""
         for name, count in other._counts.items():
             self.add(name, count)
-        # Where names were left out, so are those behind the last one that stayed there.
-        if other._others:
-            self._others += other._others
+        self._others += other._others  # of names behind the last one that stayed there
         return self
 
     def shown(self) -> dict[str, int]:

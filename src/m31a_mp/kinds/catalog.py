@@ -73,20 +73,20 @@ MODELS = Table(
     durations=Timed("total_duration_ms", "durations"),
 )
 EDIT_STRATEGIES = Table("edit_strategies", "strategy", count=Sum())
-PLAN_OUTCOMES = Happenings(
-    "plan_outcomes",
-    "task_id",
-    "action",
-    "description",
-    "success",
-    "duration_ms",
-    "heals_used",
-    "tool_calls",
-    "files",
-    "error_type",
-    count="plan_outcome_count",
-)
-STARTUP = Single("startup", "duration_ms", "config_load_ms", "provider_ms", "tui_ms")
+_OUTCOME = {
+    "task_id": NAME,
+    "action": TEXT,
+    "description": TEXT,
+    "success": FLAG,
+    "duration_ms": COUNT,
+    "heals_used": COUNT,
+    "tool_calls": COUNT,
+    "files": optional(FILES, ()),
+    "error_type": optional(TEXT, ""),
+}
+PLAN_OUTCOMES = Happenings("plan_outcomes", *_OUTCOME, count="plan_outcome_count")
+_STARTUP = dict.fromkeys(("duration_ms", "config_load_ms", "provider_ms", "tui_ms"), COUNT)
+STARTUP = Single("startup", *_STARTUP)
 COMPLETIONS = Happenings(
     "completions",
     "phase",
@@ -288,37 +288,15 @@ KINDS = (
     ),
     Kind(
         "plan_outcome",
-        {
-            "task_id": NAME,
-            "action": TEXT,
-            "description": TEXT,
-            "success": FLAG,
-            "duration_ms": COUNT,
-            "heals_used": COUNT,
-            "tool_calls": COUNT,
-            "files": optional(FILES, ()),
-            "error_type": optional(TEXT, ""),
-        },
+        _OUTCOME,
         (PLAN_OUTCOMES,),
         "Record the outcome of one task of a plan. The latest 1,000 stay, and how many there were.",
         {"outcome": "The outcome; its timestamp is the time of the record."},
-        grouped={
-            "outcome": (
-                "task_id",
-                "action",
-                "description",
-                "success",
-                "duration_ms",
-                "heals_used",
-                "tool_calls",
-                "files",
-                "error_type",
-            )
-        },
+        grouped={"outcome": tuple(_OUTCOME)},
     ),
     Kind(
         "startup",
-        dict.fromkeys(("duration_ms", "config_load_ms", "provider_ms", "tui_ms"), COUNT),
+        _STARTUP,
         (STARTUP,),
         "Record how long the program took to start. The latest call wins.",
         {

@@ -104,7 +104,7 @@ def is_name(value: object, limit: int = MAX_NAME_BYTES) -> bool:
 
 def is_short_name(value: object) -> bool:
     """Whether a value of JSON is a name as `check_short_name` wants it."""
-    return bool(value) and is_text(value, MAX_SHORT_NAME_BYTES)
+    return is_name(value, MAX_SHORT_NAME_BYTES)
 
 
 def is_files(value: object) -> bool:

@@ -273,9 +273,7 @@ class Counts:
         return None
 
     def merged(self, mine: BoundedCounts | None, theirs: BoundedCounts | None) -> BoundedCounts | None:
-        if mine is None or theirs is None:
-            return mine or theirs
-        return mine.merge(theirs)
+        return (mine or BoundedCounts()).merge(theirs) if theirs else mine
 
     def show(self, name: str, value: BoundedCounts | None, shown: dict[str, Any]) -> None:
         shown[name] = value.shown() if value else {}
