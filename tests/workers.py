@@ -31,7 +31,7 @@ Call = tuple[str, tuple[Any, ...]]
 @contextmanager
 def locked(session: Session) -> Iterator[None]:
     """Hold `journal.lock` as somebody else would who waits for it."""
-    lock = FileLock(session.lock_name)
+    lock = FileLock(session.journal_lock)
     assert lock.acquire(60)
     try:
         yield

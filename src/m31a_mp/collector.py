@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-import weakref
-from _thread import RLock
-from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
 
 from m31a_mp import ending
-from m31a_mp.errors import InterruptedCallError, SessionOwnedError
+from m31a_mp.errors import SessionOwnedError
 from m31a_mp.metrics import compactor
 from m31a_mp.metrics.compactor import Compaction
 from m31a_mp.model import SessionMetrics
@@ -19,10 +15,9 @@ from m31a_mp.recorder import PROCESS, Recorder
 from m31a_mp.refresh import Refresher, check_interval
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files, fork
+from m31a_mp.system import files
 from m31a_mp.system.log import logger, warn
-
-T = TypeVar("T")
+from m31a_mp.system.turn import Turn
 
 
 class Collector(Recorder):
@@ -71,12 +66,11 @@ class Collector(Recorder):
         self._lease: Lease | None = None
         self._refresher: Refresher | None = None
         self._is_durable = False
-        self._reset_turns()
+        self._turn = Turn("a call that merges", session.root)
         if enabled:
             session.make()
             try:
                 self._compact(session)
-                _collectors.add(self)
                 ending.opened(session, self, self._started)
                 if interval:
                     self._refresher = Refresher(self._refresh, interval)
@@ -113,14 +107,14 @@ class Collector(Recorder):
         if self._session is None:
             return
         session = self._session
-        unreadable = self._in_turn(lambda: self._flush_in_turn(session))
+        unreadable = self._turn.take(lambda: self._flush_in_turn(session))
         for error in unreadable:
             raise error
 
     def _refresh(self) -> None:
         session = self._session
         # A flush takes up again after stop(), this does not: the session may be another's by then.
-        unreadable = self._in_turn(lambda: self._flush_in_turn(session) if session and self._lease else [])
+        unreadable = self._turn.take(lambda: self._flush_in_turn(session) if session and self._lease else [])
         for error in unreadable:
             raise error
 
@@ -134,15 +128,11 @@ class Collector(Recorder):
         if self._refresher:
             self._refresher.end()
         session = self._session
-        if session is None or self._staging.journal.when_released(self.stop):
+        if session is None or self._turn.later(self.stop) or self._staging.journal.turn.later(self.stop):
             return
-        try:
-            self._in_turn(lambda: self._stop_owning(session) if self._is_owner() else Recorder.stop(self))
-        except InterruptedCallError:
-            self._stop_wanted = True
-        else:
-            if self._refresher:
-                self._refresher.join()
+        self._turn.take(lambda: self._stop_owning(session) if self._is_owner() else Recorder.stop(self))
+        if self._refresher:
+            self._refresher.join()
 
     def _stop_owning(self, session: Session) -> None:
         try:
@@ -181,15 +171,13 @@ class Collector(Recorder):
         if self._refresher:
             self._refresher.end()
         # A daemon thread may be in the middle of a flush, and go on with it for ever.
-        if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise TimeoutError("another thread was flushing it all the time")
-        try:
-            if self._lease and self._owns():
-                ending.merge(self._session, self._lease, self._started, deadline)
-                self._lease.release()
-                self._lease = None
-        finally:
-            self._turn.release()
+        self._turn.take(lambda: self._end(deadline), max(0.0, deadline - time.monotonic()))
+
+    def _end(self, deadline: float) -> None:
+        if self._session and self._lease and self._owns():
+            ending.merge(self._session, self._lease, self._started, deadline)
+            self._lease.release()
+            self._lease = None
 
     def _flush_in_turn(self, session: Session) -> list[OSError]:
         self._staging.hand_over_hidden()
@@ -227,39 +215,3 @@ class Collector(Recorder):
 
     def _owns(self) -> bool:
         return self._lease is not None and self._lease.held
-
-    def _in_turn(self, call: Callable[[], T]) -> T:
-        """Make a call when no other thread is making one. A signal handler cannot wait for its own thread.
-
-        The `with` of a lock is over when its block is, wherever an exception of a signal handler comes.
-        """
-        try:
-            if self._is_in_turn():
-                raise InterruptedCallError(
-                    "a signal handler called flush() in the middle of flush(); call it later",
-                    self._session.directory if self._session else "",
-                )
-            with self._turn:
-                return call()
-        finally:
-            # Not in the turn: stop() waits for the refreshing thread, and that may be waiting for the turn.
-            if self._stop_wanted and not self._is_in_turn():
-                self._stop_wanted = False
-                self.stop()
-
-    def _is_in_turn(self) -> bool:
-        """Whether this very thread is making such a call."""
-        return self._turn._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001  # as threading.Condition
-
-    def _reset_turns(self) -> None:
-        self._turn = RLock()
-        self._stop_wanted = False
-
-
-_collectors: weakref.WeakSet[Collector] = weakref.WeakSet()
-
-
-@fork.after_in_child("collector")
-def _renew_turns() -> None:
-    for collector in list(_collectors):
-        collector._reset_turns()  # noqa: SLF001  # the module's own class

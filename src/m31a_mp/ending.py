@@ -92,7 +92,7 @@ def _left(deadline: float) -> float:
 
 def _check_size(session: Session) -> None:
     with suppress(FileNotFoundError):
-        if session.metrics.stat().st_size > _METRICS_BYTES:
+        if os.stat(session.metrics).st_size > _METRICS_BYTES:
             raise TimeoutError("its metrics.json is too large to be written at the program's end")
     if _unmerged_bytes(session) > _UNMERGED_BYTES:
         raise TimeoutError("too many records are not merged yet")
@@ -103,7 +103,7 @@ def _unmerged_bytes(session: Session) -> int:
     unmerged = 0
     for path in (session.journal, *(path for _, path in session.sealed())):
         with suppress(FileNotFoundError):
-            unmerged += path.stat().st_size
+            unmerged += os.stat(path).st_size
     for path in list_segments(session.segments):
         if unmerged > _UNMERGED_BYTES:
             break

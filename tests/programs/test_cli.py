@@ -972,16 +972,16 @@ def test_completion_as_the_readme_has_it_works_in_bash(two: Path) -> None:
 
 def test_reading_is_told_by_the_open_files(session: Session) -> None:
     assert reading(session) == Reading(0, 0)
-    session.sealed_name(1).write_bytes(b"x" * 1000)
-    session.sealed_name(2).write_bytes(b"x" * 100)
-    session.journal.write_bytes(b"x" * 10)
+    Path(session.sealed_as(1)).write_bytes(b"x" * 1000)
+    Path(session.sealed_as(2)).write_bytes(b"x" * 100)
+    Path(session.journal).write_bytes(b"x" * 10)
     assert reading(session) == Reading(0, 1110)
-    with session.sealed_name(1).open("rb", buffering=0) as stream:
+    with Path(session.sealed_as(1)).open("rb", buffering=0) as stream:
         stream.read(400)
         assert reading(session) == Reading(400, 1110)
     with (
-        session.journal.open("rb", buffering=0) as live,
-        session.sealed_name(2).open("rb", buffering=0) as stream,
+        Path(session.journal).open("rb", buffering=0) as live,
+        Path(session.sealed_as(2)).open("rb", buffering=0) as stream,
     ):
         stream.read(50)
         assert reading(session) == Reading(1050, 1110)

@@ -55,7 +55,7 @@ def run(
     session: Session | None, *arguments: str | Path, text: str = "", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`m31a-mp run` to its end."""
-    command = [*PROGRAM, "run", *(["--session", str(session.directory)] if session else [])]
+    command = [*PROGRAM, "run", *(["--session", session.root] if session else [])]
     return subprocess.run(
         [*command, *map(str, arguments)],
         env=ENVIRONMENT,
@@ -71,7 +71,7 @@ def run(
 def started(session: Session, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`m31a-mp run` with a command that is under way: it has said `ready`."""
     process = subprocess.Popen(
-        [*PROGRAM, "run", "--session", str(session.directory), "--", *arguments],
+        [*PROGRAM, "run", "--session", session.root, "--", *arguments],
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -174,7 +174,7 @@ class Terminal:
 
 
 def run_on_terminal(session: Session, *command: str) -> Terminal:
-    return Terminal(*PROGRAM, "run", "--session", str(session.directory), "--", *command)
+    return Terminal(*PROGRAM, "run", "--session", session.root, "--", *command)
 
 
 def shell() -> Terminal:
@@ -196,7 +196,7 @@ def test_run_passes_on_streams_and_exit_status_and_creates_the_session(one: Sess
     assert calls(one) == {"sh": (0, 1)}
     assert status(one).state is State.FINISHED
     assert not verify(one.sessions_dir, one.id)
-    assert not list(one.segments.iterdir())
+    assert not list(Path(one.segments).iterdir())
 
 
 @pytest.mark.parametrize(
@@ -280,14 +280,14 @@ def test_run_called_wrongly_is_125_and_runs_nothing(tmp_path: Path, arguments: l
 
 def test_run_runs_its_command_when_the_session_is_damaged(one: Session) -> None:
     one.make()
-    one.metrics.write_text("damaged")
+    Path(one.metrics).write_text("damaged")
     result = run(one, "--", "echo", "out")
     assert (result.returncode, result.stdout) == (0, "out\n")
     reason = f"{one.metrics} cannot be used: it is not JSON"
     message = f"m31a-mp: this call is recorded, but not merged into metrics.json: {reason}"
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
-    one.metrics.unlink()
+    Path(one.metrics).unlink()
     run(one, "--", "true")
     assert calls(one) == {"echo": (1, 0), "true": (1, 0)}
 
@@ -356,7 +356,7 @@ def test_run_hands_on_a_signal_and_records_what_comes_of_it(one: Session, name: 
 
 def test_run_ended_before_its_command_starts_does_not_start_it(one: Session, tmp_path: Path) -> None:
     one.make()
-    command = [*PROGRAM, "run", "--session", str(one.directory), "--", "touch", str(tmp_path / "ran")]
+    command = [*PROGRAM, "run", "--session", one.root, "--", "touch", str(tmp_path / "ran")]
     with locked(one):
         process = subprocess.Popen(command, env=ENVIRONMENT)
         await_signal(process.pid, "SigBlk", signal.SIGTERM)
@@ -449,7 +449,7 @@ def test_empty_session_makes_none_and_says_so(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_script_in_which_commands_are_run(one: Session) -> None:
-    run = shlex.join([*PROGRAM, "run", "--session", str(one.directory), "--"])
+    run = shlex.join([*PROGRAM, "run", "--session", one.root, "--"])
     script = f"for i in 1 2 3; do {run} sh -c 'echo ready $i; exec sleep 100'; done; echo after"
     with Terminal("bash", "-c", script) as terminal:
         terminal.read_until("ready")
@@ -460,7 +460,7 @@ def test_ctrl_c_ends_a_script_in_which_commands_are_run(one: Session) -> None:
 
 def test_ctrl_z_stops_a_run_and_fg_goes_on(one: Session) -> None:
     with shell() as terminal:
-        terminal.type(f"{' '.join(PROGRAM)} run --session {one.directory} -- sh -c '{WAITS[2]}'\n")
+        terminal.type(f"{' '.join(PROGRAM)} run --session {one.root} -- sh -c '{WAITS[2]}'\n")
         terminal.read_until("ready\r\n")
         terminal.type("\x1a")
         terminal.read_until("Stopped")
@@ -477,7 +477,7 @@ def test_ctrl_z_stops_a_run_and_fg_goes_on(one: Session) -> None:
 def test_command_that_stops_itself_gives_the_shell_its_terminal_back(one: Session) -> None:
     with shell() as terminal:
         terminal.type(
-            f"{' '.join(PROGRAM)} run --session {one.directory} -- sh -c 'kill -TSTP $$; echo b\"\"ack'\n"
+            f"{' '.join(PROGRAM)} run --session {one.root} -- sh -c 'kill -TSTP $$; echo b\"\"ack'\n"
         )
         terminal.read_until("Stopped")
         terminal.read_until("prompt> ")
@@ -491,7 +491,7 @@ def test_command_that_stops_itself_gives_the_shell_its_terminal_back(one: Sessio
 def test_stopped_run_that_is_continued_alone_has_its_command_go_on(one: Session) -> None:
     with shell() as terminal:
         command = "'kill -TSTP $$; echo b\"\"ack'"
-        terminal.type(f"{' '.join(PROGRAM)} run --session {one.directory} -- sh -c {command}\n")
+        terminal.type(f"{' '.join(PROGRAM)} run --session {one.root} -- sh -c {command}\n")
         terminal.read_until("Stopped")
         terminal.read_until("prompt> ")
         owner = owner_of(one)
@@ -514,7 +514,7 @@ def test_watch_is_live_and_leaves_the_terminal_as_it_was(
 ) -> None:
     with Collector(one.id, one.sessions_dir) as collector:
         collector.record_tool_call("first", True, 1)
-        command = [*PROGRAM, "watch", "--interval", "0.05", str(one.directory)]
+        command = [*PROGRAM, "watch", "--interval", "0.05", one.root]
         with Terminal(*command) as terminal:
             terminal.read_until(_OTHER_SCREEN)
             terminal.read_until("first")
@@ -537,13 +537,13 @@ def test_watch_goes_on_when_the_session_cannot_be_read_for_a_while(one: Session)
     with Collector(one.id, one.sessions_dir) as collector:
         collector.record_tool_call("first", True, 1)
         collector.flush()
-        with Terminal(*PROGRAM, "watch", "--interval", "0.05", str(one.directory)) as terminal:
+        with Terminal(*PROGRAM, "watch", "--interval", "0.05", one.root) as terminal:
             terminal.read_until("first")
-            whole = one.metrics.read_bytes()
-            one.metrics.write_text("damaged")
+            whole = Path(one.metrics).read_bytes()
+            Path(one.metrics).write_text("damaged")
             terminal.read_until("not to be read now")
             terminal.read_until("first")
-            one.metrics.write_bytes(whole)
+            Path(one.metrics).write_bytes(whole)
             collector.record_tool_call("second", True, 1)
             terminal.read_until("second")
             terminal.type("\x03")
@@ -553,7 +553,7 @@ def test_watch_goes_on_when_the_session_cannot_be_read_for_a_while(one: Session)
 def test_watch_stopped_by_ctrl_z_gives_the_screen_back(one: Session) -> None:
     Collector(one.id, one.sessions_dir).stop()
     with shell() as terminal:
-        terminal.type(f"{' '.join(PROGRAM)} watch --interval 0.05 {one.directory}\n")
+        terminal.type(f"{' '.join(PROGRAM)} watch --interval 0.05 {one.root}\n")
         terminal.read_until(_OTHER_SCREEN)
         terminal.type("\x1a")
         assert _FIRST_SCREEN in terminal.read_until("Stopped")
@@ -568,9 +568,9 @@ def test_watch_stopped_by_ctrl_z_gives_the_screen_back(one: Session) -> None:
 
 def test_watch_in_a_pipe_prints_one_snapshot_after_the_other(one: Session) -> None:
     Collector(one.id, one.sessions_dir).stop()
-    command = [*PROGRAM, "watch", "--count", "3", "--interval", "0.05", str(one.directory)]
+    command = [*PROGRAM, "watch", "--count", "3", "--interval", "0.05", one.root]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout.count(f"{one.directory}: finished\n") == 3
+    assert result.stdout.count(f"{one.root}: finished\n") == 3
     assert "\x1b" not in result.stdout
     result = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     assert [json.loads(line)["state"] for line in result.stdout.splitlines()] == ["finished"] * 3
@@ -579,7 +579,7 @@ def test_watch_in_a_pipe_prints_one_snapshot_after_the_other(one: Session) -> No
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_watch_in_a_pipe_ends_without_a_word(one: Session, number: signal.Signals, expected: int) -> None:
     Collector(one.id, one.sessions_dir).stop()
-    command = [*PROGRAM, "watch", "--json", "--interval", "0.05", str(one.directory)]
+    command = [*PROGRAM, "watch", "--json", "--interval", "0.05", one.root]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         process.stdout.readline()
@@ -594,12 +594,12 @@ def test_watch_in_a_pipe_ends_without_a_word(one: Session, number: signal.Signal
 def test_long_work_shows_a_progress_bar_on_a_terminal(one: Session) -> None:
     attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
     with locked(one):
-        terminal = Terminal(*PROGRAM, "compact", str(one.directory))
+        terminal = Terminal(*PROGRAM, "compact", one.root)
         terminal.read_until("merging")
     with terminal:
         found, rest = terminal.end()
     assert found == 0
-    assert rest.endswith(f"{one.directory}: 1 record recovered\r\n")
+    assert rest.endswith(f"{one.root}: 1 record recovered\r\n")
 
 
 @pytest.mark.slow
@@ -608,7 +608,7 @@ def test_long_work_that_is_ended_leaves_the_terminal_as_it_was(
     one: Session, ended_by: str | signal.Signals, expected: int
 ) -> None:
     attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
-    with locked(one), Terminal(*PROGRAM, "compact", str(one.directory)) as terminal:
+    with locked(one), Terminal(*PROGRAM, "compact", one.root) as terminal:
         terminal.read_until("merging")
         if isinstance(ended_by, signal.Signals):
             terminal.process.send_signal(ended_by)

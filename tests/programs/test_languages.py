@@ -312,16 +312,16 @@ def stopped_in_the_lock(
 def test_worker_that_waits_while_the_journal_is_sealed_writes_into_the_next_one(
     language: str, place: Place
 ) -> None:
-    place.journal.write_bytes(WHOLE + b"\n")
-    sealed = place.journal.with_name("journal.000000000042.ndjson")
-    with place.journal.with_name("journal.lock").open("rb") as lock:
+    Path(place.journal).write_bytes(WHOLE + b"\n")
+    sealed = Path(place.journal).with_name("journal.000000000042.ndjson")
+    with Path(place.journal).with_name("journal.lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         worker = place.start(language, 1)
         inode = str(os.fstat(lock.fileno()).st_ino)
         while not re.search(rf"-> FLOCK .*:{inode} ", Path("/proc/locks").read_text("ascii")):
             assert worker.poll() is None, "it did not wait"
             time.sleep(0.005)
-        place.journal.rename(sealed)
+        Path(place.journal).rename(sealed)
     finish(worker, 1)
     assert sealed.read_bytes() == WHOLE + b"\n"
     place.collector.flush()
@@ -344,9 +344,9 @@ def test_what_a_dead_writer_left_does_not_cost_the_next_line(
     rejected: int,
     place: Place,
 ) -> None:
-    place.journal.write_bytes(tail)
+    Path(place.journal).write_bytes(tail)
     finish(place.start(language, 1), 1)
-    assert place.journal.read_bytes().startswith(tail)
+    assert Path(place.journal).read_bytes().startswith(tail)
     place.collector.flush()
     expected = dict.fromkeys(NAMES, counted(1)) | {"make": samples(1)}
     if tail.startswith(WHOLE):
@@ -362,7 +362,7 @@ def test_line_that_its_worker_did_not_end_costs_only_itself(
     next_one: str,
     place: Place,
 ) -> None:
-    place.journal.write_bytes(WHOLE.ljust(499) + b"\n" + WHOLE.ljust(499) + b"\n")
+    Path(place.journal).write_bytes(WHOLE.ljust(499) + b"\n" + WHOLE.ljust(499) + b"\n")
     # A file may have 1024 bytes: the kernel takes that much of the line, and kills for the rest.
     program = place.directory / "limited"
     program.write_text(block(language), "utf-8")
@@ -374,7 +374,7 @@ def test_line_that_its_worker_did_not_end_costs_only_itself(
         check=False,
     )
     assert limited.returncode != 0
-    assert len(place.journal.read_bytes()) == 1024
+    assert len(Path(place.journal).read_bytes()) == 1024
     if next_one == "python":
         recorder = place.attach()
         recorder.record_tool_call("next", True, 1)
@@ -397,7 +397,7 @@ def test_journal_that_a_worker_makes_is_private(language: str, place: Place) -> 
     finally:
         os.umask(before)
     finish(worker)
-    assert stat.S_IMODE(place.journal.stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(place.journal).stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -406,7 +406,7 @@ def test_names_of_all_characters_and_of_the_greatest_length_are_lines_of_valid_j
 ) -> None:
     names = ["ü" * 2048, "\x01" * 4096, *NAMES]
     finish(place.start(language, 1, names), 1)
-    lines = place.journal.read_bytes().splitlines(keepends=True)
+    lines = Path(place.journal).read_bytes().splitlines(keepends=True)
     assert [orjson.loads(line)["name"] for line in lines] == ["make", *names]
     assert all(line.endswith(b"}\n") for line in lines)
 
@@ -439,8 +439,8 @@ def test_go_worker_compiles_and_records(place: Place) -> None:
     environment = {**place.environment(), "GOCACHE": str(place.directory / "cache")}
     for command in (["go", "vet"], ["go", "run"]):
         subprocess.run([*command, str(program)], env=environment, cwd=place.directory, check=True)
-    assert stat.S_IMODE(place.journal.stat().st_mode) == 0o600
-    with place.journal.open("ab") as file:
+    assert stat.S_IMODE(Path(place.journal).stat().st_mode) == 0o600
+    with Path(place.journal).open("ab") as file:
         file.write(HALF)
     subprocess.run(["go", "run", str(program)], env=environment, cwd=place.directory, check=True)
     place.collector.flush()

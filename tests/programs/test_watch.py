@@ -132,9 +132,9 @@ def busy(session: Session) -> Iterator[Collector]:
 def test_show_fits_the_terminal_and_cuts_nothing_but_names(one: Session, columns: int) -> None:
     with busy(one):
         whole = subprocess.run(
-            [*PROGRAM, "show", str(one.directory)], capture_output=True, text=True, check=True
+            [*PROGRAM, "show", one.root], capture_output=True, text=True, check=True
         ).stdout.splitlines()
-        lines = printed(columns, "show", one.directory)
+        lines = printed(columns, "show", one.root)
     assert all(cell_len(line) <= columns for line in lines)
     assert any(line.startswith("no room for: ") for line in lines) == (columns < 160)
     for row, expected in zip(table_of(lines, "tool", 4), table_of(whole, "tool", 4), strict=True):
@@ -185,12 +185,12 @@ def lines_seen(lines: list[str]) -> tuple[int, int, int]:
 
 def test_watch_scrolls_by_keys_says_where_it_is_and_ends_by_q(one: Session) -> None:
     many(one)
-    with on_terminal(80, 20, "watch", one.directory) as terminal:
+    with on_terminal(80, 20, "watch", one.root) as terminal:
         picture = Picture(terminal)
         lines = picture.await_footer("lines 1-19 of 108")
         assert lines[-1].rstrip().endswith("; arrows, PgUp, PgDn, Home, End scroll; q ends")
         assert len(lines) == 20
-        assert lines[0].startswith(str(one.directory)[:40])
+        assert lines[0].startswith(one.root[:40])
         for key, footer, seen in [
             ("j", "lines 2-20 ", "tool-013"),
             ("\x1b[B", "lines 3-21 ", "tool-014"),
@@ -217,7 +217,7 @@ def test_watch_scrolls_by_keys_says_where_it_is_and_ends_by_q(one: Session) -> N
 
 def test_watch_shows_all_of_what_fits(one: Session) -> None:
     many(one, 2)
-    with on_terminal(80, 20, "watch", one.directory) as terminal:
+    with on_terminal(80, 20, "watch", one.root) as terminal:
         lines = Picture(terminal).await_footer("q ends")
         assert "lines" not in lines[-1]
         assert "tool-001" in lines[7]
@@ -225,7 +225,7 @@ def test_watch_shows_all_of_what_fits(one: Session) -> None:
 
 def test_watch_draws_anew_when_the_terminal_has_another_size(one: Session) -> None:
     many(one)
-    with on_terminal(120, 40, "watch", "--interval", "3600", one.directory) as terminal:
+    with on_terminal(120, 40, "watch", "--interval", "3600", one.root) as terminal:
         picture = Picture(terminal)
         picture.await_footer("lines 1-39 of 108")
         for columns, lines in [(40, 10), (60, 12), (80, 30), (20, 5)]:
@@ -243,7 +243,7 @@ def test_watch_draws_anew_when_the_terminal_has_another_size(one: Session) -> No
 
 def test_watch_stays_where_it_is_while_the_session_grows_and_shrinks(one: Session) -> None:
     many(one, 30)
-    with on_terminal(80, 20, "watch", "--interval", "0.05", one.directory) as terminal:
+    with on_terminal(80, 20, "watch", "--interval", "0.05", one.root) as terminal:
         picture = Picture(terminal)
         terminal.type("\x1b[F")
         first, _, total = lines_seen(picture.await_footer(" of 38"))
@@ -273,7 +273,7 @@ def test_watch_that_is_ended_after_scrolling_leaves_the_terminal_as_it_was(
     one: Session, number: signal.Signals
 ) -> None:
     many(one)
-    with on_terminal(80, 20, "watch", one.directory) as terminal:
+    with on_terminal(80, 20, "watch", one.root) as terminal:
         picture = Picture(terminal)
         picture.await_footer("lines 1-19")
         terminal.type("\x1b[6~")
@@ -296,7 +296,7 @@ def test_watch_that_fails_leaves_the_terminal_as_it_was(one: Session) -> None:
         "    return look(session) if len(calls) < 3 else 1 / 0\n"
         "watch.status = fail; sys.exit(main(sys.argv[1:]))"
     )
-    with Terminal(PROGRAM[0], "-c", code, "watch", "--interval", "0.05", str(one.directory)) as terminal:
+    with Terminal(PROGRAM[0], "-c", code, "watch", "--interval", "0.05", one.root) as terminal:
         found, rest = terminal.end()
         assert found == 3
         assert rest.index(_OTHER_SCREEN) < rest.index(_FIRST_SCREEN) < rest.index("ZeroDivisionError")
@@ -306,7 +306,7 @@ def test_watch_that_fails_leaves_the_terminal_as_it_was(one: Session) -> None:
 def test_watch_stopped_by_ctrl_z_gives_modes_and_keys_back_and_scrolls_on_afterwards(one: Session) -> None:
     many(one)
     with shell() as terminal:
-        terminal.type(f"{' '.join(PROGRAM)} watch {one.directory}\n")
+        terminal.type(f"{' '.join(PROGRAM)} watch {one.root}\n")
         terminal.read_until("lines 1-39 of 108")
         terminal.type("\x1a")
         assert _FIRST_SCREEN in terminal.read_until("Stopped")
@@ -326,7 +326,7 @@ def test_watch_stopped_by_ctrl_z_gives_modes_and_keys_back_and_scrolls_on_afterw
 def test_watch_in_the_background_neither_draws_nor_stops_nor_takes_keys(one: Session) -> None:
     many(one)
     with shell() as terminal:
-        terminal.type(f"{' '.join(PROGRAM)} watch --interval 0.05 {one.directory} & pid=$!; echo pid=$pid.\n")
+        terminal.type(f"{' '.join(PROGRAM)} watch --interval 0.05 {one.root} & pid=$!; echo pid=$pid.\n")
         terminal.read_until("pid=$pid.")
         pid = int(re.findall(r"pid=(\d+)\.", terminal.read_until(".\r\n"))[-1])
         await_signal(pid, "SigCgt", signal.SIGWINCH)  # it is at work
@@ -359,7 +359,7 @@ def test_watch_in_the_background_neither_draws_nor_stops_nor_takes_keys(one: Ses
 def test_watch_continued_after_sigstop_takes_keys_again(one: Session) -> None:
     many(one)
     with shell() as terminal:
-        terminal.type(f"{' '.join(PROGRAM)} watch --interval 3600 {one.directory} & pid=$!; echo pid=$pid.\n")
+        terminal.type(f"{' '.join(PROGRAM)} watch --interval 3600 {one.root} & pid=$!; echo pid=$pid.\n")
         terminal.read_until("pid=$pid.")
         pid = int(re.findall(r"pid=(\d+)\.", terminal.read_until(".\r\n"))[-1])
         terminal.type("fg\n")
@@ -378,7 +378,7 @@ def test_watch_continued_after_sigstop_takes_keys_again(one: Session) -> None:
 
 def test_watch_whose_input_is_no_terminal_reads_no_keys_and_says_where_it_is(one: Session) -> None:
     many(one)
-    command = f"exec {' '.join(PROGRAM)} watch {one.directory} < /dev/null"
+    command = f"exec {' '.join(PROGRAM)} watch {one.root} < /dev/null"
     with Terminal("sh", "-c", command) as terminal:
         picture = Picture(terminal)
         lines = picture.await_footer("lines 1-39 of 108")
@@ -390,7 +390,7 @@ def test_watch_whose_input_is_no_terminal_reads_no_keys_and_says_where_it_is(one
 
 def test_watch_whose_terminal_is_gone_ends_as_by_its_signal(one: Session) -> None:
     many(one)
-    with on_terminal(80, 20, "watch", "--interval", "0.05", one.directory) as terminal:
+    with on_terminal(80, 20, "watch", "--interval", "0.05", one.root) as terminal:
         Picture(terminal).await_footer("lines 1-19")
         os.close(terminal.slave)
         os.close(terminal.master)
@@ -400,7 +400,7 @@ def test_watch_whose_terminal_is_gone_ends_as_by_its_signal(one: Session) -> Non
 
 def test_signals_that_are_ignored_stay_ignored(one: Session) -> None:
     many(one)
-    command = [*PROGRAM, "watch", "--json", "--interval", "0.05", str(one.directory)]
+    command = [*PROGRAM, "watch", "--json", "--interval", "0.05", one.root]
     with subprocess.Popen(
         ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command], stdout=subprocess.PIPE, env=ENVIRONMENT
     ) as process:

@@ -36,7 +36,7 @@ def _record(recorder: Recorder, acknowledge: Acknowledge, count: int) -> None:
 
 
 def _append_foreign(sessions: Path, data: bytes) -> None:
-    with Session.named("s", sessions).journal.open("ab") as journal:
+    with Path(Session.named("s", sessions).journal).open("ab") as journal:
         journal.write(data)
 
 
@@ -107,8 +107,8 @@ def _torn_tails(sessions: Path, acknowledge: Acknowledge) -> None:
     _record(collector, acknowledge, 2)
     collector.flush()
     session = Session.named("s", sessions)
-    (session.directory / ".journal.ndjson.tmp").touch()
-    stillborn = session.segments / ".0123456789abcdef.00000000000000000001.seg.tmp"
+    (Path(session.root) / ".journal.ndjson.tmp").touch()
+    stillborn = Path(session.segments) / ".0123456789abcdef.00000000000000000001.seg.tmp"
     stillborn.touch()
     collector.stop()
 
@@ -118,7 +118,7 @@ def _damage(sessions: Path, acknowledge: Acknowledge) -> None:
     collector = Collector("s", sessions)
     _record(collector, acknowledge, 2)
     _append_foreign(sessions, b"garbage\n")
-    (Session.named("s", sessions).segments / "nonsense.seg").write_bytes(b"nonsense")
+    (Path(Session.named("s", sessions).segments) / "nonsense.seg").write_bytes(b"nonsense")
     collector.flush()
     _record(collector, acknowledge, 2)
     collector.stop()
@@ -128,7 +128,7 @@ def _rebuilt(sessions: Path, acknowledge: Acknowledge) -> None:
     """metrics.json is damaged when nothing was merged yet, and started anew."""
     Session.named("s", sessions).make()
     _record(attach("s", sessions), acknowledge, 3)
-    Session.named("s", sessions).metrics.write_bytes(b"garbage")
+    Path(Session.named("s", sessions).metrics).write_bytes(b"garbage")
     compact(sessions, "s", rebuild=True)
 
 
@@ -221,9 +221,9 @@ def _ten_more_come_through(sessions: Path, before: int) -> None:
         _record(attach("s", sessions), lambda: None, 5)
         collector.flush()
         assert _count(sessions) == before + 10
-    names = {path.name for path in Session.named("s", sessions).directory.iterdir()}
+    names = {path.name for path in Path(Session.named("s", sessions).root).iterdir()}
     assert not {name for name in names if name.startswith(("journal.0", ".", "journal.ndjson"))}
-    assert not list(Session.named("s", sessions).segments.glob("*.seg"))
+    assert not list(Path(Session.named("s", sessions).segments).glob("*.seg"))
 
 
 @pytest.mark.parametrize("name", ["segments/nonsense.seg", "journal.999999999999.ndjson"])
@@ -233,7 +233,7 @@ def test_death_before_a_damaged_file_is_put_aside_rejects_it_once(name: str, tmp
 
     session = Session.named("s", tmp_path)
     session.make()
-    (session.directory / name).touch()
+    (Path(session.root) / name).touch()
     for _ in range(3):
         assert _Run(scenario, tmp_path, ("before set file aside", 1)).status == -signal.SIGKILL
     assert _Run(scenario, tmp_path).status == 0
@@ -243,7 +243,7 @@ def test_death_before_a_damaged_file_is_put_aside_rejects_it_once(name: str, tmp
     assert len(list(rejected.read(session.rejected))) == 1
     assert len(verify(tmp_path, "s")) == 1
     compact(tmp_path, "s")
-    (session.directory / name).touch()
+    (Path(session.root) / name).touch()
     assert compact(tmp_path, "s").metrics.rejected == 2
 
 

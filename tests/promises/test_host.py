@@ -44,7 +44,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_full_segments_take_no_descriptor_however_many_the_lock_keeps_back(session: Session) -> None:
     recorder = attach("s", session.sessions_dir)
     recorder.record_tool_call("first", True, 1)
-    lock = FileLock(session.lock_name)
+    lock = FileLock(session.journal_lock)
     assert lock.acquire()
     before = descriptors()
     for _ in range(2000):
@@ -63,7 +63,7 @@ def test_full_segments_take_no_descriptor_however_many_the_lock_keeps_back(sessi
 def test_host_opens_files_while_the_locks_holder_is_stopped_and_all_is_counted_when_it_is_gone(
     session: Session,
 ) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, session.lock_name], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, session.journal_lock], stdout=subprocess.PIPE)
     assert holder.stdout
     assert holder.stdout.readline()
     holder.send_signal(signal.SIGSTOP)

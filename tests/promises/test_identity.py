@@ -58,7 +58,7 @@ def segment_of_a_dead_writer(sessions_dir: Path, records: int = 3) -> Path:
 
 
 def identity_of(path: Path) -> ProcessIdentity:
-    with reader.SegmentFile.open(path) as file:
+    with reader.SegmentFile.open(str(path)) as file:
         return file.identity
 
 

@@ -58,7 +58,7 @@ class Alarm:
 def assert_nothing_is_held(session: Session) -> None:
     assert all(file.closed for file in flock._files.values())
     assert files._under_way() is None
-    journal = FileLock(session.lock_name)
+    journal = FileLock(session.journal_lock)
     assert journal.acquire()
     journal.release()
 
@@ -71,7 +71,7 @@ def interrupt_flush(sessions: Path) -> None:
         collector.record_tool_call("bash", True, 1)
         alarm.interrupt(collector.flush)
         assert_nothing_is_held(session)
-        assert not collector._is_in_turn()
+        assert not collector._turn.is_mine()
         assert collector._lease
         assert collector._lease.held
     collector.stop()
@@ -120,7 +120,7 @@ def interrupt_durable_records(sessions: Path) -> None:
         alarm.interrupt(lambda: recorder.record_tool_call("bash", True, 1))
         assert_nothing_is_held(session)
         assert not recorder._staging._group_commit._committing.locked()
-        assert not recorder._staging._group_commit._turn._is_owned()  # type: ignore[attr-defined]
+        assert not recorder._staging._group_commit._turn.is_mine()
 
 
 @pytest.mark.slow

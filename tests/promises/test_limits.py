@@ -97,7 +97,7 @@ class Run:
 
 
 def run(action: str, session: Session) -> Run:
-    command = [sys.executable, __file__, action, str(session.sessions_dir)]
+    command = [sys.executable, __file__, action, session.sessions_dir]
     environment = os.environ | {"PYTHONPATH": os.path.dirname(workers.__file__)}
     child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert child.returncode == 0, child.stderr[-2000:]
@@ -122,7 +122,7 @@ def idle(all_sessions: Path) -> int:
     """The peak of a child that compacts next to nothing."""
     session = Session.named("s", all_sessions / "idle")
     session.make()
-    session.journal.write_bytes(tool_call("one"))
+    Path(session.journal).write_bytes(tool_call("one"))
     return run("compact", session).peak
 
 
@@ -235,10 +235,9 @@ def assert_ten_more_come_through(session: Session) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("action", ["verify", "compact"])
 def test_line_of_100_mb_takes_no_memory_and_is_one_finding(session: Session, idle: int, action: str) -> None:
-    with session.journal.open("wb") as file:
+    with Path(session.journal).open("wb") as file:
         file.write(tool_call("before"))
-        for _ in range(100):
-            file.write(b"x" * 1_000_000)
+        file.writelines(b"x" * 1_000_000 for _ in range(100))
         file.write(b"\n" + tool_call("after"))
     found = run(action, session)
     assert found.peak < idle + 16 * MIB
@@ -254,7 +253,7 @@ def test_append_to_an_endless_last_line_takes_no_memory_and_both_count(
     session: Session, ending: bytes
 ) -> None:
     # A hole: 100 GB that take no room on the disk, and no reader gets to its end by reading.
-    with session.journal.open("wb") as file:
+    with Path(session.journal).open("wb") as file:
         file.truncate(100 * 1024 * MIB)
         file.seek(0, os.SEEK_END)
         file.write(b"x" * 70_000 + ending)
@@ -267,10 +266,10 @@ def test_append_to_an_endless_last_line_takes_no_memory_and_both_count(
 
     with Forked(append) as child:
         assert child.wait() == 0
-    with session.journal.open("rb") as stream:
+    with Path(session.journal).open("rb") as stream:
         stream.seek(-2000, os.SEEK_END)
         tail = stream.read()
-    session.journal.unlink()
+    Path(session.journal).unlink()
     assert b"x\n" + b'{"batch":' in tail
     assert b'"name":"mine"' in tail
 
@@ -280,7 +279,7 @@ def test_append_to_an_endless_last_line_takes_no_memory_and_both_count(
 def test_flood_of_garbage_lines_is_counted_in_full_and_kept_in_part(
     session: Session, idle: int, action: str, room: int
 ) -> None:
-    session.journal.write_bytes(tool_call("before") + b"garbage\n" * 150_000 + tool_call("after"))
+    Path(session.journal).write_bytes(tool_call("before") + b"garbage\n" * 150_000 + tool_call("after"))
     found = run(action, session)
     assert found.peak < idle + room  # an object for each line would take more than twice as much
     assert 0 < found.answer["kept"] <= 10_000
@@ -295,7 +294,7 @@ def test_flood_of_garbage_lines_is_counted_in_full_and_kept_in_part(
 def test_flood_of_distinct_tools_keeps_the_first_hundred_thousand_and_says_so(
     session: Session, idle: int
 ) -> None:
-    session.journal.write_bytes(b"".join(tool_call(f"tool {i}") for i in range(300_000)))
+    Path(session.journal).write_bytes(b"".join(tool_call(f"tool {i}") for i in range(300_000)))
     found = run("compact", session)
     assert found.peak < idle + 256 * MIB  # a tool with its distribution takes 2 KiB in all stages together
     assert found.answer["distinct"] == 100_000
@@ -331,20 +330,19 @@ def test_writers_beyond_the_limit_are_findings_and_those_that_are_gone_make_room
     def batches(first: int) -> bytes:
         return b"".join(encoded(Batch(f"{i:016x}", first, tool_call("t"))) for i in range(15))
 
-    session.journal.write_bytes(batches(1) + batches(2))
+    Path(session.journal).write_bytes(batches(1) + batches(2))
     found = compact(session.sessions_dir, "s")
     assert (found.records, found.metrics.rejected) == (20, 10)
     assert all("is one of more than 10" in item.reason for item in found.rejected)
     assert len(verify(session.sessions_dir, "s")) == 10
-    session.journal.write_bytes(batches(3))
+    Path(session.journal).write_bytes(batches(3))
     assert compact(session.sessions_dir, "s").records == 10
-    assert json.loads(session.metrics.read_bytes())["m31a_mp"]["writers"] == {}
+    assert json.loads(Path(session.metrics).read_bytes())["m31a_mp"]["writers"] == {}
 
 
 def test_endless_ids_of_writers_take_no_memory(session: Session, idle: int) -> None:
-    with session.journal.open("wb") as file:
-        for i in range(3000):
-            file.write(encoded(Batch(f"{i:060000x}", 1, tool_call("t"))))
+    with Path(session.journal).open("wb") as file:
+        file.writelines(encoded(Batch(f"{i:060000x}", 1, tool_call("t"))) for i in range(3000))
     assert run("compact", session).peak < idle + 96 * MIB  # of 180 MB
 
 
@@ -356,7 +354,9 @@ def test_batch_headers_that_announce_endless_batches_take_no_memory_and_cost_the
 ) -> None:
     headers = [header(**{key: number}) for key in ("bytes", "count", "first") for number in HUGE]
     lies = [head + tool_call("batch") for head in headers]
-    session.journal.write_bytes(b"".join(lie + tool_call("between") for lie in lies) + tool_call("last"))
+    Path(session.journal).write_bytes(
+        b"".join(lie + tool_call("between") for lie in lies) + tool_call("last")
+    )
     found = run("compact", session)
     assert found.peak < idle + 16 * MIB
     assert found.answer["tools"]["between"] == len(lies)
@@ -396,7 +396,7 @@ def test_record_of_a_batch_that_is_nested_without_end_costs_itself(
     depth = 3 * MIB // len(opening + closing)
     record = b'{"event":"heal_trigger","phase":"x","more":%b1%b}\n' % (opening * depth, closing * depth)
     batch = Batch("00000000000000aa", 1, tool_call("in the batch") + record + tool_call("in the batch"))
-    session.journal.write_bytes(encoded(batch) + tool_call("after"))
+    Path(session.journal).write_bytes(encoded(batch) + tool_call("after"))
     found = run("compact", session)
     assert found.peak < idle + 64 * MIB
     assert found.answer["tools"] == {"in the batch": 2, "after": 1}
@@ -425,9 +425,9 @@ def test_writer_whose_record_numbers_pass_64_bits_stops_nobody(session: Session)
 
 @pytest.mark.parametrize("number", [10**12 - 2, 10**12 - 1, 10**12])
 def test_planted_journal_with_the_last_of_all_numbers_costs_no_record(session: Session, number: int) -> None:
-    session.sealed_name(number).write_bytes(tool_call("planted"))
+    Path(session.sealed_as(number)).write_bytes(tool_call("planted"))
     for wanted in (1, 2, 3):
-        session.journal.write_bytes(tool_call("mine"))
+        Path(session.journal).write_bytes(tool_call("mine"))
         tools = {tool.name: tool.call_count for tool in compact(session.sessions_dir, "s").metrics.tools}
         assert tools.get("mine") == wanted
 
@@ -437,12 +437,12 @@ def test_metrics_json_that_names_the_last_of_all_journals_is_damaged_or_costs_no
     session: Session, number: int
 ) -> None:
     compact(session.sessions_dir, "s")
-    document = json.loads(session.metrics.read_bytes())
+    document = json.loads(Path(session.metrics).read_bytes())
     document["m31a_mp"]["journal"] = number
-    session.metrics.write_bytes(json.dumps(document).encode())
+    Path(session.metrics).write_bytes(json.dumps(document).encode())
     with suppress(DamagedMetricsError):  # a person has to look, and the journal is left alone
         for wanted in (1, 2, 3):
-            session.journal.write_bytes(tool_call("mine"))
+            Path(session.journal).write_bytes(tool_call("mine"))
             tools = {tool.name: tool.call_count for tool in compact(session.sessions_dir, "s").metrics.tools}
             assert tools.get("mine") == wanted
 
@@ -459,7 +459,7 @@ def make_sparse(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("action", ["load", "verify", "snapshot", "compact", "own"])
 def test_metrics_json_larger_than_memory_is_damaged_and_is_not_read(session: Session, action: str) -> None:
-    make_sparse(session.metrics)
+    make_sparse(Path(session.metrics))
     found = run(action, session)
     if action == "verify":
         assert found.answer["kept"] == 1
@@ -470,8 +470,8 @@ def test_metrics_json_larger_than_memory_is_damaged_and_is_not_read(session: Ses
 @pytest.mark.slow
 @pytest.mark.parametrize("action", ["verify", "compact", "own"])
 def test_rejected_file_larger_than_memory_stops_nobody(session: Session, idle: int, action: str) -> None:
-    make_sparse(session.rejected)
-    session.journal.write_bytes(tool_call("before") + b"garbage\n" + tool_call("after"))
+    make_sparse(Path(session.rejected))
+    Path(session.journal).write_bytes(tool_call("before") + b"garbage\n" + tool_call("after"))
     found = run(action, session)
     assert found.error == ""
     assert found.peak < idle + 256 * MIB
@@ -483,14 +483,13 @@ def test_one_more_rejected_line_costs_no_multiple_of_those_that_were_rejected_be
     session: Session, idle: int
 ) -> None:
     line = rejected.Rejected("journal.000000000001.ndjson", 0, "not JSON", b"garbage").encode()
-    with session.rejected.open("wb") as file:
-        for i in range(16 * MIB // len(line)):
-            file.write(line.replace(b'"offset":0', b'"offset":%d' % i))
-    size = session.rejected.stat().st_size
-    session.journal.write_bytes(b"garbage\n")
+    with Path(session.rejected).open("wb") as file:
+        file.writelines(line.replace(b'"offset":0', b'"offset":%d' % i) for i in range(16 * MIB // len(line)))
+    size = Path(session.rejected).stat().st_size
+    Path(session.journal).write_bytes(b"garbage\n")
     found = run("compact", session)
     assert found.peak < idle + 8 * size
-    assert session.rejected.stat().st_size > size
+    assert Path(session.rejected).stat().st_size > size
 
 
 def test_rejected_file_stops_growing_and_everything_rejected_is_counted_on(
@@ -500,9 +499,9 @@ def test_rejected_file_stops_growing_and_everything_rejected_is_counted_on(
     sizes = []
     with Collector("s", session.sessions_dir) as collector:
         for flood in range(1, 8):
-            session.journal.write_bytes(b"garbage %d\n" % flood * 300)
+            Path(session.journal).write_bytes(b"garbage %d\n" % flood * 300)
             collector.flush()
-            sizes.append(session.rejected.stat().st_size)
+            sizes.append(Path(session.rejected).stat().st_size)
             assert collector.snapshot().rejected == flood * 300
     assert sizes[0] < sizes[1] <= max(sizes) <= 100_000
     assert sizes[-1] == sizes[-2]
@@ -513,7 +512,7 @@ def test_rejected_file_stops_growing_and_everything_rejected_is_counted_on(
 
 def test_owner_lock_larger_than_memory_is_still_the_lock_of_its_owner(session: Session) -> None:
     with Collector("s", session.sessions_dir):
-        make_sparse(session.owner_lock)
+        make_sparse(Path(session.owner_lock))
         assert run("own", session).error == "SessionOwnedError"
 
 
@@ -579,7 +578,7 @@ def test_five_thousand_files_of_garbage_among_the_segments_are_findings_and_take
 ) -> None:
     with Collector("s", session.sessions_dir) as collector:
         collector.record_tool_call("before", True, 1)
-    plant_garbage(session.segments, 5000)
+    plant_garbage(Path(session.segments), 5000)
     planted = sum(name.endswith(".seg") for name in os.listdir(session.segments))
     assert planted > 3000
     found = run(action, session)
@@ -597,7 +596,7 @@ def test_each_of_many_damaged_segments_is_not_compared_with_every_other(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(300):
-        (session.segments / f"{i:016x}.{1:020d}.seg").write_bytes(b"garbage")
+        (Path(session.segments) / f"{i:016x}.{1:020d}.seg").write_bytes(b"garbage")
     comparisons = 0
     equal = PurePath.__eq__
 

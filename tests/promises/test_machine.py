@@ -97,13 +97,15 @@ class Mayhem(RuleBasedStateMachine):
             self._check_file()
             for one in self.processes[1:]:
                 one.die()
-            for half_made in self.session.segments.glob(".*"):  # its maker is dead, but might have been slow
+            for half_made in Path(self.session.segments).glob(
+                ".*"
+            ):  # its maker is dead, but might have been slow
                 os.utime(half_made, (0, 0))
             self._stop()
             self._check_file()
-            left = {path.name for path in self.session.directory.iterdir()}
+            left = {path.name for path in Path(self.session.root).iterdir()}
             assert left == {"metrics.json", "journal.lock", "owner.lock", "segments"}
-            assert not list(self.session.segments.iterdir())
+            assert not list(Path(self.session.segments).iterdir())
         finally:
             self.collector.stop()
             self.patch.undo()
@@ -261,7 +263,7 @@ class Mayhem(RuleBasedStateMachine):
     @rule(record=few_records, shift=st.sampled_from([-_YEAR, 0, _YEAR]))
     def append_foreign_line(self, record: Record, shift: int) -> None:
         time = _NOW + shift + next(self.foreign)
-        with self.session.journal.open("ab") as stream:
+        with Path(self.session.journal).open("ab") as stream:
             stream.write(record.line(time))
         self.recorded.append((time, record))
 

@@ -424,7 +424,7 @@ def test_journal_is_deleted_last_by_flush_stop_and_compact_and_save_deletes_none
     ]
     for number, call in enumerate(publishing, 1):
         attach("s", sessions).record_tool_call(_TOOL, True, 1)
-        deleted = (_DELETED[0], session.sealed_name(number).name)
+        deleted = (_DELETED[0], Path(session.sealed_as(number)).name)
         assert done(call) == [("fsync", "s"), *_PUBLISHED, deleted]
     assert done(partial(save, sessions, "s", SessionMetrics("s"))) == _PUBLISHED
 
@@ -434,7 +434,7 @@ def test_journal_whose_metrics_json_could_not_be_made_durable_stays(
 ) -> None:
     collector = Collector("s", session.sessions_dir)
     collector.record_tool_call(_TOOL, True, 1)
-    directory = session.directory.stat().st_ino
+    directory = Path(session.root).stat().st_ino
     fsync = os.fsync
 
     def failing(fd: int) -> None:
@@ -457,8 +457,8 @@ def test_what_was_set_aside_is_durable_before_its_journal_is_deleted(
     session: Session, boot: Callable[[State], Path]
 ) -> None:
     collector = Collector("s", session.sessions_dir)
-    session.journal.write_bytes(b"garbage\n")
-    disk = Disk(session.sessions_dir, ordered=False)
+    Path(session.journal).write_bytes(b"garbage\n")
+    disk = Disk(Path(session.sessions_dir), ordered=False)
     with disk.watched():
         collector.flush()
     collector.stop()
@@ -466,7 +466,7 @@ def test_what_was_set_aside_is_durable_before_its_journal_is_deleted(
     for state in disk.cuts:
         sessions = boot(state)
         compact(sessions, "s")
-        rejected = Session.named("s", sessions).rejected
+        rejected = Path(Session.named("s", sessions).rejected)
         assert not rejected.exists() or b"garbage" in rejected.read_bytes()
         garbage_was_read = any(data == b"garbage\n" for _, data in state)
         metrics = load(sessions, "s")
@@ -487,7 +487,7 @@ def test_record_that_the_owner_drains_and_seals_before_its_fsync_is_durable_when
             assert log.seal(len(session.sealed()) + 1)
         sync(stage)
 
-    disk = Disk(session.sessions_dir, ordered=False)
+    disk = Disk(Path(session.sessions_dir), ordered=False)
     with disk.watched(), monkeypatch.context() as patch:
         patch.setattr(Staging, "_sync", overtaken)
         disk.record(recorder, 3, is_durable=True)
@@ -532,9 +532,9 @@ class SharedDisk:
             return number
 
     def _fsync(self, fsync: Callable[[int], None], fd: int) -> None:
-        if os.fstat(fd).st_ino != self._journal.stat().st_ino:
+        if os.fstat(fd).st_ino != os.stat(self._journal).st_ino:
             return fsync(fd)
-        covered = self._journal.read_bytes()  # what is written later need not be
+        covered = Path(self._journal).read_bytes()  # what is written later need not be
         with self._changed:
             self.fsyncs += 1
             self.kept_waiting |= not self._changed.wait_for(
@@ -597,9 +597,9 @@ def test_threads_that_record_to_the_disk_at_full_speed_return_after_an_fsync_of_
 
     def watched(fd: int) -> None:
         nonlocal on_disk
-        covered = session.journal.read_bytes()
+        covered = Path(session.journal).read_bytes()
         fsync(fd)
-        if os.readlink(f"/proc/self/fd/{fd}") == str(session.journal):
+        if os.readlink(f"/proc/self/fd/{fd}") == session.journal:
             on_disk = covered
 
     def record(name: str) -> None:

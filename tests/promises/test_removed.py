@@ -50,7 +50,7 @@ def test_records_that_are_called_fsynced_are_in_the_new_session(session: Session
     shutil.rmtree(session.root)
     for number in range(1, 11):
         recorder.record_tool_call("after", True, 1)
-        assert session.journal.read_bytes().count(b'"after"') == number
+        assert Path(session.journal).read_bytes().count(b'"after"') == number
     assert counts(compact(session.sessions_dir, "s").metrics) == {"after": 10}
 
 
@@ -137,20 +137,20 @@ def test_compaction_whose_lease_is_removed_before_it_publishes_publishes_nothing
     fold = metrics_file.read_totals
 
     def remove(where: Session) -> object:
-        session.owner_lock.unlink()
+        Path(session.owner_lock).unlink()
         return fold(where)
 
     with monkeypatch.context() as patch:
         patch.setattr(metrics_file, "read_totals", remove)
         with pytest.raises(SessionOwnedError, match="removed"):
             compact(session.sessions_dir, "s")
-    assert not session.metrics.exists()
+    assert not Path(session.metrics).exists()
     assert counts(compact(session.sessions_dir, "s").metrics) == {"bash": 1}
 
 
 def test_lease_that_is_removed_is_not_held(session: Session) -> None:
     with leased(session) as lease:
-        session.owner_lock.unlink()
+        Path(session.owner_lock).unlink()
         assert not lease.held
         other = Lease.take(session)
         assert other.held
@@ -173,14 +173,14 @@ def test_holder_that_comes_after_the_lock_file_was_removed_holds_the_one_that_is
     thread.start()
     inside.wait()
     waiting = threading.Thread(
-        target=Journal(session).hold, args=(lambda: held.append(os.stat(session.lock_name).st_ino),)
+        target=Journal(session).hold, args=(lambda: held.append(os.stat(session.journal_lock).st_ino),)
     )
-    session.journal_lock.unlink()
+    Path(session.journal_lock).unlink()
     waiting.start()
     waiting.join()
     removed.set()
     thread.join()
-    assert held == [os.stat(session.lock_name).st_ino]
+    assert held == [os.stat(session.journal_lock).st_ino]
 
 
 def test_session_that_is_removed_again_and_again_while_threads_record_loses_only_what_was_handed_over(

@@ -37,10 +37,10 @@ def content(directory: Path) -> dict[Path, tuple[int, str]]:
 def damage(session: Session) -> None:
     """Leave something of every kind."""
     attach("s", session.sessions_dir).record_tool_call("staged", True, 1)
-    session.sealed_name(1).write_bytes(LINE + b"sealed garbage\n")
-    session.journal.write_bytes(LINE + b"garbage\n" + LINE[:-20])
-    (session.segments / "x.seg").write_bytes(b"no segment")
-    session.metrics.write_bytes(b"{")
+    Path(session.sealed_as(1)).write_bytes(LINE + b"sealed garbage\n")
+    Path(session.journal).write_bytes(LINE + b"garbage\n" + LINE[:-20])
+    (Path(session.segments) / "x.seg").write_bytes(b"no segment")
+    Path(session.metrics).write_bytes(b"{")
 
 
 def no_directory(root: Path) -> None:
@@ -115,10 +115,10 @@ def test_anything_of_a_session_is_one(sessions: Path, sign: str) -> None:
 
 def test_nothing_is_changed(session: Session) -> None:
     damage(session)
-    before = content(session.directory)
+    before = content(Path(session.root))
     assert verify(session.sessions_dir, "s")
     assert verify(session.sessions_dir, "s")
-    assert content(session.directory) == before
+    assert content(Path(session.root)) == before
 
 
 def test_every_damage_is_found_where_it_is(session: Session) -> None:
@@ -138,24 +138,24 @@ def test_every_damage_is_found_where_it_is(session: Session) -> None:
 
 def test_what_was_set_aside_stays_a_finding_until_its_file_is_removed(session: Session) -> None:
     damage(session)
-    session.metrics.unlink()
+    Path(session.metrics).unlink()
     before = len(verify(session.sessions_dir, "s"))
     compaction = compact(session.sessions_dir, "s")
     assert before == len(compaction.rejected) == compaction.metrics.rejected == 3
     for _ in range(2):
         assert len(verify(session.sessions_dir, "s")) == 3
         compact(session.sessions_dir, "s")
-    session.rejected.unlink()
+    Path(session.rejected).unlink()
     assert verify(session.sessions_dir, "s") == []
 
 
 def test_what_a_crash_leaves_is_no_finding(session: Session) -> None:
     attach("s", session.sessions_dir).record_tool_call("staged", True, 1)
-    session.sealed_name(1).write_bytes(LINE)
-    session.journal.write_bytes(LINE + LINE[:-20])
-    (session.segments / ".1.seg.tmp").write_bytes(b"half made")
-    (session.directory / ".metrics.json.tmp").write_bytes(b"{")
-    session.owner_lock.write_bytes(b'{"pid":1')
+    Path(session.sealed_as(1)).write_bytes(LINE)
+    Path(session.journal).write_bytes(LINE + LINE[:-20])
+    (Path(session.segments) / ".1.seg.tmp").write_bytes(b"half made")
+    (Path(session.root) / ".metrics.json.tmp").write_bytes(b"{")
+    Path(session.owner_lock).write_bytes(b'{"pid":1')
     assert verify(session.sessions_dir, "s") == []
     with Collector("s", session.sessions_dir) as collector:
         assert sum(tool.call_count for tool in collector.snapshot().tools) == 3
@@ -211,7 +211,7 @@ def look_too_early(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], threadi
     open_to_read, found = reader.open_to_read, threading.Event()
 
     def let(seen: bytes) -> threading.Event:
-        def opened(path: Path) -> BinaryIO:
+        def opened(path: str) -> BinaryIO:
             stream = open_to_read(path)
             if found.is_set():
                 return stream
@@ -248,7 +248,7 @@ class TestLiveJournal:
         seen: Callable[[Session], tuple[int, int]],
     ) -> None:
         with locked(session):
-            session.journal.write_bytes(LINE + BATCH + NEXT)
+            Path(session.journal).write_bytes(LINE + BATCH + NEXT)
         early = look_too_early(LINE + GAPS[gap] + NEXT)
         assert seen(session) == (5, 0)
         assert early.is_set()
@@ -259,23 +259,23 @@ class TestLiveJournal:
         early = look_too_early(LINE + GAPS["a record"])
         with ThreadPoolExecutor(1) as pool:
             with locked(session):
-                session.journal.write_bytes(LINE + bytes(len(BATCH)))
+                Path(session.journal).write_bytes(LINE + bytes(len(BATCH)))
                 look = pool.submit(seen_by_snapshot, session)
                 early.wait()
-                session.journal.write_bytes(LINE + BATCH)
+                Path(session.journal).write_bytes(LINE + BATCH)
             assert look.result() == (4, 0)
 
     def test_rest_of_an_append_that_is_met_behind_its_room_is_not_counted_as_lines(
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        session.journal.write_bytes(LINE + GAPS["a whole header"])
+        Path(session.journal).write_bytes(LINE + GAPS["a whole header"])
         read = reader.read
 
         def filled_meanwhile(stream: BinaryIO) -> Iterator[reader.Item]:
             for item in read(stream):
                 yield item
                 if isinstance(item, reader.Torn):
-                    session.journal.write_bytes(LINE + BATCH)
+                    Path(session.journal).write_bytes(LINE + BATCH)
 
         monkeypatch.setattr(reader, "read", filled_meanwhile)
         assert seen_by_snapshot(session) == (4, 0)
@@ -285,13 +285,13 @@ class TestLiveJournal:
     def test_batch_that_is_filled_while_those_behind_it_are_read_loses_no_record(
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        session.journal.write_bytes(without(BATCH, len(BATCH) - 90, len(BATCH)) + NEXT)
+        Path(session.journal).write_bytes(without(BATCH, len(BATCH) - 90, len(BATCH)) + NEXT)
         read = reader.read
 
         def filled_meanwhile(stream: BinaryIO) -> Iterator[reader.Item]:
             for item in read(stream):
                 yield item
-                session.journal.write_bytes(BATCH + NEXT)
+                Path(session.journal).write_bytes(BATCH + NEXT)
 
         monkeypatch.setattr(reader, "read", filled_meanwhile)
         assert seen_by_snapshot(session) == (4, 0)
@@ -301,7 +301,7 @@ class TestLiveJournal:
         self, session: Session, seen: Callable[[Session], tuple[int, int]]
     ) -> None:
         with locked(session):
-            session.journal.write_bytes(LINE + b"garbage\n" + LINE)
+            Path(session.journal).write_bytes(LINE + b"garbage\n" + LINE)
         assert seen(session) == (2, 1)
         (finding,) = verify(session.sessions_dir, "s")
         assert "not certain" not in finding.reason
@@ -311,27 +311,27 @@ class TestLiveJournal:
     ) -> None:
         hold = Journal.hold
         monkeypatch.setattr(Journal, "hold", lambda journal, call: hold(journal, call, 0.01))
-        holder = FileLock(session.lock_name)
+        holder = FileLock(session.journal_lock)
         assert holder.acquire()
-        session.journal.write_bytes(LINE + b"garbage\n" + LINE)
-        session.sealed_name(1).write_bytes(b"sealed garbage\n")
+        Path(session.journal).write_bytes(LINE + b"garbage\n" + LINE)
+        Path(session.sealed_as(1)).write_bytes(b"sealed garbage\n")
         assert seen_by_snapshot(session) == (2, 2)
         reasons = {finding.file: finding.reason for finding in verify(session.sessions_dir, "s")}
-        assert f"not certain, for {session.lock_name} is held by" in reasons["journal.ndjson"]
+        assert f"not certain, for {session.journal_lock} is held by" in reasons["journal.ndjson"]
         assert "not certain" not in reasons["journal.000000000001.ndjson"]
         holder.release()
 
     def test_look_from_a_call_that_was_interrupted_in_the_lock_says_that_it_is_not_certain(
         self, session: Session
     ) -> None:
-        session.journal.write_bytes(LINE + b"garbage\n")
+        Path(session.journal).write_bytes(LINE + b"garbage\n")
         (finding,) = Journal(session).hold(lambda: verify(session.sessions_dir, "s"))
         assert "not certain" in finding.reason
 
     def test_look_at_a_sound_journal_waits_for_nobody(self, session: Session) -> None:
-        holder = FileLock(session.lock_name)
+        holder = FileLock(session.journal_lock)
         assert holder.acquire()  # and never given back: a look that waited would end by raising
-        session.journal.write_bytes(LINE + BATCH + without(NEXT, 80, len(NEXT)))
+        Path(session.journal).write_bytes(LINE + BATCH + without(NEXT, 80, len(NEXT)))
         assert [seen(session) for seen in SEEN] == [(4, 0)] * 2
 
     @pytest.mark.slow
@@ -340,20 +340,20 @@ class TestLiveJournal:
         self, session: Session, line_by_line: bool
     ) -> None:
         lines = LINES * 200
-        stopped = Counters(session.directory / "stopped", 1)
+        stopped = Counters(Path(session.root) / "stopped", 1)
 
         def write() -> None:
             number = 1
             while not stopped[0]:
                 with locked(session):
                     if line_by_line:
-                        with session.journal.open("ab", buffering=100) as stream:
+                        with Path(session.journal).open("ab", buffering=100) as stream:
                             stream.writelines(lines[:20])
                     else:
                         Journal(session).append([Batch("00000000000000aa", number, b"".join(lines))])
                         number += len(lines)
-                    if session.journal.stat().st_size > 200_000:
-                        session.journal.unlink()
+                    if Path(session.journal).stat().st_size > 200_000:
+                        Path(session.journal).unlink()
 
         with Forked(write) as writer:
             for _ in range(150):

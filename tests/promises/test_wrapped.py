@@ -117,38 +117,38 @@ def no_trouble(session: Session) -> None:
 
 
 def file_in_its_place(session: Session) -> None:
-    session.sessions_dir.mkdir()
-    session.directory.touch()
+    Path(session.sessions_dir).mkdir()
+    Path(session.root).touch()
 
 
 def file_in_place_of_all_sessions(session: Session) -> None:
-    session.sessions_dir.touch()
+    Path(session.sessions_dir).touch()
 
 
 def symlink_that_leads_in_a_circle(session: Session) -> None:
-    session.sessions_dir.mkdir()
-    session.directory.symlink_to(session.directory)
+    Path(session.sessions_dir).mkdir()
+    Path(session.root).symlink_to(session.root)
 
 
 def directory_that_nobody_may_enter(session: Session) -> None:
     session.make()
-    session.directory.chmod(0)
+    Path(session.root).chmod(0)
 
 
 def directory_of_all_that_nobody_may_enter(session: Session) -> None:
     session.make()
-    session.sessions_dir.chmod(0)
+    Path(session.sessions_dir).chmod(0)
 
 
 def directory_of_all_that_nobody_may_write(session: Session) -> None:
-    session.sessions_dir.mkdir()
-    session.sessions_dir.chmod(0o500)
+    Path(session.sessions_dir).mkdir()
+    Path(session.sessions_dir).chmod(0o500)
 
 
 def directory_that_nobody_may_write(session: Session) -> None:
     session.make()
-    session.segments.rmdir()
-    session.directory.chmod(0o500)
+    Path(session.segments).rmdir()
+    Path(session.root).chmod(0o500)
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_session_that_cannot_be_used_costs_the_record_and_nothing_else(
     wrapper: Wrapper, one: Session, make: Callable[[Session], None]
 ) -> None:
     make(one)
-    assert wrapper.told(wrapper(one.directory)).startswith("this call is not recorded: ")
+    assert wrapper.told(wrapper(one.root)).startswith("this call is not recorded: ")
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_path_that_is_not_utf_8_is_no_trouble(wrapper: Wrapper, tmp_path: Path) 
 
 
 def test_missing_home_is_no_trouble(wrapper: Wrapper, one: Session) -> None:
-    result = wrapper(one.directory, before="unset HOME USER LOGNAME")
+    result = wrapper(one.root, before="unset HOME USER LOGNAME")
     assert (result.returncode, result.stderr) == (7, "")
     assert recorded(one) == 1
 
@@ -208,7 +208,7 @@ def test_command_in_a_deleted_working_directory_runs(wrapper: Wrapper, tmp_path:
 
 
 def test_command_in_a_deleted_working_directory_is_recorded_elsewhere(wrapper: Wrapper, one: Session) -> None:
-    result = wrapper(one.directory, *QUIET, before=f"cd {one.sessions_dir.parent}; {GONE}")
+    result = wrapper(one.root, *QUIET, before=f"cd {Path(one.sessions_dir).parent}; {GONE}")
     assert (result.returncode, result.stdout, result.stderr) == (7, "out\n", "")
     assert (recorded(one), status(one).state) == (1, State.FINISHED)
 
@@ -251,7 +251,7 @@ def test_python_child_of_a_run_without_a_session_records_nothing(tmp_path: Path)
 
 def test_durability_that_is_none_is_told_and_replaced(wrapper: Wrapper, one: Session) -> None:
     command = ["sh", "-c", "echo out; exec test $M31A_MP_DURABILITY = process -a ${PWD}"]
-    result = wrapper(one.directory, *command, M31A_MP_DURABILITY="bogus")
+    result = wrapper(one.root, *command, M31A_MP_DURABILITY="bogus")
     assert (result.returncode, result.stdout) == (0, "out\n")
     assert result.stderr == (
         f"{wrapper.name}: M31A_MP_DURABILITY is neither process nor disk, but 'bogus'; process is taken\n"
@@ -263,17 +263,19 @@ def test_durability_that_is_none_is_told_and_replaced(wrapper: Wrapper, one: Ses
 
 
 def damaged(session: Session) -> None:
-    session.metrics.write_text("damaged")
+    Path(session.metrics).write_text("damaged")
 
 
 def newer(session: Session) -> None:
     compact(session.sessions_dir, session.id)
-    session.metrics.write_text(session.metrics.read_text().replace('"version": 1', '"version": 2'))
-    assert '"version": 2' in session.metrics.read_text()
+    Path(session.metrics).write_text(
+        Path(session.metrics).read_text().replace('"version": 1', '"version": 2')
+    )
+    assert '"version": 2' in Path(session.metrics).read_text()
 
 
 def a_directory(session: Session) -> None:
-    session.metrics.mkdir()
+    Path(session.metrics).mkdir()
 
 
 @pytest.mark.slow
@@ -290,10 +292,10 @@ def test_session_that_cannot_be_merged_has_the_call_recorded(
 ) -> None:
     one.make()
     make(one)
-    message = wrapper.told(wrapper(one.directory))
+    message = wrapper.told(wrapper(one.root))
     assert message.startswith("this call is recorded, but not merged into metrics.json: ")
     assert reason in message
-    shutil.rmtree(one.metrics) if one.metrics.is_dir() else one.metrics.unlink()
+    shutil.rmtree(one.metrics) if Path(one.metrics).is_dir() else Path(one.metrics).unlink()
     assert compact(one.sessions_dir, one.id).records == 1
 
 
@@ -302,7 +304,7 @@ def test_lock_that_is_never_given_back_has_the_call_recorded(wrapper: Wrapper, o
     one.make()
     lock = os.open(one.journal_lock, os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    message = wrapper.told(wrapper(one.directory))
+    message = wrapper.told(wrapper(one.root))
     assert message.startswith("this call is recorded, but not merged into metrics.json: ")
     assert f" is held by pid {os.getpid()} " in message
     os.close(lock)
@@ -315,7 +317,7 @@ def test_lock_that_is_never_given_back_has_the_call_recorded(wrapper: Wrapper, o
 @pytest.mark.slow
 @pytest.mark.parametrize("descriptors", [5, 6, 7, 8, 9, 10, 12, 16])
 def test_few_descriptors_cost_no_command(wrapper: Wrapper, one: Session, descriptors: int) -> None:
-    result = wrapper(one.directory, before=f"ulimit -n {descriptors}")
+    result = wrapper(one.root, before=f"ulimit -n {descriptors}")
     assert (result.returncode, result.stdout) == (7, "out\n"), result.stderr
     if result.stderr:
         message = wrapper.told(result)
@@ -326,7 +328,7 @@ def test_few_descriptors_cost_no_command(wrapper: Wrapper, one: Session, descrip
 
 
 def test_files_that_may_not_grow_cost_the_record_and_nothing_else(wrapper: Wrapper, one: Session) -> None:
-    message = wrapper.told(wrapper(one.directory, before="ulimit -f 0", PYTHONDONTWRITEBYTECODE="1"))
+    message = wrapper.told(wrapper(one.root, before="ulimit -f 0", PYTHONDONTWRITEBYTECODE="1"))
     assert message.startswith("this call is not recorded: ")
     assert recorded(one) == 0
 
@@ -353,10 +355,10 @@ def test_files_that_may_not_grow_cost_the_record_and_nothing_else(wrapper: Wrapp
 )
 @pytest.mark.parametrize("wrapper", STARTS, indirect=True)
 def test_command_that_ruins_its_session_keeps_its_status(wrapper: Wrapper, one: Session, work: str) -> None:
-    work = work.replace("DIRECTORY", shlex.quote(str(one.directory)))
-    result = wrapper(one.directory, "sh", "-c", f"{work}; echo out; exit 7")
+    work = work.replace("DIRECTORY", shlex.quote(one.root))
+    result = wrapper(one.root, "sh", "-c", f"{work}; echo out; exit 7")
     assert (result.returncode, result.stdout) == (7, "out\n")
-    for directory in (one.sessions_dir, one.directory, one.segments):
+    for directory in map(Path, (one.sessions_dir, one.root, one.segments)):
         if directory.is_dir() and not directory.is_symlink():
             directory.chmod(0o700)
     message = wrapper.told(result) if result.stderr else "this call is recorded"
@@ -365,7 +367,7 @@ def test_command_that_ruins_its_session_keeps_its_status(wrapper: Wrapper, one: 
     assert message.startswith((*lost, failed, "this call is recorded"))
     if message.startswith("this call is recorded"):
         if result.stderr:
-            shutil.rmtree(one.metrics) if one.metrics.is_dir() else one.metrics.unlink()
+            shutil.rmtree(one.metrics) if Path(one.metrics).is_dir() else Path(one.metrics).unlink()
         assert recorded(one) == 1
 
 
@@ -375,7 +377,7 @@ def test_command_that_ruins_its_session_keeps_its_status(wrapper: Wrapper, one: 
 @pytest.mark.parametrize("after", ["2>&-", "2>/dev/full", "2>&- <&-"])
 def test_trouble_that_cannot_be_told_takes_no_status(wrapper: Wrapper, one: Session, after: str) -> None:
     file_in_its_place(one)
-    result = wrapper(one.directory, after=after)
+    result = wrapper(one.root, after=after)
     assert (result.returncode, result.stdout, result.stderr) == (7, "out\n", "")
 
 
@@ -383,7 +385,7 @@ def test_trouble_that_nobody_reads_takes_no_status(wrapper: Wrapper, one: Sessio
     file_in_its_place(one)
     reading, writing = os.pipe()
     os.close(reading)
-    command = [*wrapper.start, str(one.directory), "--", *COMMAND]
+    command = [*wrapper.start, one.root, "--", *COMMAND]
     result = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=writing, check=False)
     os.close(writing)
     assert (result.returncode, result.stdout) == (7, b"out\n")
@@ -392,8 +394,8 @@ def test_trouble_that_nobody_reads_takes_no_status(wrapper: Wrapper, one: Sessio
 def test_missing_stderr_leaves_the_files_of_the_session_alone(wrapper: Wrapper, one: Session) -> None:
     one.make()
     damaged(one)
-    result = wrapper(one.directory, after="2>&-")
+    result = wrapper(one.root, after="2>&-")
     assert (result.returncode, result.stdout) == (7, "out\n")
-    one.metrics.unlink()
+    Path(one.metrics).unlink()
     found = compact(one.sessions_dir, one.id)
     assert (found.records, found.rejected) == (1, [])

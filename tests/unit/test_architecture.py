@@ -50,7 +50,6 @@ COLD_IN_HOT = {
 LATE = {
     "plan.py": {"datetime"},
     "recorder.py": {"m31a_mp.inspection.snapshot", "m31a_mp.model"},
-    "session/paths.py": {"pathlib"},
     "system/process.py": {"datetime", "psutil"},
     "timing.py": {"functools", "inspect", "signal", "subprocess"},
     "usage.py": {"m31a_mp.response"},

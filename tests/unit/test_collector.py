@@ -186,9 +186,9 @@ class TestOrder:
         with Collector("s", session.sessions_dir) as collector:
             collector.record_tool_call("new", True, 1)
             collector.flush()
-            session.journal.write_bytes(Record("tool_call", ("old", True, 1)).line(1))
+            Path(session.journal).write_bytes(Record("tool_call", ("old", True, 1)).line(1))
             collector.flush()
-            session.journal.write_bytes(Record("tool_call", ("new", True, 1)).line(0))
+            Path(session.journal).write_bytes(Record("tool_call", ("new", True, 1)).line(0))
             assert [tool.name for tool in collector.snapshot().tools] == ["new", "old"]
 
     @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
@@ -197,7 +197,7 @@ class TestOrder:
     ) -> None:
         with Collector("s", session.sessions_dir) as collector:
             for time in order:
-                session.journal.write_bytes(
+                Path(session.journal).write_bytes(
                     Record("phase_duration", ("plan", time * 10, time == 3)).line(time)
                 )
                 collector.flush()
@@ -214,7 +214,7 @@ class TestOrder:
             random.Random(run).shuffle(lines)
             with Collector(name, session.sessions_dir) as collector:
                 for part in range(0, len(lines), 500):
-                    with (session.sessions_dir / name / "journal.ndjson").open("ab") as stream:
+                    with (Path(session.sessions_dir) / name / "journal.ndjson").open("ab") as stream:
                         stream.writelines(lines[part : part + 500])
                     if run % 2:
                         collector.flush()
@@ -514,13 +514,13 @@ class TestFlush:
     def test_flush_with_a_damaged_file_raises_and_keeps_all_records(self, session: Session) -> None:
         with Collector("s", session.sessions_dir) as collector:
             collector.flush()
-            good = session.metrics.read_bytes()
-            session.metrics.write_bytes(b"{")
+            good = Path(session.metrics).read_bytes()
+            Path(session.metrics).write_bytes(b"{")
             collector.record_tool_call("bash", True, 1)
             with pytest.raises(DamagedMetricsError, match=r"metrics\.json"):
                 collector.flush()
-            assert session.metrics.read_bytes() == b"{"
-            session.metrics.write_bytes(good)
+            assert Path(session.metrics).read_bytes() == b"{"
+            Path(session.metrics).write_bytes(good)
             collector.flush()
             assert collector.snapshot().tools[0].call_count == 1
 
@@ -585,11 +585,11 @@ class TestStop:
     ) -> None:
         collector = Collector("s", session.sessions_dir)
         collector.record_tool_call("bash", True, 1)
-        good = session.metrics.read_bytes()
-        session.metrics.write_bytes(b"garbage")
+        good = Path(session.metrics).read_bytes()
+        Path(session.metrics).write_bytes(b"garbage")
         collector.stop()
         assert "metrics.json" in caplog.text
-        session.metrics.write_bytes(good)
+        Path(session.metrics).write_bytes(good)
         assert compact(session.sessions_dir, "s").metrics.tools[0].call_count == 1
 
     def test_stop_that_cannot_read_its_own_segments_keeps_them(
@@ -708,13 +708,13 @@ class TestResume:
             assert Forked(open_again, sessions).wait() == 0
 
     def test_damaged_file_stops_a_new_owner_who_leaves_everything_as_it_was(self, session: Session) -> None:
-        session.metrics.write_bytes(b'{"session_id":')
-        session.journal.write_bytes(Record("tool_call", ("bash", True, 1)).line(1))
+        Path(session.metrics).write_bytes(b'{"session_id":')
+        Path(session.journal).write_bytes(Record("tool_call", ("bash", True, 1)).line(1))
         with pytest.raises(DamagedMetricsError, match=r"metrics\.json"):
             Collector("s", session.sessions_dir)
-        assert session.metrics.read_bytes() == b'{"session_id":'
-        assert session.journal.read_bytes() == Record("tool_call", ("bash", True, 1)).line(1)
-        session.metrics.unlink()
+        assert Path(session.metrics).read_bytes() == b'{"session_id":'
+        assert Path(session.journal).read_bytes() == Record("tool_call", ("bash", True, 1)).line(1)
+        Path(session.metrics).unlink()
         assert compact(session.sessions_dir, "s").records == 1  # the lease was given back
 
     def test_session_of_which_one_owner_lives_says_so_for_every_writer_of_the_file(
@@ -928,7 +928,7 @@ class TestHarmlessness:
     def test_planted_symlink_is_not_followed(self, session: Session, tmp_path: Path, name: str) -> None:
         victim = tmp_path / "victim"
         victim.write_bytes(b"precious")
-        (session.directory / name).symlink_to(victim)
+        (Path(session.root) / name).symlink_to(victim)
         try:
             with Collector("s", session.sessions_dir) as collector:
                 collector.record_tool_call("bash", True, 1)

@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def test_replaced_file_is_written_synced_renamed_and_its_directory_synced(
     tmp_path: Path, calls: list[tuple[str, str]]
 ) -> None:
-    files.replace(tmp_path / "file", b"new")
+    files.replace(str(tmp_path / "file"), b"new")
     assert calls == [
         ("pwrite", ".file.tmp"),
         ("fsync", ".file.tmp"),
@@ -57,14 +57,14 @@ def test_flush_has_synced_file_and_directory_before_the_journal_goes(
     collector = Collector("s", sessions)
     collector.record_tool_call("bash", True, 1)
     calls.clear()
-    unlink = Path.unlink
+    unlink = os.unlink
 
-    def watched(path: Path, missing_ok: bool = False) -> None:
-        if path.name.startswith("journal."):
+    def watched(path: str) -> None:
+        if os.path.basename(path).startswith("journal."):
             calls.append(("unlink", "journal"))
-        unlink(path, missing_ok=missing_ok)
+        unlink(path)
 
-    monkeypatch.setattr(Path, "unlink", watched)
+    monkeypatch.setattr(os, "unlink", watched)
     collector.flush()
     order = [call for call in calls if call[0] in ("fsync", "replace", "unlink")]
     assert order == [
@@ -81,7 +81,7 @@ def test_flush_has_synced_file_and_directory_before_the_journal_goes(
 def test_replacement_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    files.replace(tmp_path / "file", b"old")
+    files.replace(str(tmp_path / "file"), b"old")
 
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
@@ -89,7 +89,7 @@ def test_replacement_that_fails_leaves_the_old_file_and_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(files if step == "write_all" else os, step, fail)
         with pytest.raises(OSError, match="Input/output"):
-            files.replace(tmp_path / "file", b"new")
+            files.replace(str(tmp_path / "file"), b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
@@ -104,7 +104,7 @@ def test_what_stands_under_the_temporary_name_is_not_followed(tmp_path: Path, pl
         temporary.symlink_to(victim)
     if planted == "symlink":
         victim.write_bytes(b"precious")
-    files.replace(tmp_path / "file", b"new")
+    files.replace(str(tmp_path / "file"), b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
     assert stat.S_ISREG((tmp_path / "file").lstat().st_mode)
     assert planted != "symlink" or victim.read_bytes() == b"precious"
@@ -115,7 +115,7 @@ def test_symlink_in_place_of_the_file_is_replaced_and_not_followed(tmp_path: Pat
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (tmp_path / "file").symlink_to(victim)
-    files.replace(tmp_path / "file", b"new")
+    files.replace(str(tmp_path / "file"), b"new")
     assert victim.read_bytes() == b"precious"
     assert not (tmp_path / "file").is_symlink()
 
@@ -124,7 +124,7 @@ def test_symlink_in_place_of_the_file_is_replaced_and_not_followed(tmp_path: Pat
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:most], offset))
-    files.replace(tmp_path / "file", b"0123456789")
+    files.replace(str(tmp_path / "file"), b"0123456789")
     assert (tmp_path / "file").read_bytes() == b"0123456789"
 
 
@@ -132,15 +132,15 @@ def test_write_that_makes_no_progress_is_a_full_disk(tmp_path: Path, monkeypatch
     writes = iter([3, 0])
     monkeypatch.setattr(os, "pwrite", lambda *_: next(writes))
     with pytest.raises(OSError, match="No space"):
-        files.replace(tmp_path / "file", b"0123456789")
+        files.replace(str(tmp_path / "file"), b"0123456789")
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277, 0o777])
 def test_file_is_private_and_usable_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     old = os.umask(umask)
     try:
-        files.replace(tmp_path / "file", b"new")
-        files.make_directory(tmp_path / "directory")
+        files.replace(str(tmp_path / "file"), b"new")
+        files.make_directory(str(tmp_path / "directory"))
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
@@ -150,16 +150,16 @@ def test_file_is_private_and_usable_whatever_the_umask(tmp_path: Path, umask: in
 def test_symlink_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/hostname")
     with pytest.raises(OSError, match="symbolic"):
-        files.read_private(tmp_path / "link", 100)
+        files.read_private(str(tmp_path / "link"), 100)
 
 
 def test_pipe_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert files.read_private(tmp_path / "pipe", 100) == b""
+    assert files.read_private(str(tmp_path / "pipe"), 100) == b""
 
 
 def test_sync_of_no_file_is_nothing(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
-    files.sync(tmp_path / "file")
+    files.sync(str(tmp_path / "file"))
     assert calls == []
 
 
@@ -179,7 +179,7 @@ def test_sync_that_failed_writes_the_bytes_anew_and_never_repeats_the_fsync_of_t
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", once)
-    files.sync(path)
+    files.sync(str(path))
     assert path.read_bytes() == b"bytes"
     assert synced.count(failed) == 1
     assert path.stat().st_ino in synced
@@ -213,8 +213,8 @@ def test_flush_after_a_failed_fsync_raises_or_has_written_anew(
 
 def test_directory_in_place_of_a_file_is_named_by_its_path_and_takes_no_descriptor(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    for read in (files.read, lambda path: files.read_private(path, 10)):
+    for read in (files.read, lambda path: files.read_private(str(path), 10)):
         with pytest.raises(IsADirectoryError) as raised:
-            read(tmp_path)
+            read(str(tmp_path))
         assert raised.value.filename == str(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from time import time_ns
 from typing import Any
 
@@ -225,7 +226,7 @@ class TestWrongClock:
                 ("tool_call", ("bash", False, 4)),
             )
         )
-        session.journal.write_bytes(records if by == "line" else encoded(Batch("a" * 16, 1, records)))
+        Path(session.journal).write_bytes(records if by == "line" else encoded(Batch("a" * 16, 1, records)))
         with Collector("s", session.sessions_dir) as collector:
             metrics = collector.snapshot()
             assert bare(metrics.tools) == [ToolMetric("bash", 2, 1, 1, 7, 3.5)]
@@ -239,7 +240,7 @@ class TestWrongClock:
 
     def test_clock_that_is_hours_ahead_is_believed(self, session: Session) -> None:
         ahead = time_ns() + DAY - 60 * 10**9
-        session.journal.write_bytes(
+        Path(session.journal).write_bytes(
             Record("phase_duration", ("plan", 7, True)).line(ahead)
             + Record("phase_duration", ("plan", 5, True)).line(time_ns())
         )
@@ -266,10 +267,10 @@ class TestWrongClock:
         far = "2262-04-11T23:47:16.854775Z"
         with Collector("s", session.sessions_dir) as collector:
             collector.record_phase_duration("plan", 7, True)
-        document = orjson.loads(session.metrics.read_bytes())
+        document = orjson.loads(Path(session.metrics).read_bytes())
         document["updated_at"] = far
         document["m31a_mp"]["phases"]["plan"] = {"first": INT64_MAX, "latest": INT64_MAX}
-        session.metrics.write_bytes(orjson.dumps(document))
+        Path(session.metrics).write_bytes(orjson.dumps(document))
         before = datetime.now(UTC)
         with Collector("s", session.sessions_dir) as collector:
             assert before <= collector.snapshot().updated_at <= datetime.now(UTC)

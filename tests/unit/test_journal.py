@@ -81,7 +81,7 @@ class TestCut:
         for cut in range(start, min(start + 200, len(JOURNAL) + 1)):
             session = Session.named(f"cut{cut}", sessions)
             session.make()
-            session.journal.write_bytes(JOURNAL[:cut])
+            Path(session.journal).write_bytes(JOURNAL[:cut])
             # A record is whole when its JSON is, with or without its newline.
             whole = {name: ms for name, ms in CALLS.items() if line(name, ms).rstrip() in JOURNAL[:cut]}
             assert calls(attach(session.id, sessions).snapshot()) == whole, cut
@@ -92,21 +92,21 @@ class TestCut:
             assert verify(sessions, session.id) == [], cut
 
     def test_torn_tail_is_cut_before_the_next_append(self, session: Session) -> None:
-        session.journal.write_bytes(line("whole") + line("torn")[:-5])
+        Path(session.journal).write_bytes(line("whole") + line("torn")[:-5])
         with locked(session):
             Journal(session).append([Batch("00000000000000aa", 1, line("next"))])
-        assert session.journal.read_bytes() == line("whole") + batch(1, line("next"))
+        assert Path(session.journal).read_bytes() == line("whole") + batch(1, line("next"))
 
     def test_whole_line_without_its_newline_gets_one_before_the_next_append(self, session: Session) -> None:
-        session.journal.write_bytes(line("whole").rstrip())
+        Path(session.journal).write_bytes(line("whole").rstrip())
         with locked(session):
             Journal(session).append([Batch("00000000000000aa", 1, line("next"))])
-        assert session.journal.read_bytes() == line("whole") + batch(1, line("next"))
+        assert Path(session.journal).read_bytes() == line("whole") + batch(1, line("next"))
 
     def test_torn_tail_in_the_middle_of_a_utf_8_character_is_cut(self, session: Session) -> None:
         torn = line("é" * 50)
         middle = torn.index("é".encode()) + 1
-        session.journal.write_bytes(line("whole") + torn[:middle])
+        Path(session.journal).write_bytes(line("whole") + torn[:middle])
         with Collector("s", session.sessions_dir) as collector:
             collector.record_tool_call("next", True, 1)
             assert verify(session.sessions_dir, "s") == []
@@ -119,7 +119,7 @@ class TestCut:
     )
     def test_tail_of_zeros_costs_no_record(self, session: Session, zeros: int) -> None:
         with Collector("s", session.sessions_dir) as collector:
-            session.journal.write_bytes(JOURNAL + bytes(zeros))
+            Path(session.journal).write_bytes(JOURNAL + bytes(zeros))
             collector.record_tool_call("next", True, 512)
             assert calls(collector.snapshot()) == {**CALLS, "next": 512}
             assert verify(session.sessions_dir, "s") == []
@@ -129,7 +129,9 @@ class TestCut:
 
     @pytest.mark.parametrize("zeros", [1, 100, MAX_LINE_BYTES + 1])
     def test_foreign_line_behind_a_tail_of_zeros_counts(self, session: Session, zeros: int) -> None:
-        session.journal.write_bytes(JOURNAL + bytes(zeros) + line("foreign-4", 512) + line("foreign-5", 1024))
+        Path(session.journal).write_bytes(
+            JOURNAL + bytes(zeros) + line("foreign-4", 512) + line("foreign-5", 1024)
+        )
         counted = calls(compact(session.sessions_dir, "s").metrics)
         assert counted == {**CALLS, "foreign-4": 512, "foreign-5": 1024}
 
@@ -138,10 +140,10 @@ class TestCut:
         [b"\xff" * 10, b"{" * 70_000, b"\0" * 70_000, b'{"event"', b"\x1b[31m", b"[", b"\0x", b"x\0"],
     )
     def test_append_after_a_tail_of_garbage_is_readable(self, session: Session, garbage: bytes) -> None:
-        session.journal.write_bytes(line("whole") + garbage)
+        Path(session.journal).write_bytes(line("whole") + garbage)
         with locked(session):
             Journal(session).append([Batch("00000000000000aa", 1, line("next"))])
-        with session.journal.open("rb") as stream:
+        with Path(session.journal).open("rb") as stream:
             items = list(read(stream))
         assert items[0] == Line(0, line("whole"))
         assert isinstance(items[-1], Batch)
@@ -175,7 +177,7 @@ class TestKilledWhileAppending:
                 collector.record_tool_call(f"tool{i}", True, i)
             wanted = {**{f"tool{i}": i for i in range(5)}, "foreign": 9}
             killed_while_appending(session, around_line_ends(at, shift))
-            with session.journal.open("ab") as stream:
+            with Path(session.journal).open("ab") as stream:
                 stream.write(line("foreign", 9))
             assert calls(collector.snapshot()) == wanted
             collector.flush()
@@ -212,7 +214,7 @@ class TestFlipped:
             hurt = {damaged, damaged + 1} if is_end and not UNITS[damaged].is_batch else {damaged}
             session = Session.named(f"{flip}{at}", sessions)
             session.make()
-            session.journal.write_bytes(JOURNAL[:at] + bytes([new]) + JOURNAL[at + 1 :])
+            Path(session.journal).write_bytes(JOURNAL[:at] + bytes([new]) + JOURNAL[at + 1 :])
             findings = verify(sessions, session.id)
             compaction = compact(sessions, session.id)
             counted = calls(compaction.metrics)
@@ -234,7 +236,7 @@ class TestFlipped:
 
     def test_damaged_batch_is_set_aside_whole_with_file_offset_and_reason(self, session: Session) -> None:
         bad = batch(1, line("bad")).replace(b'"name":"bad"', b'"name":"BAD"')
-        session.journal.write_bytes(line("before") + bad + line("after"))
+        Path(session.journal).write_bytes(line("before") + bad + line("after"))
         compaction = compact(session.sessions_dir, "s")
         assert calls(compaction.metrics) == {"before": 1, "after": 1}
         (item,) = rejected.read(session.rejected)
@@ -256,7 +258,7 @@ class TestLies:
         return head + b',"crc32":"%08x"}\n' % zlib.crc32(NO_RECORDS, zlib.crc32(head)) + NO_RECORDS
 
     def check(self, session: Session, bad: bytes) -> None:
-        session.journal.write_bytes(line("before") + bad + batch(1, line("after"), writer="b" * 16))
+        Path(session.journal).write_bytes(line("before") + bad + batch(1, line("after"), writer="b" * 16))
         before = verify(session.sessions_dir, "s")
         compaction = compact(session.sessions_dir, "s")
         assert calls(compaction.metrics) == {"before": 1, "after": 1}
@@ -284,7 +286,7 @@ class TestLies:
     ) -> None:
         size = len(line("bad"))
         bad = batch(1, line("bad")).replace(b'"bytes":%d' % size, b'"bytes":%d' % (size + excess))
-        session.journal.write_bytes(bad + line("foreign-1") + line("foreign-2") + line("foreign-3"))
+        Path(session.journal).write_bytes(bad + line("foreign-1") + line("foreign-2") + line("foreign-3"))
         counted = calls(compact(session.sessions_dir, "s").metrics)
         counted.pop("bad", None)
         assert counted == {"foreign-1": 1, "foreign-2": 1, "foreign-3": 1}
@@ -302,7 +304,7 @@ class TestLies:
 
 class TestForeignLines:
     def count(self, session: Session, data: bytes, findings: int) -> SessionMetrics:
-        session.journal.write_bytes(line("before") + data + line("after"))
+        Path(session.journal).write_bytes(line("before") + data + line("after"))
         assert len(verify(session.sessions_dir, "s")) == findings
         compaction = compact(session.sessions_dir, "s")
         assert len(compaction.rejected) == compaction.metrics.rejected == findings
@@ -356,7 +358,7 @@ class TestForeignLines:
             key: opening * depth + b"1" + closing * depth,
         }  # fmt: skip
         bad = b"{" + b",".join(name + b":" + value for name, value in pairs.items()) + b"}\n"
-        session.journal.write_bytes(line("before") + bad + line("after"))
+        Path(session.journal).write_bytes(line("before") + bad + line("after"))
         verify(session.sessions_dir, "s")
         compaction = compact(session.sessions_dir, "s")
         counted = {tool.name for tool in compaction.metrics.tools}
@@ -386,7 +388,7 @@ class TestForeignLines:
     ) -> None:
         with Collector("s", session.sessions_dir) as collector:
             collector.record_tool_call("before", True, 1)
-            session.journal.write_bytes(
+            Path(session.journal).write_bytes(
                 b'{"event":"phase_duration","phase":"plan","duration_ms":1,"success":false}\n'
                 b'{"event":"phase_duration","phase":"plan","duration_ms":2,"success":true}\n'
                 b'{"event":"tool_call","name":"z","success":true,"duration_ms":1}\n'
@@ -399,7 +401,7 @@ class TestForeignLines:
         assert (metrics.phases[0].duration_ms, metrics.phases[0].success) == (2, True)
 
     def test_flood_of_garbage_is_counted_in_full_and_kept_in_part(self, session: Session) -> None:
-        session.journal.write_bytes(line("before") + b"garbage\n" * 30_000 + line("after"))
+        Path(session.journal).write_bytes(line("before") + b"garbage\n" * 30_000 + line("after"))
         compaction = compact(session.sessions_dir, "s")
         assert calls(compaction.metrics) == {"before": 1, "after": 1}
         assert compaction.metrics.rejected == 30_000
@@ -410,7 +412,7 @@ class TestAppending:
     def test_write_that_fails_half_way_leaves_the_journal_as_it_was(
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        session.journal.write_bytes(line("before"))
+        Path(session.journal).write_bytes(line("before"))
         write_all = files.write_all
 
         def half(fd: int, data: bytes, *where: int) -> None:
@@ -420,7 +422,7 @@ class TestAppending:
         monkeypatch.setattr(files, "write_all", half)
         with locked(session), pytest.raises(OSError, match="no space"):
             Journal(session).append([Batch("00000000000000aa", 1, line("new"))])
-        assert session.journal.read_bytes() == line("before")
+        assert Path(session.journal).read_bytes() == line("before")
 
     def test_lock_that_another_holds_raises_after_the_timeout_and_names_him(self, session: Session) -> None:
         lock = FileLock(session.journal_lock)
@@ -451,7 +453,7 @@ def test_reading_any_bytes_comes_to_an_end_and_raises_nothing(garbage: bytes, st
 def test_batch_that_comes_again_with_more_counts_once(session: Session, again: int) -> None:
     # As after a crash between an append and the note that it was done.
     versions = [batch(1, line("one")), batch(1, line("one"), line("two"))]
-    session.journal.write_bytes(versions[0] + versions[1] + versions[again])
+    Path(session.journal).write_bytes(versions[0] + versions[1] + versions[again])
     assert calls(compact(session.sessions_dir, "s").metrics) == {"one": 1, "two": 1}
 
 

@@ -14,7 +14,7 @@ from m31a_mp.system.flock import FileLock, holders
 
 
 def test_lock_is_exclusive_between_objects_and_free_after_release(tmp_path: Path) -> None:
-    one, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    one, other = FileLock(str(tmp_path / "lock")), FileLock(str(tmp_path / "lock"))
     assert one.acquire()
     assert one.held
     assert not other.acquire()
@@ -27,7 +27,7 @@ def test_lock_is_exclusive_between_objects_and_free_after_release(tmp_path: Path
 
 
 def test_lock_is_that_of_flock(tmp_path: Path) -> None:
-    lock = FileLock(tmp_path / "lock")
+    lock = FileLock(str(tmp_path / "lock"))
     with (tmp_path / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         assert not lock.acquire()
@@ -40,23 +40,23 @@ def test_lock_is_that_of_flock(tmp_path: Path) -> None:
 
 
 def test_file_of_a_lock_stays_and_is_private(tmp_path: Path) -> None:
-    lock = FileLock(tmp_path / "lock")
+    lock = FileLock(str(tmp_path / "lock"))
     assert lock.acquire()
     lock.release()
     assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
 
 
 def test_lock_that_is_dropped_is_free(tmp_path: Path) -> None:
-    lock = FileLock(tmp_path / "lock")
+    lock = FileLock(str(tmp_path / "lock"))
     assert lock.acquire()
     del lock
-    other = FileLock(tmp_path / "lock")
+    other = FileLock(str(tmp_path / "lock"))
     assert other.acquire()
     other.release()
 
 
 def test_waiting_for_a_lock_ends_when_it_is_given_back(tmp_path: Path) -> None:
-    one, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    one, other = FileLock(str(tmp_path / "lock")), FileLock(str(tmp_path / "lock"))
     assert one.acquire()
     thread = threading.Thread(target=one.release)
     thread.start()
@@ -66,11 +66,11 @@ def test_waiting_for_a_lock_ends_when_it_is_given_back(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_is_left_by_locks_that_were_not_had(tmp_path: Path) -> None:
-    held = FileLock(tmp_path / "lock")
+    held = FileLock(str(tmp_path / "lock"))
     assert held.acquire()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
-        assert not FileLock(tmp_path / "lock").acquire(0.0001)
+        assert not FileLock(str(tmp_path / "lock")).acquire(0.0001)
     assert len(os.listdir("/proc/self/fd")) == before
     held.release()
     assert len(os.listdir("/proc/self/fd")) == before - 1
@@ -78,16 +78,16 @@ def test_no_descriptor_is_left_by_locks_that_were_not_had(tmp_path: Path) -> Non
 
 def test_holders_are_told_by_pid(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    assert holders(path) == []
-    lock = FileLock(path)
+    assert holders(str(path)) == []
+    lock = FileLock(str(path))
     assert lock.acquire()
-    assert holders(path) == [os.getpid()]
+    assert holders(str(path)) == [os.getpid()]
     lock.release()
-    assert holders(path) == []
+    assert holders(str(path)) == []
 
 
 def test_forked_child_does_not_hold_the_lock_and_cannot_give_it_back(tmp_path: Path) -> None:
-    lock = FileLock(tmp_path / "lock")
+    lock = FileLock(str(tmp_path / "lock"))
     assert lock.acquire()
     ready, go = os.pipe()
     done, tried = os.pipe()
@@ -96,7 +96,7 @@ def test_forked_child_does_not_hold_the_lock_and_cannot_give_it_back(tmp_path: P
         status = 1
         try:
             lock.release()
-            status = 2 if lock.held or FileLock(tmp_path / "lock").acquire() else 0
+            status = 2 if lock.held or FileLock(str(tmp_path / "lock")).acquire() else 0
             os.write(tried, b"x")
             os.close(go)
             os.read(ready, 1)  # lives on until the parent has let go
@@ -108,7 +108,7 @@ def test_forked_child_does_not_hold_the_lock_and_cannot_give_it_back(tmp_path: P
     os.close(done)
     assert lock.held
     lock.release()
-    other = FileLock(tmp_path / "lock")
+    other = FileLock(str(tmp_path / "lock"))
     assert other.acquire()  # though the child lives
     os.close(go)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -116,7 +116,7 @@ def test_forked_child_does_not_hold_the_lock_and_cannot_give_it_back(tmp_path: P
 
 
 def test_descriptor_that_the_program_closed_and_reused_is_left_alone(tmp_path: Path) -> None:
-    lock = FileLock(tmp_path / "lock")
+    lock = FileLock(str(tmp_path / "lock"))
     assert lock.acquire()
     fd = lock.fd
     os.close(fd)
@@ -131,5 +131,5 @@ def test_descriptor_that_the_program_closed_and_reused_is_left_alone(tmp_path: P
 def test_symlink_in_place_of_a_lock_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lock").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError, match="symbolic"):
-        FileLock(tmp_path / "lock").acquire()
+        FileLock(str(tmp_path / "lock")).acquire()
     assert not (tmp_path / "victim").exists()

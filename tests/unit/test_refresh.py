@@ -181,9 +181,9 @@ class TestStop:
             collector.stop()  # as from a signal handler, which interrupts the thread that has it
             assert collector._lease
 
-        in_turn = collector._in_turn
-        monkeypatch.setattr(Collector, "_in_turn", _announced(Collector._in_turn, called))
-        in_turn(interrupted)
+        take = collector._turn.take
+        monkeypatch.setattr(collector._turn, "take", _announced(take, called))
+        take(interrupted)
         assert not collector._lease
         assert not refreshers()
         waiting()
@@ -311,13 +311,13 @@ class TestTrouble:
         with Collector("s", sessions, flush_interval=SOON) as collector:
 
             def replace() -> None:
-                session.metrics.unlink()
-                session.metrics.mkdir()
+                Path(session.metrics).unlink()
+                Path(session.metrics).mkdir()
 
-            collector._in_turn(replace)  # else the thread may publish in between
+            collector._turn.take(replace)  # else the thread may publish in between
             collector.record_tool_call("bash", True, 1)
             await_that(lambda: caplog.records)
-            session.metrics.rmdir()
+            Path(session.metrics).rmdir()
             await_published(sessions, {"bash": 1})
         assert verify(sessions, "s") == []
 

@@ -42,7 +42,7 @@ def test_relative_directory_is_resolved_when_the_session_is_named(
     monkeypatch.chdir(sessions.parent)
     session = Session.named("s", sessions.name)
     monkeypatch.chdir("/")
-    assert session.directory == sessions / "s"
+    assert session.root == str(sessions / "s")
 
 
 def test_directories_that_exist_keep_their_mode(sessions: Path) -> None:
@@ -75,43 +75,43 @@ def test_directory_that_is_none_is_an_error_and_a_symlink_is_not_followed(
 def test_sealed_journals_are_folded_in_the_order_of_their_numbers(session: Session) -> None:
     for number in (2, 10, 1):
         data = b'{"event":"phase_duration","phase":"plan","duration_ms":%d,"success":true}\n' % number
-        session.sealed_name(number).write_bytes(data)
-    (session.directory / "journal.1.ndjson").write_bytes(b"somebody's")
+        Path(session.sealed_as(number)).write_bytes(data)
+    (Path(session.root) / "journal.1.ndjson").write_bytes(b"somebody's")
     assert [number for number, _ in session.sealed()] == [1, 2, 10]
     compaction = compact(session.sessions_dir, "s")
     assert compaction.records == 3
     assert compaction.metrics.phases[0].duration_ms == 10
     assert session.sealed() == []
-    assert (session.directory / "journal.1.ndjson").exists()
+    assert (Path(session.root) / "journal.1.ndjson").exists()
 
 
 def test_journal_is_never_sealed_under_a_number_that_counts_as_folded(session: Session) -> None:
     line = Record("heal_trigger", ("plan",)).line(1)
     for _ in range(3):
-        session.journal.write_bytes(line)
+        Path(session.journal).write_bytes(line)
         compact(session.sessions_dir, "s")
     folded = metrics_file.read_totals(session)
     assert folded
-    session.sealed_name(folded.journal + 4).write_bytes(line)
-    session.journal.write_bytes(line)
+    Path(session.sealed_as(folded.journal + 4)).write_bytes(line)
+    Path(session.journal).write_bytes(line)
     compact(session.sessions_dir, "s")
-    session.journal.write_bytes(line)
+    Path(session.journal).write_bytes(line)
     assert compact(session.sessions_dir, "s").metrics.phases[0].heal_trigger_count == 6
 
 
 def test_journal_is_not_sealed_over_one_that_a_crash_left_sealed(session: Session) -> None:
     line = Record("heal_trigger", ("plan",)).line(1)
-    session.sealed_name(1).write_bytes(line)
-    session.journal.write_bytes(line)
+    Path(session.sealed_as(1)).write_bytes(line)
+    Path(session.journal).write_bytes(line)
     assert compact(session.sessions_dir, "s").metrics.phases[0].heal_trigger_count == 2
 
 
 @pytest.mark.parametrize("number", ["9" * 18, "9" * 19, "9" * 30, "9" * 200, "\u0661" * 12])
 def test_planted_journal_of_an_absurd_number_stops_nothing(session: Session, number: str) -> None:
     line = Record("heal_trigger", ("plan",)).line(1)
-    (session.directory / f"journal.{number}.ndjson").write_bytes(line)
+    (Path(session.root) / f"journal.{number}.ndjson").write_bytes(line)
     for wanted in (1, 2, 3):
-        session.journal.write_bytes(line)
+        Path(session.journal).write_bytes(line)
         compaction = compact(session.sessions_dir, "s")
         assert compaction.metrics.phases[0].heal_trigger_count in (wanted, wanted + 1)
 
@@ -122,9 +122,9 @@ def test_planted_journal_that_is_no_file_is_rejected_once_and_stops_nothing(
 ) -> None:
     victim = tmp_path / "victim"
     if kind == "directory":
-        session.sealed_name(7).mkdir()
+        Path(session.sealed_as(7)).mkdir()
     else:
-        session.sealed_name(7).symlink_to(victim)
+        Path(session.sealed_as(7)).symlink_to(victim)
     if kind == "symlink":
         victim.write_bytes(Record("heal_trigger", ("plan",)).line(1))
     assert attach("s", session.sessions_dir).snapshot().phases == []
@@ -149,7 +149,7 @@ def test_planted_journal_with_a_number_around_the_largest_that_may_wait_costs_no
             collector.flush()
         folded = metrics_file.read_totals(session)
         assert folded
-        session.sealed_name(folded.journal + MAX_WAITING + beyond).touch()
+        Path(session.sealed_as(folded.journal + MAX_WAITING + beyond)).touch()
         for heals in range(3, 6):
             collector.record_heal_trigger("plan")
             collector.flush()
@@ -174,10 +174,10 @@ class TestLease:
 
     def test_lease_says_who_holds_it_and_nobody_when_it_was_given_back(self, session: Session) -> None:
         with leased(session):
-            content = orjson.loads(session.owner_lock.read_bytes())
+            content = orjson.loads(Path(session.owner_lock).read_bytes())
             assert content["pid"] == os.getpid()
             assert content["started_at"].endswith(("Z", "+00:00"))
-        assert session.owner_lock.read_bytes() == b""
+        assert Path(session.owner_lock).read_bytes() == b""
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -185,18 +185,20 @@ class TestLease:
         [b"", b"garbage", b"[]", b'{"pid":"x"}', b'{"pid":1,"started_at":[]}', b"\0" * 100, b"[" * 9999],
     )
     def test_lease_with_any_content_can_be_taken_and_refused(self, session: Session, content: bytes) -> None:
-        session.owner_lock.write_bytes(content)
+        Path(session.owner_lock).write_bytes(content)
         with leased(session):
-            session.owner_lock.write_bytes(content)  # as a crash in the middle of the write may leave it
+            Path(session.owner_lock).write_bytes(
+                content
+            )  # as a crash in the middle of the write may leave it
             with pytest.raises(SessionOwnedError, match=str(os.getpid())) as error:
                 Lease.take(session)
             assert error.value.pid == os.getpid()
-            assert error.value.path == str(session.owner_lock)
+            assert error.value.path == session.owner_lock
 
     def test_long_line_of_a_crashed_owner_does_not_show_behind_the_new_one(self, session: Session) -> None:
-        session.owner_lock.write_bytes(b'{"pid":1,"started_at":"x"}' + b" " * 5000 + b"x")
+        Path(session.owner_lock).write_bytes(b'{"pid":1,"started_at":"x"}' + b" " * 5000 + b"x")
         with leased(session):
-            assert orjson.loads(session.owner_lock.read_bytes())["pid"] == os.getpid()
+            assert orjson.loads(Path(session.owner_lock).read_bytes())["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("loss", ["damaged", "missing"])
@@ -208,12 +210,12 @@ def test_journal_sealed_after_a_rebuild_is_counted_by_a_copy_that_is_restored(
         for _ in range(5):
             collector.record_heal_trigger("plan")
             collector.flush()
-    good = session.metrics.read_bytes()
+    good = Path(session.metrics).read_bytes()
     if loss == "damaged":
-        session.metrics.write_bytes(b"garbage")
+        Path(session.metrics).write_bytes(b"garbage")
     else:
-        session.metrics.unlink()
-    session.journal.write_bytes(line)
+        Path(session.metrics).unlink()
+    Path(session.journal).write_bytes(line)
     with pytest.MonkeyPatch.context() as patch:  # a crash after sealing
 
         def crash(*_: object) -> None:
@@ -223,7 +225,7 @@ def test_journal_sealed_after_a_rebuild_is_counted_by_a_copy_that_is_restored(
         with pytest.raises(KeyboardInterrupt):
             compact(session.sessions_dir, "s", rebuild=True)
     assert len(session.sealed()) == 1
-    session.metrics.write_bytes(good)
+    Path(session.metrics).write_bytes(good)
     assert compact(session.sessions_dir, "s").metrics.phases[0].heal_trigger_count == 6
     assert session.sealed() == []
 
@@ -232,7 +234,7 @@ def test_numbers_go_on_from_those_of_a_rebuild(session: Session) -> None:
     line = Record("heal_trigger", ("plan",)).line(1)
     numbers = []
     for _ in range(3):
-        session.journal.write_bytes(line)
+        Path(session.journal).write_bytes(line)
         compact(session.sessions_dir, "s")
         folded = metrics_file.read_totals(session)
         assert folded

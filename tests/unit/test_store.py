@@ -44,15 +44,15 @@ def published(session: Session) -> Session:
 
 
 def edit(session: Session, key: str, value: object) -> None:
-    document = orjson.loads(session.metrics.read_bytes())
+    document = orjson.loads(Path(session.metrics).read_bytes())
     document[key] = value
-    session.metrics.write_bytes(orjson.dumps(document))
+    Path(session.metrics).write_bytes(orjson.dumps(document))
 
 
 def refuses(session: Session) -> None:
     """Every door says that the file is damaged and names it, and the journal is as it was."""
-    content = session.metrics.read_bytes()
-    session.journal.write_bytes(LINE)
+    content = Path(session.metrics).read_bytes()
+    Path(session.journal).write_bytes(LINE)
     doors: list[Any] = [
         lambda: compact(session.sessions_dir, "s"),
         lambda: Collector("s", session.sessions_dir),
@@ -61,23 +61,23 @@ def refuses(session: Session) -> None:
     for door in doors:
         with pytest.raises(DamagedMetricsError) as error:
             door()
-        assert str(session.metrics) in str(error.value)
-        assert error.value.path == str(session.metrics)
+        assert session.metrics in str(error.value)
+        assert error.value.path == session.metrics
     findings = verify(session.sessions_dir, "s")
     assert [finding.file for finding in findings] == ["metrics.json"]
-    assert session.metrics.read_bytes() == content
-    assert sum(LINE in path.read_bytes() for path in session.directory.glob("journal.*ndjson")) == 1
+    assert Path(session.metrics).read_bytes() == content
+    assert sum(LINE in path.read_bytes() for path in Path(session.root).glob("journal.*ndjson")) == 1
     # Rebuilt, as the message says, the journal counts on from zero, and the bytes are kept.
     if isinstance(error.value, UnsupportedVersionError):
         with pytest.raises(UnsupportedVersionError):  # that is no damage
             compact(session.sessions_dir, "s", rebuild=True)
-        assert session.metrics.read_bytes() == content
+        assert Path(session.metrics).read_bytes() == content
         return
     assert "rebuild=True" in str(error.value)
     compaction = compact(session.sessions_dir, "s", rebuild=True)
     assert compaction.metrics.tools[0].call_count == 1
     [item] = compaction.rejected
-    assert (session.directory / item.file).read_bytes() == content
+    assert (Path(session.root) / item.file).read_bytes() == content
     assert error.value.reason in item.reason
     assert [finding.file for finding in verify(session.sessions_dir, "s")] == [item.file]
     again = compact(session.sessions_dir, "s", rebuild=True)
@@ -89,17 +89,17 @@ class TestLoad:
         sessions = session.sessions_dir
         assert load(sessions, "s") is None
         assert load(sessions, "no such session") is None
-        assert load(sessions / "no such directory", "s") is None
+        assert load(Path(sessions) / "no such directory", "s") is None
 
     def test_file_cut_at_any_byte_is_damaged_and_the_error_names_it(self, published: Session) -> None:
-        whole = published.metrics.read_bytes()
+        whole = Path(published.metrics).read_bytes()
         for cut in range(len(whole) - 2):
-            published.metrics.write_bytes(whole[:cut])
+            Path(published.metrics).write_bytes(whole[:cut])
             with pytest.raises(DamagedMetricsError, match=r"metrics\.json"):
                 load(published.sessions_dir, "s")
             with pytest.raises(DamagedMetricsError, match=r"metrics\.json"):
                 attach("s", published.sessions_dir).snapshot()
-        published.metrics.write_bytes(whole[:-1])  # without its last newline
+        Path(published.metrics).write_bytes(whole[:-1])  # without its last newline
         assert load(published.sessions_dir, "s")
 
     @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ class TestLoad:
     def test_file_that_is_not_one_stops_everything_and_harms_nothing(
         self, session: Session, content: bytes
     ) -> None:
-        session.metrics.write_bytes(content)
+        Path(session.metrics).write_bytes(content)
         with pytest.raises(DamagedMetricsError):
             load(session.sessions_dir, "s")
         refuses(session)
@@ -117,10 +117,10 @@ class TestLoad:
     @pytest.mark.parametrize("depth", [900, 1000, 1015])
     @pytest.mark.parametrize("key", ["session_id", "tools", "dropped", "m31a_mp", "no_such_key"])
     def test_deeply_nested_file_is_read_or_damaged(self, published: Session, key: str, depth: int) -> None:
-        document = orjson.loads(published.metrics.read_bytes())
+        document = orjson.loads(Path(published.metrics).read_bytes())
         document[key] = "@"
         nested = orjson.dumps(document).replace(b'"@"', b"[" * depth + b"]" * depth)
-        published.metrics.write_bytes(nested)
+        Path(published.metrics).write_bytes(nested)
         try:
             assert load(published.sessions_dir, "s")
             attach("s", published.sessions_dir).snapshot()
@@ -160,7 +160,7 @@ class TestLoad:
         refuses(published)
 
     def test_file_of_a_go_program_is_gone_on_from(self, session: Session) -> None:
-        session.metrics.write_bytes(
+        Path(session.metrics).write_bytes(
             b'{"session_id":"s","started_at":"2026-01-02T03:04:05.678901234Z",'
             b'"updated_at":"2026-01-02T03:05:00Z","tools":[{"name":"bash","call_count":3,"success_count":2,'
             b'"fail_count":1,"total_duration_ms":201,"avg_duration_ms":67}],"llms":[{"phase":"plan",'

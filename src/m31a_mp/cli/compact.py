@@ -38,7 +38,7 @@ def command(directory: str | None, rebuild: bool, as_json: bool) -> int:
     if as_json:
         tables.print_json(_json(session, done))
     else:
-        for line in outcome.lines(str(session.directory), done):
+        for line in outcome.lines(session.root, done):
             click.echo(line)
     for error in done.unreadable:
         tell(f"left for the next time: {error}")
@@ -47,7 +47,7 @@ def command(directory: str | None, rebuild: bool, as_json: bool) -> int:
 
 def _json(session: Session, done: Compaction) -> dict[str, object]:
     return {
-        "session": str(session.directory),
+        "session": session.root,
         "records": done.records,
         "rejected": [{"file": r.file, "offset": r.offset, "reason": r.reason} for r in done.rejected],
         "unreadable": [str(error) for error in done.unreadable],

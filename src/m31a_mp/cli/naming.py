@@ -177,11 +177,11 @@ def path_word(path: str) -> str:
 
 def _no_session(session: Session, example: str) -> TroubleError:
     """The error for a directory that is no session, with a guess at what was meant."""
-    directory = str(session.directory)
+    directory = session.root
     if inside := _sessions(directory):
         holds = "it holds a session" if len(inside) == 1 else f"it holds {len(inside):,} sessions"
         return TroubleError(f"{directory} is no session; {holds}", f"m31a-mp ls {path_word(directory)}")
-    parent = str(session.sessions_dir)
+    parent = session.sessions_dir
     return TroubleError(f"there is no session in {directory}", _meant(session, parent, example))
 
 
@@ -195,7 +195,7 @@ def _meant(session: Session, parent: str, example: str) -> str:
         return f"did you mean: {example} {path_word(near[found[0]])}"
     if beside or usual:
         return f"m31a-mp ls {path_word(parent if beside else os.path.abspath(DEFAULT_SESSIONS))}"
-    return f"this makes one: m31a-mp run --session {path_word(str(session.directory))} -- COMMAND"
+    return f"this makes one: m31a-mp run --session {path_word(session.root)} -- COMMAND"
 
 
 def _sessions(directory: str) -> list[Session]:

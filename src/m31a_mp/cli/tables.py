@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -280,7 +281,7 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
         sums = totals(row.metrics)
         table.rows.append(
             [
-                shown(row.directory.name),
+                shown(os.path.basename(row.directory)),
                 _state(row.state),
                 (str(row.owner.pid) if row.owner.pid else "not seen") if row.owner else "-",
                 ago(row.metrics.started_at),

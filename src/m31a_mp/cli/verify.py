@@ -30,11 +30,11 @@ def command(directory: str | None, as_json: bool) -> int:
         findings = verify(session.sessions_dir, session.id)
     if as_json:
         listed = [{"file": f.file, "offset": f.offset, "reason": f.reason} for f in findings]
-        tables.print_json({"session": str(session.directory), "findings": listed})
+        tables.print_json({"session": session.root, "findings": listed})
     else:
         noun = "finding" if len(findings) == 1 else "findings"
         found = f"{len(findings):,} {noun}" if findings else "all is well"
-        click.echo(f"{shown(str(session.directory))}: {found}")
+        click.echo(f"{shown(session.root)}: {found}")
         for finding in findings:
             click.echo(shown(str(finding)))
     return 1 if findings else 0

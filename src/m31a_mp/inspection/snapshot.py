@@ -6,13 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, BinaryIO
 
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.journal import reader
-from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.fold import Fold
@@ -20,6 +18,7 @@ from m31a_mp.metrics.rejected import Rejected, shown
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
+from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import MAX_WAITING, Session, is_file
 
 # A look that a publication overtakes is taken anew, this often; then it waits for the journal's lock.
@@ -52,16 +51,16 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
         fold = _look(session, from_zero)
         if fold and _publication(session) == before:
             return fold if fold.is_certain else _look_again(session, from_zero, fold)
-    return Journal(session).hold(lambda: _look_in_peace(session, from_zero))
+    return staging(session).journal.hold(lambda: _look_in_peace(session, from_zero))
 
 
 def _look_again(session: Session, from_zero: bool, seen: Fold) -> Fold:
-    if not os.path.lexists(session.lock_name):
+    if not os.path.lexists(session.journal_lock):
         return seen  # without the lock's file nobody appends; and no look makes one
     try:
-        return Journal(session).hold(lambda: _look_in_peace(session, from_zero))
+        return staging(session).journal.hold(lambda: _look_in_peace(session, from_zero))
     except (OSError, InterruptedCallError) as error:
-        seen.doubt(session.journal.name, str(error).partition(". ")[0])
+        seen.doubt(session.name_of(session.journal), str(error).partition(". ")[0])
         return seen
 
 
@@ -74,7 +73,7 @@ def _look_in_peace(session: Session, from_zero: bool) -> Fold:
 
 def _publication(session: Session) -> tuple[int, int, int] | None:
     try:
-        status = session.metrics.lstat()
+        status = os.lstat(session.metrics)
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
@@ -97,13 +96,13 @@ def _look(session: Session, from_zero: bool) -> Fold | None:
                     with reader.open_to_read(path) as stream:
                         if live and _same_file(live, stream):
                             live = None
-                        fold.add_journal(path.name, reader.read(stream))
+                        fold.add_journal(session.name_of(path), reader.read(stream))
                 except FileNotFoundError:
                     return None  # published meanwhile
         if live:
             rejected_before = fold.totals.rejected
             try:
-                fold.add_journal(session.journal.name, _read_live(live))
+                fold.add_journal(session.name_of(session.journal), _read_live(live))
             except _OvertakenError:
                 return None
             fold.is_certain = fold.totals.rejected == rejected_before
@@ -149,7 +148,7 @@ def _copy_staged(session: Session, copy: IO[bytes]) -> list[_Staged]:
     """Copy the records of all segments."""
     staged = []
     for path in list_segments(session.segments):
-        name = f"segments/{shown(path.name)}"
+        name = shown(session.name_of(path))
         try:
             with SegmentFile.open(path) as file:
                 pending = file.pending(is_finished=False)
@@ -175,7 +174,7 @@ def _fold_staged(fold: Fold, staged: list[_Staged], copy: IO[bytes]) -> None:
             fold.reject(segment.found)
 
 
-def _open(path: Path, files: ExitStack) -> BinaryIO | None:
+def _open(path: str, files: ExitStack) -> BinaryIO | None:
     try:
         return files.enter_context(reader.open_to_read(path))
     except FileNotFoundError:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import psutil
 
@@ -79,7 +78,7 @@ class Status:
         metrics: What it adds up to now, those included.
     """
 
-    directory: Path
+    directory: str
     state: State
     owner: Owner | None
     writers: list[LiveWriter]
@@ -103,7 +102,7 @@ def status(session: Session) -> Status:
     fold = fold_everything(session)
     metrics = fold.totals.to_metrics(session.id)
     state = State.RUNNING if is_running else _state_at_rest(session)
-    return Status(session.directory, state, owner, writers, fold.records, metrics)
+    return Status(session.root, state, owner, writers, fold.records, metrics)
 
 
 def _state_at_rest(session: Session) -> State:
@@ -187,10 +186,10 @@ def reading(session: Session) -> Reading:
     done = total = 0
     for path in paths:
         try:
-            size = path.stat().st_size
+            size = os.stat(path).st_size
         except OSError:
             continue
-        if position := positions.get(str(path), 0):
+        if position := positions.get(path, 0):
             done = total + min(position, size)  # they are read in this order
         total += size
     return Reading(done, total)
@@ -201,8 +200,8 @@ def _use(session: Session) -> tuple[bool, int]:
     try:
         # A store into mapped memory does not change the time of its file everywhere: ask for the living.
         is_alive = owner_of(session) is not None or bool(live_writers(session))
-        changed = [session.directory.lstat().st_mtime_ns]
-        for directory in (session.root, session.segments_name):
+        changed = [os.lstat(session.root).st_mtime_ns]
+        for directory in (session.root, session.segments):
             with suppress(FileNotFoundError), os.scandir(directory) as entries:
                 changed += [entry.stat(follow_symlinks=False).st_mtime_ns for entry in entries]
     except OSError:
@@ -210,7 +209,7 @@ def _use(session: Session) -> tuple[bool, int]:
     return is_alive, max(changed)
 
 
-def _is_locked(path: Path) -> bool:
+def _is_locked(path: str) -> bool:
     try:
         fd = files.open_private(path, os.O_RDWR)
     except OSError:

@@ -59,7 +59,7 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
     try:
         fold = fold_everything(session)
     except DamagedMetricsError as error:
-        findings.append(Finding(session.metrics.name, 0, f"it cannot be used: {error.reason}"))
+        findings.append(Finding(session.name_of(session.metrics), 0, f"it cannot be used: {error.reason}"))
         fold = fold_everything(session, from_zero=True)
     return findings + [
         Finding(item.file, item.offset, item.reason)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from _thread import get_ident
 
-from m31a_mp.errors import InterruptedCallError, JournalLockedError
+from m31a_mp.errors import JournalLockedError
 from m31a_mp.journal.batch import MAX_LINE_BYTES, Batch
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files, fork, process
+from m31a_mp.system import files, process
 from m31a_mp.system.flock import hold, holders, holds
+from m31a_mp.system.turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,17 +20,38 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 5.0
 """How long a call waits for `journal.lock` that is not told how long."""
-# Calls that a signal handler or a finalizer asked of a thread that it interrupted while that held a lock, to
-# be made when the thread has given the lock back; by the lock's path and the thread.
-_deferred: dict[tuple[str, int], list[Callable[[], None]]] = {}
-fork.after_in_child("journal")(_deferred.clear)
+
+
+class JournalTurn(Turn):
+    """The turn of all processes: whoever holds `journal.lock` has it."""
+
+    def is_mine(self) -> bool:
+        return holds(self.path)
+
+    def _hold(self, call: Callable[[], object], timeout: float) -> bool:
+        return files.operation(lambda: hold(self.path, call, timeout))
+
+    def _missed(self, timeout: float) -> JournalLockedError:
+        pids = holders(self.path)
+        who = ", ".join(map(process.describe, pids)) or "another process"
+        return JournalLockedError(
+            f"{self.path} is held by {who}; waited {timeout:g} s. "
+            "The records stay where they are; the next flush that gets the lock takes them",
+            self.path,
+            pids,
+        )
 
 
 class Journal:
-    """The journal of a session, to append to and to seal."""
+    """The journal of a session, to append to and to seal.
+
+    Attributes:
+        turn: Has whoever holds `journal.lock`.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.turn = JournalTurn("a call that holds the journal's lock", session.journal_lock)
 
     def hold(self, call: Callable[[], T], timeout: float | None = None) -> T:
         """Make a call while this thread holds `journal.lock`.
@@ -47,42 +68,7 @@ class Journal:
             InterruptedCallError: The very call that holds it was interrupted by this one.
             ForkedError: A signal handler forked in the middle of it, and this is the child.
         """
-        path = self._session.lock_name
-        seconds = LOCK_SECONDS if timeout is None else timeout
-        if holds(path):
-            raise InterruptedCallError(
-                "a signal handler or a finalizer interrupted a call that holds the journal's lock; "
-                "call this again later",
-                path,
-            )
-        returned: list[T] = []
-        if not self._hold(lambda: returned.append(call()), seconds):
-            raise _locked_error(path, seconds)
-        return returned[0]
-
-    def hold_if_free(self, call: Callable[[], object]) -> bool:
-        """Make a call while this thread holds `journal.lock`, if that is free now; never waits.
-
-        Returns:
-            Whether it was free, and the call made.
-        """
-        return not holds(self._session.lock_name) and self._hold(call, 0.0)
-
-    def _hold(self, call: Callable[[], object], timeout: float) -> bool:
-        path = self._session.lock_name
-        try:
-            return files.operation(lambda: hold(path, call, timeout))
-        finally:
-            for deferred in _deferred.pop((path, get_ident()), []):
-                deferred()
-
-    def when_released(self, call: Callable[[], None]) -> bool:
-        """Have `call` made when this thread gives the lock back; False if it does not hold it."""
-        path = self._session.lock_name
-        is_held = holds(path)
-        if is_held:
-            _deferred.setdefault((path, get_ident()), []).append(call)
-        return is_held
+        return self.turn.take(call, LOCK_SECONDS if timeout is None else timeout)
 
     def append(self, batches: Iterable[Batch]) -> None:
         """Append the batches, if there are any, with one write. The caller holds the lock.
@@ -93,7 +79,7 @@ class Journal:
         data = b"".join(part for batch in batches for part in (batch.header(), batch.records))
         if not data:
             return
-        fd = files.open_private(self._session.journal_name, os.O_RDWR | os.O_CREAT)
+        fd = files.open_private(self._session.journal, os.O_RDWR | os.O_CREAT)
         with files.changing(fd):
             size = _repair_tail(fd)
             try:
@@ -118,9 +104,9 @@ class Journal:
         Raises:
             OSError: It could not be made so.
         """
-        for name in self._session.sealed_names():
-            files.sync(f"{self._session.root}/{name}")
-        files.sync(self._session.journal_name)
+        for _, path in self._session.sealed():
+            files.sync(path)
+        files.sync(self._session.journal)
 
     def seal(self, number: int) -> bool:
         """Give the journal its number; the next append starts a new one. The caller holds the lock.
@@ -128,10 +114,9 @@ class Journal:
         Returns:
             Whether there was a journal.
         """
-        journal, sealed = self._session.journal, self._session.sealed_name(number)
         try:
             with files.step("seal journal"):
-                os.rename(journal, sealed)
+                os.rename(self._session.journal, self._session.sealed_as(number))
         except FileNotFoundError:
             return False
         return True
@@ -142,17 +127,6 @@ def is_balanced(text: bytes) -> bool:
     parts = text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
     outside = b"".join(parts[::2])
     return len(parts) % 2 == 1 and 0 < outside.count(b"{") == outside.count(b"}")
-
-
-def _locked_error(path: str, timeout: float) -> JournalLockedError:
-    pids = holders(path)
-    who = ", ".join(map(process.describe, pids)) or "another process"
-    return JournalLockedError(
-        f"{path} is held by {who}; waited {timeout:g} s. "
-        "The records stay where they are; the next flush that gets the lock takes them",
-        path,
-        pids,
-    )
 
 
 def _repair_tail(fd: int) -> int:

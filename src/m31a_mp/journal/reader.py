@@ -6,7 +6,6 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import orjson
@@ -50,7 +49,7 @@ class Torn:
 Item = Batch | Line | Damage | Torn
 
 
-def open_to_read(path: Path) -> BinaryIO:
+def open_to_read(path: str) -> BinaryIO:
     """Open a journal to `read` it; what it is sealed or deleted under meanwhile does not matter.
 
     Raises:

@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import ELOOP, ENXIO
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from m31a_mp.errors import SessionOwnedError
 from m31a_mp.journal import reader
-from m31a_mp.journal.append import Journal
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics import rejected
 from m31a_mp.metrics.fold import Fold
@@ -28,13 +26,11 @@ from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
 from m31a_mp.segments.drain import Drained, drain
 from m31a_mp.segments.reader import delete_stillborn, find_segments
+from m31a_mp.segments.staging import staging
 from m31a_mp.session.lease import owning, still_owned
 from m31a_mp.session.paths import MAX_WAITING, Session, is_file
 from m31a_mp.system import files
 from m31a_mp.system.flock import lock_if_free
-
-if TYPE_CHECKING:
-    from m31a_mp.system.files import StrPath
 
 _MAX_NAME_BYTES = 255
 # To render a name's entry and write it takes about so long.
@@ -123,7 +119,7 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     if damage:
         fold.reject(damage)
     if not is_durable:
-        files.sync_parents(session.directory)  # the process that made it may have been killed right after
+        files.sync_parents(session.root)  # the process that made it may have been killed right after
     while True:
         counted = fold.records
         # Where metrics.json is gone or damaged, nobody knows which numbers there were: a copy that is
@@ -160,24 +156,24 @@ def _drain_and_seal(
     session: Session, folded: int, above: int, timeout: float | None
 ) -> tuple[Drained, OSError | None]:
     """Returns what the drain left, or the reason why the journal did not take all of it."""
-    log = Journal(session)
+    journal = staging(session).journal
     is_sealed = False
 
     def drain_and_seal() -> tuple[Drained, OSError | None]:
         nonlocal is_sealed
         failure = None
-        segments, gone = find_segments(session.segments_name)
+        segments, gone = find_segments(session.segments)
         try:
-            drained = drain(log, segments)
+            drained = drain(journal, segments)
         except OSError as error:
             drained, failure = Drained(), error
         drained.writers |= gone
         numbers = [number for number, _ in session.sealed() if number < folded + MAX_WAITING]
-        is_sealed = log.seal(max([above, *numbers]) + 1)
-        files.delete_temporaries(session.directory, "journal")
+        is_sealed = journal.seal(max([above, *numbers]) + 1)
+        files.delete_temporaries(session.root, "journal")
         return drained, failure
 
-    found = log.hold(drain_and_seal, timeout)
+    found = journal.hold(drain_and_seal, timeout)
     if is_sealed:
         # Else a power cut may keep the metrics.json that counts it and give the journal its old name back,
         # under which it would be counted again.
@@ -185,32 +181,31 @@ def _drain_and_seal(
     return found
 
 
-def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[Path, Path]:
+def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[str, str]:
     """Reject the files that are not what their names say; returns where they are to be put.
 
     Those of an earlier run, which died before it had put them there, are rejected already.
     """
-    damaged = {Path(path): reason for path, reason in drained.damaged if _is_free(path)}
+    damaged = {path: reason for path, reason in drained.damaged if _is_free(path)}
     for number, path in session.sealed():
         if number > fold.totals.journal + MAX_WAITING:
             damaged[path] = "no journal was ever sealed with such a number"
         elif not is_file(path):
             damaged[path] = "it is not a regular file"
     places = {path: _place_for(path) for path in damaged}
-    names = {str(path.relative_to(session.directory)): path for path in damaged}
+    names = {shown(session.name_of(path)): path for path in damaged}
     for name, path in names.items():
-        if shown(name) not in fold.totals.set_aside:
-            place = shown(str(places[path].relative_to(session.directory)))
-            fold.reject(Rejected(place, 0, damaged[path], b""))
-    fold.totals.set_aside = {shown(name) for name in names}
+        if name not in fold.totals.set_aside:
+            fold.reject(Rejected(shown(session.name_of(places[path])), 0, damaged[path], b""))
+    fold.totals.set_aside = set(names)
     return places
 
 
-def _place_for(path: Path) -> Path:
+def _place_for(path: str) -> str:
     """The new path of a damaged file: beside the old one, under a name that is free and short enough."""
-    place = path.with_name(f"{path.name}.rejected")
-    if len(os.fsencode(place.name)) > _MAX_NAME_BYTES or os.path.lexists(place):
-        return path.with_name(f"{path.lstat().st_ino}.{time.time_ns()}.rejected")
+    place = f"{path}.rejected"
+    if len(os.fsencode(os.path.basename(place))) > _MAX_NAME_BYTES or os.path.lexists(place):
+        return f"{os.path.dirname(path)}/{os.lstat(path).st_ino}.{time.time_ns()}.rejected"
     return place
 
 
@@ -221,7 +216,8 @@ def _fold_sealed(session: Session, fold: Fold, deadline: float) -> bool:
         if before < number <= before + MAX_WAITING and is_file(path):
             with reader.open_to_read(path) as stream:
                 items = reader.read(stream)
-                fold.add_journal(path.name, items if deadline == math.inf else _until(deadline, items))
+                timed = items if deadline == math.inf else _until(deadline, items)
+                fold.add_journal(session.name_of(path), timed)
             fold.totals.journal = number
             files.reached("folded")
     return fold.totals.journal > before
@@ -250,19 +246,19 @@ def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> Non
         totals.keep_writers(writers)
 
 
-def _delete(session: Session, folded: int, damaged: dict[Path, Path]) -> None:
+def _delete(session: Session, folded: int, damaged: dict[str, str]) -> None:
     """Delete what `metrics.json` contains now, and put what is damaged out of the way."""
     for number, path in session.sealed():
         if number <= folded and path not in damaged:
             with files.step("delete journal"):
-                path.unlink(missing_ok=True)
+                files.delete_if_there(path)
     for path, place in damaged.items():
         with suppress(OSError), files.step("set file aside"):
             os.rename(path, place)
     delete_stillborn(session.segments)
 
 
-def _is_free(path: StrPath) -> bool:
+def _is_free(path: str) -> bool:
     """Whether no process maps that segment: one of a later version may be alive and well."""
     try:
         fd = files.open_private(path, os.O_RDONLY)

@@ -24,10 +24,6 @@ from m31a_mp.session.lease import owning
 from m31a_mp.session.paths import MAX_JOURNAL, Session
 from m31a_mp.system import files
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from m31a_mp.system.files import StrPath
-
 _CHECKPOINT = "m31a_mp"
 # More than all the names, writers and numbers that a session may have (totals.py) come to.
 _MAX_BYTES = 512 * 1024 * 1024
@@ -78,7 +74,7 @@ def _save(session: Session, document: dict[str, Any]) -> None:
     old = _read(session) or {}
     if _CHECKPOINT in old:  # how far the fold is does not change with the numbers
         document[_CHECKPOINT] = old[_CHECKPOINT]
-    files.sync_parents(session.directory)
+    files.sync_parents(session.root)
     _write(session, document)
 
 
@@ -95,7 +91,7 @@ def read_metrics(session: Session) -> SessionMetrics | None:
     return _metrics(session, document)
 
 
-def read_file(path: StrPath) -> SessionMetrics:
+def read_file(path: str) -> SessionMetrics:
     """The metrics in a file of the form of `metrics.json`, wherever it is and whoever wrote it.
 
     Raises:
@@ -105,7 +101,7 @@ def read_file(path: StrPath) -> SessionMetrics:
     """
 
     def damaged(reason: str) -> DamagedMetricsError:
-        return DamagedMetricsError(f"{os.fspath(path)} has no metrics: {reason}", path, reason)
+        return DamagedMetricsError(f"{path} has no metrics: {reason}", path, reason)
 
     with open(path, "rb") as stream:
         data = stream.read(_MAX_BYTES + 1)
@@ -154,11 +150,10 @@ def set_aside_if_damaged(session: Session) -> Rejected | None:
     except UnsupportedVersionError:
         raise
     except DamagedMetricsError as error:
-        changed = session.metrics.lstat().st_mtime_ns
-        kept = session.metrics.with_name(f"{session.metrics.name}.{changed}.rejected")
+        kept = f"{session.metrics}.{os.lstat(session.metrics).st_mtime_ns}.rejected"
         with suppress(FileExistsError), files.step("set metrics aside"):
             os.link(session.metrics, kept, follow_symlinks=False)
-        return Rejected(kept.name, 0, f"what was merged before is only here: {error.reason}", b"")
+        return Rejected(session.name_of(kept), 0, f"what was merged before is only here: {error.reason}", b"")
     return None
 
 
@@ -204,7 +199,7 @@ def _read(session: Session) -> dict[str, Any] | None:
     return _parse(data, session.metrics, damaged)
 
 
-def _parse(data: bytes, path: StrPath, damaged: Callable[[str], DamagedMetricsError]) -> dict[str, Any]:
+def _parse(data: bytes, path: str, damaged: Callable[[str], DamagedMetricsError]) -> dict[str, Any]:
     """The JSON object in a file that this version can read; `damaged` makes the error of a reason."""
     try:
         document = json.parse(data)
@@ -220,7 +215,7 @@ def _parse(data: bytes, path: StrPath, damaged: Callable[[str], DamagedMetricsEr
     version = checkpoint.get("version")
     if type(version) is not int or version != CHECKPOINT_VERSION:
         reason = f"is of version {version!r}; this library reads {CHECKPOINT_VERSION}"
-        message = f"{os.fspath(path)} {reason}. Use the release that wrote it, or a later one"
+        message = f"{path} {reason}. Use the release that wrote it, or a later one"
         raise UnsupportedVersionError(message, path, reason)
     return document
 

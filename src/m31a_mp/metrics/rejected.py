@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from errno import EFBIG, EISDIR, ELOOP, ENOENT
-from pathlib import Path
 
 import orjson
 
@@ -49,12 +49,12 @@ def shown(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def append(path: Path, items: Iterable[Rejected]) -> None:
+def append(path: str, items: Iterable[Rejected]) -> None:
     """Add the items that a run before a crash has not added already. Durable when this returns."""
     new = dict.fromkeys(item.encode() for item in items)
     if not new:
         return
-    if path.is_dir():
+    if os.path.isdir(path):
         return  # somebody wants it so; all is counted nevertheless
     try:
         old = files.read_private(path, _MAX_FILE_BYTES)
@@ -72,7 +72,7 @@ def append(path: Path, items: Iterable[Rejected]) -> None:
         files.replace(path, old + more)
 
 
-def read(path: Path) -> Iterator[Rejected]:
+def read(path: str) -> Iterator[Rejected]:
     """Yield what was set aside. Malformed lines are skipped. Yields nothing if the file does not exist."""
     try:
         lines = io.BytesIO(files.read_private(path, _MAX_FILE_BYTES))

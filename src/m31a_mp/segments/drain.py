@@ -19,7 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from m31a_mp.system.files import StrPath
 
 # One append takes this much before the next begins: thousands of writers need little memory and few
 # open files.
@@ -40,11 +39,11 @@ class Drained:
 
     def __init__(self) -> None:
         self.writers: set[str] = set()
-        self.damaged: list[tuple[StrPath, str]] = []
+        self.damaged: list[tuple[str, str]] = []
         self.unreadable: list[OSError] = []
 
 
-def drain(journal: Journal, segments: Iterable[StrPath]) -> Drained:
+def drain(journal: Journal, segments: Iterable[str]) -> Drained:
     """Move the pending records of these segments to the journal. The caller holds `journal.lock`.
 
     Args:
@@ -102,7 +101,7 @@ class _Chunk:
         self._sources: list[_Source] = []
         self._bytes = 0
 
-    def add(self, path: StrPath) -> None:
+    def add(self, path: str) -> None:
         file = SegmentFile.open(path)
         try:
             is_finished = file.is_finished()  # asked before reading: all that is ever stored is there

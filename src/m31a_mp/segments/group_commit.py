@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from _thread import RLock, allocate_lock
+from _thread import allocate_lock
 
 from m31a_mp.errors import JournalLockedError
+from m31a_mp.system.turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,14 +20,16 @@ _POLL_SECONDS = 0.0005
 class GroupCommit:
     """One thread at a time commits for all that wait. Each waits for a commit that began after it asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
+        """Nothing is committed yet; `root` is the session's directory."""
+        self._root = root
         self._tickets = itertools.count(1)
         self._settled = 0  # every ticket that is not above this is committed, or has waited in vain
         self.renew()
 
     def renew(self) -> None:
         """In a forked child: be free. The thread that had the turn is in the parent."""
-        self._turn = RLock()
+        self._turn = Turn("a call that writes to the disk", self._root)
         self._committing = allocate_lock()
 
     def wait(self, commit: Callable[[], None]) -> None:
@@ -41,16 +44,18 @@ class GroupCommit:
             OSError, MetricsError: The commit failed that this thread made for itself and others.
         """
         ticket = next(self._tickets)
-        while self._settled < ticket and not self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        while self._settled < ticket and not self._turn.is_mine():
             if self._committing.locked():
                 # Poll instead of queueing for the turn: the running commit may already cover this record.
                 time.sleep(_POLL_SECONDS)
                 continue
-            with self._turn:
-                if self._settled < ticket:
-                    with self._committing:
-                        self._run(commit)
+            self._turn.take(lambda: self._commit_for(ticket, commit))
             return
+
+    def _commit_for(self, ticket: int, commit: Callable[[], None]) -> None:
+        if self._settled < ticket:
+            with self._committing:
+                self._run(commit)
 
     def _run(self, commit: Callable[[], None]) -> None:
         covered = next(self._tickets)  # everything with a lower ticket is recorded by now

@@ -25,10 +25,8 @@ from m31a_mp.system import files, flock, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Self
 
-    from m31a_mp.system.files import StrPath
 
 # A segment of this size is read at once: most have it.
 _HEAD_BYTES = 16 * 1024
@@ -46,7 +44,7 @@ class SegmentFile:
         is_followed: Its writer said that its records go on in a later segment, which is there.
     """
 
-    def __init__(self, path: StrPath, fd: int) -> None:
+    def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self._fd = fd
         header = os.pread(fd, DATA_OFFSET, 0)
@@ -56,7 +54,7 @@ class SegmentFile:
         self.writer, self.first, self.size, self.identity = parse_identity(header, os.path.basename(path))
 
     @classmethod
-    def open(cls, path: StrPath) -> SegmentFile:
+    def open(cls, path: str) -> SegmentFile:
         """Open the segment.
 
         Raises:
@@ -140,18 +138,18 @@ class SegmentFile:
             os.pwrite(self._fd, DRAINED.pack(*drained_words(offset, number)), DRAINED_OFFSET)
 
 
-def list_segments(directory: Path) -> list[Path]:
+def list_segments(directory: str) -> list[str]:
     """The segments there, each writer's oldest first, and none without those before it."""
-    return [directory / name for name in _find(directory)[0]]
+    return find_segments(directory)[0]
 
 
-def find_segments(directory: StrPath) -> tuple[list[str], set[str]]:
+def find_segments(directory: str) -> tuple[list[str], set[str]]:
     """List the segments, and the writers that were seen in only one of the two listings."""
     names, gone = _find(directory)
     return [f"{directory}/{name}" for name in names], gone
 
 
-def _find(directory: StrPath) -> tuple[list[str], set[str]]:
+def _find(directory: str) -> tuple[list[str], set[str]]:
     # A listing may miss a name that is made meanwhile, and yet have one that is made after it. So the
     # directory is listed twice: what is older than anything in the first listing is in the second.
     first, second = _names(directory), _names(directory)
@@ -161,7 +159,7 @@ def _find(directory: StrPath) -> tuple[list[str], set[str]]:
     return found, {*writers.values()} - {writers[name] for name in found if name in writers}
 
 
-def _names(directory: StrPath) -> list[str]:
+def _names(directory: str) -> list[str]:
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
@@ -170,20 +168,20 @@ def _names(directory: StrPath) -> list[str]:
     return sorted(name for name in names if name.endswith(".seg"))
 
 
-def delete_stillborn(directory: Path) -> None:
+def delete_stillborn(directory: str) -> None:
     """Delete what a crash left of segments that were being made; nothing was ever recorded in them."""
-    for path in directory.glob(".*.seg.tmp"):
+    for path in files.find(directory, ".", ".seg.tmp"):
         try:
             _delete_if_stillborn(path)
         except OSError:
             pass  # its maker was faster, or the next flush does it
 
 
-def _delete_if_stillborn(path: Path) -> None:
+def _delete_if_stillborn(path: str) -> None:
     fd = files.open_private(path, os.O_RDONLY)
     try:
         if flock.lock_if_free(fd):
             with files.step("delete stillborn segment"):
-                path.unlink()
+                os.unlink(path)
     finally:
         os.close(fd)

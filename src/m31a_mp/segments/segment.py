@@ -24,10 +24,6 @@ from m31a_mp.segments.format import (
 )
 from m31a_mp.system import files, flock
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from m31a_mp.system.files import StrPath
-
 _NULS = bytes(64 * 1024)
 _never_closed: list[mmap.mmap] = []
 
@@ -67,7 +63,7 @@ class Segment:
         self.store = mapping.write
 
     @classmethod
-    def create(cls, directory: StrPath, writer: str, first: int, size: int) -> Segment:
+    def create(cls, directory: str, writer: str, first: int, size: int) -> Segment:
         """Make a segment of `size` bytes for records from number `first` on.
 
         Raises:

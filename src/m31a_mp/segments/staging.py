@@ -52,7 +52,7 @@ class Staging:
         self._last_time = 0
         self._warned = False
         self._durable_root: tuple[int, int] | None = None
-        self._group_commit = GroupCommit()
+        self._group_commit = GroupCommit(session.root)
 
     def put(self, event: str, members: str, last: int | str = "", at: int = 0) -> None:
         """Stamp a record with the time and stage it.
@@ -135,7 +135,7 @@ class Staging:
 
     def _spill_of(self, writers: list[Writer]) -> None:
         try:
-            self.journal.hold_if_free(lambda: self._drain_some(writers))
+            self.journal.turn.take_if_free(lambda: self._drain_some(writers))
         except (OSError, MetricsError):
             pass  # a full disk, mostly; the records are safe where they are
 
@@ -214,7 +214,7 @@ class Staging:
         for error in left.unreadable:
             raise error
         for path, reason in left.damaged:
-            raise OSError(EIO, reason, os.fspath(path))
+            raise OSError(EIO, reason, path)
 
     def close(self, *, timeout: float | None = None) -> None:
         """Hand over, and delete the segments of this process that no call is using.

@@ -254,7 +254,7 @@ class Writer:
 
     def _create(self, writer: str, first: int, size: int, need: int) -> Segment:
         """A segment of that size; on a full disk, of what there is still room for."""
-        directory = self._session.segments_name
+        directory = self._session.segments
         least = DATA_OFFSET + need
         size = max(size, least)
         for attempt in range(_ATTEMPTS):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 import orjson
@@ -38,7 +37,7 @@ def owning(session: Session, call: Callable[[], T], timeout: float = _LEASE_SECO
     Raises:
         SessionOwnedError: Another owner lives, perhaps in this process.
     """
-    path = os.fspath(session.owner_lock)
+    path = session.owner_lock
     returned: list[T] = []
     if not hold(path, lambda: returned.append(_as_owner(path, call)), timeout, _lock_if_free):
         raise owned_error(session)
@@ -57,7 +56,7 @@ def _as_owner(path: str, call: Callable[[], T]) -> T:
 
 def still_owned(session: Session) -> bool:
     """Whether this thread is in `owning`, and nobody can have become the owner meanwhile."""
-    return still_holds(os.fspath(session.owner_lock))
+    return still_holds(session.owner_lock)
 
 
 class Lease:
@@ -145,7 +144,7 @@ def owned_error(session: Session) -> SessionOwnedError:
     )
 
 
-def read_owner(path: Path) -> dict[str, object]:
+def read_owner(path: str) -> dict[str, object]:
     """The line of the owner in `owner.lock`; empty if there is none, or it cannot be read."""
     try:
         content = json.parse(files.read_private(path, _OWNER_BYTES))

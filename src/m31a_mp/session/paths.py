@@ -9,10 +9,6 @@ from errno import ENOENT
 from m31a_mp.errors import MetricsError
 from m31a_mp.system import files
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pathlib import Path
-
 MAX_ID_BYTES = 200
 
 # No journal that waits has a number that is further on than this: one that has was planted. Counting on from
@@ -22,22 +18,27 @@ MAX_JOURNAL = 10**12 - 1 - MAX_WAITING
 
 
 class Session:
-    """One session: where it is. Making the object touches nothing.
+    """One session: its id, and the paths of its directory and files. Making the object touches nothing.
 
-    What a record needs are plain names: importing `pathlib` takes half as long as starting Python.
+    Paths are plain strings: importing `pathlib` takes half as long as starting Python.
 
     Attributes:
         id: Its id.
         root: Its directory, absolute.
-        journal_name, lock_name, segments_name: Of what is in it, the names that records need.
+        journal, journal_lock, segments, metrics, rejected, owner_lock: What is in it.
     """
+
+    __slots__ = ("id", "journal", "journal_lock", "metrics", "owner_lock", "rejected", "root", "segments")
 
     def __init__(self, session_id: str, root: str) -> None:
         self.id = session_id
         self.root = root
-        self.journal_name = f"{root}/journal.ndjson"
-        self.lock_name = f"{root}/journal.lock"
-        self.segments_name = f"{root}/segments"
+        self.journal = f"{root}/journal.ndjson"
+        self.journal_lock = f"{root}/journal.lock"
+        self.segments = f"{root}/segments"
+        self.metrics = f"{root}/metrics.json"
+        self.rejected = f"{root}/journal.rejected.ndjson"
+        self.owner_lock = f"{root}/owner.lock"
 
     @classmethod
     def named(cls, session_id: str, sessions_dir: str | os.PathLike[str]) -> Session:
@@ -63,53 +64,25 @@ class Session:
         return f"<Session {self.root}>"
 
     @property
-    def directory(self) -> Path:
-        return _as_path(self.root)
+    def sessions_dir(self) -> str:
+        """The directory of the sessions."""
+        return os.path.dirname(self.root)
 
-    @property
-    def sessions_dir(self) -> Path:
-        return self.directory.parent
-
-    @property
-    def metrics(self) -> Path:
-        return self.directory / "metrics.json"
-
-    @property
-    def journal(self) -> Path:
-        return _as_path(self.journal_name)
-
-    @property
-    def journal_lock(self) -> Path:
-        return _as_path(self.lock_name)
-
-    @property
-    def rejected(self) -> Path:
-        return self.directory / "journal.rejected.ndjson"
-
-    @property
-    def segments(self) -> Path:
-        return _as_path(self.segments_name)
-
-    @property
-    def owner_lock(self) -> Path:
-        return self.directory / "owner.lock"
-
-    def sealed_name(self, number: int) -> Path:
+    def sealed_as(self, number: int) -> str:
         """The path of the journal that is sealed as `number`."""
-        return self.directory / f"journal.{number:012d}.ndjson"
+        return f"{self.root}/journal.{number:012d}.ndjson"
 
-    def sealed(self) -> list[tuple[int, Path]]:
+    def sealed(self) -> list[tuple[int, str]]:
         """The sealed journals that wait to be folded or deleted, oldest first."""
-        directory = self.directory
-        return [(int(name[8:20]), directory / name) for name in self.sealed_names()]
-
-    def sealed_names(self) -> list[str]:
-        """The names of their files."""
         try:
             names = os.listdir(self.root)
         except FileNotFoundError:
             return []
-        return sorted(name for name in names if _is_sealed_name(name))
+        return [(int(name[8:20]), f"{self.root}/{name}") for name in sorted(names) if _is_sealed_name(name)]
+
+    def name_of(self, path: str) -> str:
+        """A path in the session's directory, from there."""
+        return path.removeprefix(f"{self.root}/")
 
     def exists(self) -> bool:
         """Whether the directory is there."""
@@ -121,9 +94,8 @@ class Session:
         Raises:
             OSError: It cannot be listed.
         """
-        names = (self.journal_name, self.lock_name, self.segments_name)
-        signs = (*names, f"{self.root}/metrics.json", f"{self.root}/owner.lock")
-        return self.exists() and (any(map(os.path.lexists, signs)) or bool(self.sealed_names()))
+        signs = (self.journal, self.journal_lock, self.segments, self.metrics, self.owner_lock)
+        return self.exists() and (any(map(os.path.lexists, signs)) or bool(self.sealed()))
 
     def must_be_there(self) -> None:
         """Raise unless it is.
@@ -143,8 +115,8 @@ class Session:
             OSError: They could not be made.
         """
         if not self.exists():
-            os.makedirs(os.path.dirname(self.root), 0o700, exist_ok=True)
-        for directory in (self.root, self.segments_name):
+            os.makedirs(self.sessions_dir, 0o700, exist_ok=True)
+        for directory in (self.root, self.segments):
             files.make_directory(directory)
             if not stat.S_ISDIR(os.lstat(directory).st_mode):  # and not one that a symlink leads to
                 raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)
@@ -181,18 +153,12 @@ def _is_directory(path: str) -> bool:
         return False
 
 
-def is_file(path: Path) -> bool:
+def is_file(path: str) -> bool:
     """Whether it is a regular one itself, and there."""
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
+        return stat.S_ISREG(os.lstat(path).st_mode)
     except FileNotFoundError:
         return False
-
-
-def _as_path(name: str) -> Path:
-    from pathlib import Path
-
-    return Path(name)
 
 
 def _path(value: str | os.PathLike[str]) -> str:

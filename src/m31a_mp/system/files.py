@@ -18,12 +18,10 @@ from m31a_mp.system import fork
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from typing import TypeVar
 
     T = TypeVar("T")
 
-    StrPath = str | os.PathLike[str]
 
 # Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
 _FILE_MODE = 0o600
@@ -124,7 +122,7 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
             reached(f"after {self._name}")
 
 
-def open_private(path: StrPath, flags: int) -> int:
+def open_private(path: str, flags: int) -> int:
     """Open a file of the session: never through a symlink, and 0600 if this call creates it."""
     if not flags & os.O_CREAT:
         return os.open(path, flags | _PRIVATE)
@@ -152,7 +150,7 @@ def changing(fd: int) -> FileIO:
     return file
 
 
-def is_there(path: StrPath, inode: tuple[int, int]) -> bool:
+def is_there(path: str, inode: tuple[int, int]) -> bool:
     """Whether the file of that device and inode is at that path; where that cannot be told, it is."""
     try:
         found = os.lstat(path)
@@ -172,7 +170,7 @@ def inode_of(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def read_private(path: StrPath, limit: int) -> bytes:
+def read_private(path: str, limit: int) -> bytes:
     """The bytes of a file of the session; never through a symlink.
 
     Raises:
@@ -180,25 +178,25 @@ def read_private(path: StrPath, limit: int) -> bytes:
     """
     with _opened(path, open_private(path, os.O_RDONLY)) as file:
         if os.fstat(file.fileno()).st_size > limit:
-            raise OSError(EFBIG, f"more than {limit} bytes", os.fspath(path))
+            raise OSError(EFBIG, f"more than {limit} bytes", path)
         return file.readall()
 
 
-def read(path: StrPath) -> bytes:
+def read(path: str) -> bytes:
     """The bytes of a file of the system. Not by `open()`: at the interpreter's end, that is gone."""
     with _opened(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as file:
         return file.readall()
 
 
-def _opened(path: StrPath, fd: int) -> FileIO:
+def _opened(path: str, fd: int) -> FileIO:
     try:
         return FileIO(fd)
     except OSError as error:  # a directory, of which the error has the descriptor only
         os.close(fd)
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        raise OSError(error.errno, error.strerror, path) from None
 
 
-def make_directory(path: StrPath) -> None:
+def make_directory(path: str) -> None:
     """Make a directory with mode 0700 whatever the umask; one that exists is left as it is."""
     try:
         os.mkdir(path, _DIRECTORY_MODE)
@@ -217,7 +215,7 @@ def write_all(fd: int, data: bytes, offset: int = 0) -> None:
         written += more
 
 
-def replace(path: StrPath, data: bytes) -> None:
+def replace(path: str, data: bytes) -> None:
     """Put `data` at `path`: a reader, or the next boot, finds the old bytes or the new ones, whole.
 
     The caller makes sure that nobody else replaces the same path at the same time. When this raises, the
@@ -248,7 +246,7 @@ def replace(path: StrPath, data: bytes) -> None:
     sync_directory(directory)
 
 
-def delete_if_there(path: StrPath) -> None:
+def delete_if_there(path: str) -> None:
     """Delete a file that may be gone."""
     try:
         os.unlink(path)
@@ -256,9 +254,18 @@ def delete_if_there(path: StrPath) -> None:
         pass
 
 
-def delete_temporaries(directory: Path, prefix: str) -> None:
+def find(directory: str, prefix: str, suffix: str) -> list[str]:
+    """The paths in a directory whose names begin and end like that; none if it is not there."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    return [f"{directory}/{name}" for name in names if name.startswith(prefix) and name.endswith(suffix)]
+
+
+def delete_temporaries(directory: str, prefix: str) -> None:
     """Delete what crashes left of replacements, while nobody replaces a file of that prefix."""
-    for path in directory.glob(f".{prefix}*{_TEMPORARY}"):
+    for path in find(directory, f".{prefix}", _TEMPORARY):
         with step("delete temporary"):
             delete_if_there(path)
 
@@ -267,7 +274,7 @@ def delete_temporaries(directory: Path, prefix: str) -> None:
 _given_up: set[tuple[int, int]] = set()
 
 
-def sync(path: StrPath) -> None:
+def sync(path: str) -> None:
     """Make the bytes and the name of a file durable that nobody appends to meanwhile; if it is there.
 
     Where an fsync fails, or did so earlier in this process, the bytes are written anew: the kernel may have
@@ -293,7 +300,7 @@ def sync(path: StrPath) -> None:
             sync_directory(os.path.dirname(path))
 
 
-def sync_parents(path: StrPath) -> None:
+def sync_parents(path: str) -> None:
     """Make durable that there is a directory at `path`: its name, and those of the directories above it
     that may be as new, being on the same disk and readable.
     """
@@ -304,7 +311,7 @@ def sync_parents(path: StrPath) -> None:
         directory, below = os.path.dirname(directory), directory
 
 
-def sync_directory(path: StrPath) -> None:
+def sync_directory(path: str) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

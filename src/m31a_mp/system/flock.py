@@ -15,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from m31a_mp.system.files import StrPath
 
 _POLL_SECONDS = 0.001
 
@@ -100,12 +99,12 @@ class FileLock:
 
     _fd: int | None = None
 
-    def __init__(self, path: StrPath, take: Callable[[int], bool] | None = None) -> None:
+    def __init__(self, path: str, take: Callable[[int], bool] | None = None) -> None:
         """Not taken yet; `take` locks an open file if nobody else has, `lock_if_free` if it is not given."""
         self._take = take or lock_if_free
         self._inode: tuple[int, int] | None = None
         self._pid = 0
-        self.path = os.fspath(path)
+        self.path = path
 
     def acquire(self, timeout: float = 0.0) -> bool:
         """Take the lock within `timeout` seconds (0: only if it is free now). Returns whether it did."""
@@ -188,7 +187,7 @@ def lock_if_free(fd: int) -> bool:
     return True
 
 
-def holders(path: StrPath) -> list[int]:
+def holders(path: str) -> list[int]:
     """The pids that hold a lock on `path`, as far as /proc/locks tells."""
     try:
         status = os.stat(path)
@@ -202,7 +201,7 @@ def holders(path: StrPath) -> list[int]:
     return list(dict.fromkeys(int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == device))
 
 
-def is_at(path: StrPath, fd: int) -> bool:
+def is_at(path: str, fd: int) -> bool:
     """Whether an open file is the one at that path: not so when it was removed, or replaced."""
     inode = files.inode_of(fd)
     return inode is not None and files.is_there(path, inode)

@@ -26,8 +26,8 @@ inside of C code. So:
   `finally` or a context manager in Python can be interrupted before its first line.
 - A handler that forks in the middle of an operation, and returns in the child, would do the rest of the
   operation twice. The operation knows its `generation`; in the child its next step raises `ForkedError`.
-- A handler that calls into a call that holds a lock cannot wait for it: it is refused by
-  `InterruptedCallError`, or what it wants is done when the lock is given back.
+- A handler that interrupted a call that has its turn cannot wait for it: it is refused by
+  `InterruptedCallError`, or what it wants is done when the turn is over (`turn.py`).
 
 What does not work: blocking signals around each call (a system call for each, and only for one thread), and
 locks in memory around a fork (a thread that holds one would be gone in the child).
@@ -45,7 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STAGES = ("files", "locks", "process", "journal", "segments", "collector")
+STAGES = ("files", "locks", "process", "segments")
 """The order in which a forked child lets go of what is its parent's."""
 
 generation = 0
