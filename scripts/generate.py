@@ -14,13 +14,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import m31a_mp
 from m31a_mp.kinds.catalog import KINDS, TABLES
 from m31a_mp.kinds.declaration import Always, Effect, Ended, If, Into, Kind, Unknown, Value, Values
-from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT, Field
+from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, REQUIRED, SHORT_NAME, TEXT, Field
 from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, Timed
 from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.timeline import COUNTS, Steps
@@ -192,6 +193,9 @@ def _puts(kind: Kind) -> Iterable[str]:
     for name, field in optional.items():
         yield f"if {name} is not {field.default}:"
         yield from _indented(_checks(field, [name]))
+        if name in kind.only_failed:
+            yield "    if success:"
+            yield f'        raise ValueError("{name} is of a call that failed, but success is true")'
         yield f"    members += {_spelled(_member(name, field))}"
     yield f"self._put('{kind.event}', members)"
 
@@ -312,6 +316,11 @@ def _branch(kind: Kind) -> Iterable[str]:
         return
     yield f"if len(record) == {2 + len(required)}:  # nothing that may be left out is there"
     yield from _indented(_fold(kind, required))
+    if kind.usual:
+        present = " and ".join(f'"{name}" in record' for name in kind.usual)
+        yield f"elif len(record) == {2 + len(required) + len(kind.usual)} and {present}:"
+        usual = {name: replace(kind.fields[name], default=REQUIRED) for name in kind.usual}
+        yield from _indented(_fold(kind, required | usual))
     yield "else:"
     yield from _indented(_fold(kind, kind.fields))
 
@@ -324,10 +333,13 @@ def _fold(kind: Kind, given: Mapping[str, Field]) -> Iterable[str]:
     for name, field in fields.items():
         default = "" if field.default is None else f", {field.default!r}"
         yield f"{name} = record{f'.get({name!r}{default})' if field.is_optional else f'[{name!r}]'}"
-    if fields:
+    keys = {into.key for into in others if isinstance(into, Into) and isinstance(into.table, Table)}
+    # A name that has an entry was checked when it got that.
+    checked = {name: field for name, field in fields.items() if name not in keys}
+    if checked:
         rules = [rule for rule in kind.rules if given.keys() >= {*rule.parts, rule.whole}]
         broken = (f"{' + '.join(rule.parts)} > {rule.whole}" for rule in rules)
-        yield f"if {' or '.join([*_guards(fields), *broken])}:"
+        yield f"if {' or '.join([*_guards(checked), *broken])}:"
         yield "    raise ValueError"
     if not isinstance(first, Into):
         yield f"entry = {first.name}"
@@ -338,15 +350,20 @@ def _fold(kind: Kind, given: Mapping[str, Field]) -> Iterable[str]:
     tables = [into for into in others if isinstance(into, Into) and (into.key in given or not into.key)]
     for into in tables:  # all that may fail comes before the first addition
         if isinstance(into.table, Table):
-            yield f"{_entry(into)} = None if {into.key} is None else {into.table.name}[{into.key}]"
+            entry = f"{into.table.name}[{into.key}]"
+            absent = f"None if {into.key} is None else " if given[into.key].is_optional else ""
+            yield f"{_entry(into)} = {absent}{entry}"
     always = [first, *(into for into in tables if isinstance(into.table, Steps))]
-    yield from _additions(kind, given, always, first)
+    yield from _additions(given, always, first)
     for into in tables:
         if isinstance(into.table, Table):
-            yield f"if {_entry(into)} is not None:"
-            yield from _indented(_additions(kind, given, [into], first))
-            yield f"    if time < {_entry(into)}.first:"
-            yield f"        {_entry(into)}.first = time"
+            added = [*_additions(given, [into], first)]
+            added += [f"if time < {_entry(into)}.first:", f"    {_entry(into)}.first = time"]
+            if given[into.key].is_optional:
+                yield f"if {_entry(into)} is not None:"
+                yield from _indented(added)
+            else:
+                yield from added
 
 
 def _entry(into: Into) -> str:
@@ -383,7 +400,7 @@ _IS_RIGHT = {
 }
 
 
-def _additions(kind: Kind, given: Mapping[str, Field], targets: list[Into], first: Into) -> Iterable[str]:
+def _additions(given: Mapping[str, Field], targets: list[Into], first: Into) -> Iterable[str]:
     """What adds to some entries: without a condition, and then by conditions."""
     conditional: dict[str, dict[bool, list[str]]] = {}
     for into in targets:
@@ -399,7 +416,7 @@ def _additions(kind: Kind, given: Mapping[str, Field], targets: list[Into], firs
                 if into is first
                 else f"{_entry(into)}."
             )
-            for condition, holds, line in _addition(kind, into, prefix + name, name, effect):
+            for condition, holds, line in _addition(given, into, prefix + name, name, effect):
                 if condition:
                     conditional.setdefault(condition, {True: [], False: []})[holds].append(line)
                 else:
@@ -418,7 +435,7 @@ def _negated(condition: str) -> str:
 
 
 def _addition(
-    kind: Kind, into: Into, target: str, name: str, effect: Effect
+    given: Mapping[str, Field], into: Into, target: str, name: str, effect: Effect
 ) -> Iterable[tuple[str, bool, str]]:
     """The lines that add to one part: the condition of each, whether it has to hold, and the line."""
     part = into.table.parts[name]
@@ -438,8 +455,8 @@ def _addition(
         case Always():
             yield "", True, f"{target} += 1"
         case Value():
-            field = kind.fields[effect.field]
-            condition = f"{effect.field} is None" if field.default is None or field == PRICE else ""
+            field = given[effect.field]
+            condition = f"{effect.field} is None" if field.default is None or field.type == PRICE.type else ""
             yield condition, False, _value_addition(part, target, effect.field)
 
 

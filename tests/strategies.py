@@ -132,17 +132,19 @@ def _expected_part(name: str, part: Part, values: list[Any]) -> Fields:  # noqa:
         case Counts():
             return {name: _expected_counts(given)}
         case TimedCalls():
-            durations = [duration for _, duration in values]
             outcomes = [success for success, _ in values]
             counts = (len(values), sum(outcomes), len(values) - sum(outcomes))
-            bounds = (min(durations, default=None), max(durations, default=None))
-            shown = dict(zip(part.counts, counts, strict=True)) | {part.total: _most(sum(durations))}
-            return (
-                shown | dict(zip(part.bounds, bounds, strict=True)) | {part.histogram: histogram(durations)}
-            )
+            durations = [duration for _, duration in values]
+            return dict(zip(part.counts, counts, strict=True)) | _expected_durations(part, durations)
         case Timed():
-            return {part.total: _most(sum(given)), part.histogram: histogram(given)}
+            return _expected_durations(part, given)
     raise AssertionError(part)
+
+
+def _expected_durations(part: Timed, durations: list[int]) -> Fields:
+    bounds = (min(durations, default=None), max(durations, default=None))
+    shown = {part.total: _most(sum(durations)), part.histogram: histogram(durations)}
+    return shown | dict(zip(part.bounds, bounds, strict=True))
 
 
 def _most(number: int) -> int:

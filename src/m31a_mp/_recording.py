@@ -74,6 +74,8 @@ class Recording:
         if error is not None:
             if type(error) is not str:
                 error = check_short_name("error", error)
+            if success:
+                raise ValueError("error is of a call that failed, but success is true")
             members += _ERROR[error]
         self._put("tool_call", members)
 

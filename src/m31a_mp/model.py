@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
-from m31a_mp.kinds.checks import INT64_MAX, as_bool, as_float, as_int, kind
+from m31a_mp.kinds.checks import INT64_MAX, as_bool, as_float, as_int, kind, saturated
+from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.kinds.value import Value
 from m31a_mp.plan import PlanOutcome
@@ -116,6 +118,7 @@ class ModelMetric:
         cost: What they cost; at least that, if `unknown_cost_count` is not 0.
         unknown_cost_count: How many of them had no known cost.
         total_duration_ms: How long they took, as far as it was recorded, in milliseconds.
+        min_duration_ms, max_duration_ms: The shortest and the longest; None where they are not known.
         durations: The histogram of those durations; None where there is none.
     """
 
@@ -130,11 +133,13 @@ class ModelMetric:
     cost: float = 0.0
     unknown_cost_count: int = field(default=0, metadata=OPTIONAL)
     total_duration_ms: int = field(default=0, metadata=OPTIONAL)
+    min_duration_ms: int | None = field(default=None, metadata=OPTIONAL)
+    max_duration_ms: int | None = field(default=None, metadata=OPTIONAL)
     durations: Histogram | None = field(default=None, metadata=OPTIONAL)
 
     def quantile(self, q: float) -> float | None:
         """The duration that a part of the interactions did not exceed. See `ToolMetric.quantile`."""
-        return _quantile(self.durations, q)
+        return _quantile(self.durations, q, self.min_duration_ms, self.max_duration_ms)
 
 
 @dataclass(slots=True)
@@ -229,13 +234,18 @@ class Timeline:
         """Refuse what is no timeline.
 
         Raises:
-            ValueError: The width is no power of two, or a column has another length than `starts`.
+            ValueError: The width is no power of two, the starts are not in order, a column has another length
+                than they have, or a value is negative.
         """
         if self.step_seconds < 1 or self.step_seconds & (self.step_seconds - 1):
             raise ValueError(f"step_seconds is {self.step_seconds}, not a power of two")
         for name in self.columns():
             if len(getattr(self, name)) != len(self.starts):
                 raise ValueError(f"{name} has not as many values as there are starts")
+            if min(getattr(self, name), default=0) < 0:
+                raise ValueError(f"{name} has a negative value")
+        if any(after <= before for before, after in pairwise(self.starts)):
+            raise ValueError("starts are not in order")
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
@@ -256,6 +266,10 @@ class SessionTotals:
     cost: float
     unknown_cost_count: int
     dropped: int
+
+
+def _sum(numbers: Iterable[int]) -> int:
+    return saturated(sum(numbers))
 
 
 def _now() -> datetime:
@@ -308,17 +322,17 @@ class SessionMetrics:
 
     @property
     def totals(self) -> SessionTotals:
-        """The sums over all entries."""
+        """The sums over all entries; as in these, integers stop at the largest of 64 bits."""
         return SessionTotals(
-            tool_calls=sum(tool.call_count for tool in self.tools),
-            tool_failures=sum(tool.fail_count for tool in self.tools),
-            llm_interactions=sum(llm.interaction_count for llm in self.llms),
-            prompt_tokens=sum(llm.prompt_tokens for llm in self.llms),
-            completion_tokens=sum(llm.completion_tokens for llm in self.llms),
-            total_tokens=sum(llm.total_tokens for llm in self.llms),
-            cost=math.fsum(llm.cost for llm in self.llms),
-            unknown_cost_count=sum(llm.unknown_cost_count for llm in self.llms),
-            dropped=sum(self.dropped.values()),
+            tool_calls=_sum(tool.call_count for tool in self.tools),
+            tool_failures=_sum(tool.fail_count for tool in self.tools),
+            llm_interactions=_sum(llm.interaction_count for llm in self.llms),
+            prompt_tokens=_sum(llm.prompt_tokens for llm in self.llms),
+            completion_tokens=_sum(llm.completion_tokens for llm in self.llms),
+            total_tokens=_sum(llm.total_tokens for llm in self.llms),
+            cost=ExactSum([llm.cost for llm in self.llms]).value(),
+            unknown_cost_count=_sum(llm.unknown_cost_count for llm in self.llms),
+            dropped=_sum(self.dropped.values()),
         )
 
     def tool(self, name: str) -> ToolMetric | None:
@@ -416,7 +430,9 @@ def _fields(cls: type[Any]) -> list[_Field]:
     known = _FIELDS.get(cls)
     if known is None:
         if issubclass(cls, Value):
-            types = [(name, cls.__annotations__[name], _EMPTY.get(name, ...)) for name in cls.__match_args__]
+            # What the program may leave to be filled in is there in JSON.
+            spelled = {name: cls.__annotations__[name].removesuffix(" | None") for name in cls.__match_args__}
+            types = [(name, spelled[name], _EMPTY.get(name, ...)) for name in cls.__match_args__]
         else:
             types = [(f.name, str(f.type), _empty(f)) for f in dataclasses.fields(cls) if f.name != "rest"]
         known = _FIELDS[cls] = [_Field(name, _form(spelled), empty) for name, spelled, empty in types]

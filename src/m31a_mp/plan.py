@@ -81,7 +81,8 @@ class PlanOutcome(Value):
         error_type: str = "",
         timestamp: datetime | None = None,
     ) -> None:
-        named = files if isinstance(files, str) else tuple(files)  # of one file, a str would be its letters
+        # What is no list of files is refused when it is recorded; a str would be its letters here.
+        named = tuple(files) if hasattr(files, "__iter__") and not isinstance(files, str) else files
         self._set(
             task_id,
             action,

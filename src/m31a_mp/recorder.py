@@ -104,7 +104,8 @@ class Recorder(Recording):
 
         `async with` does the same. It has failed if an exception leaves the block, which goes on its way, or
         if the block says so: `with recorder.tool_call("bash") as call: call.success = False`. The error is
-        the class of the exception, or what the block says: `call.error = "timeout"`.
+        the class of the exception, or what the block says, which is a failure, too:
+        `call.error = "timeout"`.
 
         Args:
             name: The tool.
@@ -197,8 +198,11 @@ class Recorder(Recording):
             n: How many at most; 0 or less: all that are kept, which are 1,000.
 
         Raises:
+            TypeError: `n` is no int.
             DamagedMetricsError, OSError: As `snapshot`.
         """
+        if checks.as_int(n) is None:
+            raise TypeError(f"n must be an int, not {checks.kind(n)}")
         outcomes = self.snapshot().plan_outcomes
         return outcomes[-n:] if n > 0 else outcomes
 

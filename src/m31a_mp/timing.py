@@ -24,7 +24,7 @@ class Measured:
 
     Attributes:
         success: Set it to False where something failed and no exception tells it.
-        error: Set it to a short name that says why; of an exception it is the name of its class.
+        error: Set it to a short name that says why; then it has failed. Of an exception it is the class's.
     """
 
     __slots__ = ("_error", "_started", "_success", "entered_by", "is_left")
@@ -131,7 +131,7 @@ class Stopwatch:
         error = measured.error
         if exc_type and error is None:
             error = _short(exc_type.__name__)
-        self._leave(measured.success and exc_type is None, measured.milliseconds(), error)
+        self._leave(measured.success and error is None, measured.milliseconds(), error)
 
     def _find(self, frame: int) -> Measured:
         """Take the block that is being left out of those under way."""

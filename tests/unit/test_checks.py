@@ -13,7 +13,7 @@ import orjson
 import pytest
 from hypothesis import given
 
-from m31a_mp import Collector, LLMMetric, SessionMetrics, ToolMetric, Usage
+from m31a_mp import Collector, LLMMetric, PlanOutcome, SessionMetrics, ToolMetric, Usage
 from m31a_mp.kinds import checks
 from m31a_mp.kinds.checks import EncodedNames
 from strategies import names
@@ -196,3 +196,44 @@ def test_type_is_named_with_its_module_unless_it_is_a_builtin() -> None:
         "NoneType",
         "decimal.Decimal",
     ]
+
+
+class Liar(str):
+    """A text that shows itself as another one."""
+
+    __slots__ = ()
+
+    def encode(self, *_: str) -> bytes:
+        return b"x"
+
+    def __len__(self) -> int:
+        return 1
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        raise RuntimeError("asked for the text")
+
+
+class WrongInt(int):
+    def __int__(self) -> int:
+        raise RuntimeError("asked for the number")
+
+
+class WrongFloat(float):
+    def __float__(self) -> float:
+        raise RuntimeError("asked for the number")
+
+
+def test_subclasses_are_taken_for_what_they_are(sessions: Path) -> None:
+    with Collector("s", sessions) as collector:
+        collector.record_tool_call(Liar("bash"), True, WrongInt(5))
+        collector.record_llm_interaction(Liar("plan"), Usage(WrongInt(1), 2, 3), WrongFloat(0.5))
+        for wrong in ("", "x" * 5000):
+            with pytest.raises(ValueError, match="task_id"):
+                collector.record_plan_outcome(PlanOutcome(Liar(wrong), "edit", "", True, 1))
+        metrics = collector.snapshot()
+    assert [(tool.name, tool.total_duration_ms) for tool in metrics.tools] == [("bash", 5)]
+    assert [(llm.phase, llm.prompt_tokens, llm.cost) for llm in metrics.llms] == [("plan", 1, 0.5)]
+    assert metrics.rejected == 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from pathlib import Path
 
 import orjson
 import pytest
 from hypothesis import given
 
-from m31a_mp import Collector
+from m31a_mp import Collector, compact
 from m31a_mp.journal.batch import Batch
 from m31a_mp.kinds.catalog import EVENTS, KINDS
 from m31a_mp.kinds.declaration import Kind
@@ -17,6 +18,7 @@ from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TE
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.totals import Totals
+from m31a_mp.session.paths import Session
 from strategies import Record, entries, expected, records
 
 
@@ -62,11 +64,15 @@ GOOD: dict[str, object] = {
     PRICE.type: 0.5,
 }
 TAKEN: dict[str, list[object]] = {
-    FLAG.type: [True],
-    PRICE.type: [1.5, None, 2.0**64],
+    FLAG.type: [True, False],
+    PRICE.type: [1.5, None, 2.0**64, 0, 0.0],
     FILES.type: [[]],
+    COUNT.type: [0],
+    TEXT.type: [""],
 }
-WRONG: list[object] = [None, [], {}, "x" * 5000, -1, 1.5, 2**64, True, 2.0**64, [[]], [""]]
+# Some equal what may be left out, and are of another type.
+ZEROS: list[object] = [0, 0.0, False, ""]
+WRONG: list[object] = [None, [], {}, "x" * 5000, -1, 1.5, 2**64, True, 2.0**64, [[]], [""], *ZEROS]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=range(len(WRONG)))
@@ -110,3 +116,17 @@ def as_batch(totals: Totals, line: bytes, now: int) -> None:
     fold.add_batch("journal", Batch("w", 1, line + b"\n"))
     for rejected in fold.rejected:
         raise ValueError(rejected.reason)
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0, False, 0, None, ""])
+@pytest.mark.parametrize("key", ["cached_tokens", "truncated_input", "model", "duration_ms"])
+def test_foreign_line_with_a_value_that_equals_the_default_leaves_the_session_usable(
+    session: Session, key: str, zero: object
+) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 3}
+    line = {"event": "llm_interaction", "phase": "plan", "cost": 0.5, **usage}
+    session.make()
+    Path(session.journal).write_bytes(orjson.dumps(line | {key: zero}) + b"\n" + orjson.dumps(line) + b"\n")
+    done = compact(session.sessions_dir, session.id)
+    assert done.records + len(done.rejected) == 2
+    assert done.metrics.llms[0].interaction_count == done.records

@@ -102,3 +102,24 @@ def test_wrong_arguments_are_refused() -> None:
         merge({})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"tools\[0\].call_count"):
         merge(SessionMetrics("s", tools=[ToolMetric("bash", "many")]))  # type: ignore[arg-type]
+
+
+def test_bounds_of_a_model_that_a_file_does_not_tell_stay_unknown(sessions: Path) -> None:
+    with Collector("s", sessions) as collector:
+        collector.record_llm_interaction("plan", Usage(1, 1, 2), 0.5, model="opus", duration_ms=100)
+        earlier = collector.snapshot()
+        [model] = earlier.models
+        assert (model.min_duration_ms, model.max_duration_ms, model.quantile(0.5)) == (100, 100, 100.0)
+        collector.record_llm_interaction("plan", Usage(1, 1, 2), 0.5, model="opus", duration_ms=300)
+        later = collector.snapshot()
+    model.min_duration_ms = model.max_duration_ms = None
+    for parts in ((earlier, later), (later, earlier)):
+        [both] = merge(*parts).models
+        assert (both.min_duration_ms, both.max_duration_ms, both.total_duration_ms) == (None, None, 500)
+
+
+def test_part_without_records_has_no_latest_one(sessions: Path) -> None:
+    with Collector("s", sessions) as collector:
+        collector.record_heal_trigger("plan")
+        metrics = collector.snapshot()
+    assert merge(metrics, SessionMetrics("disabled")).updated_at == metrics.updated_at

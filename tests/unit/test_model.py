@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -21,6 +22,7 @@ from m31a_mp import (
     PlanOutcome,
     SessionMetrics,
     StartupMetric,
+    Timeline,
     ToolMetric,
     WorkflowPhase,
 )
@@ -209,3 +211,28 @@ def test_metrics_with_a_wrong_field_are_a_value_error_that_says_where(tool: Tool
 def test_time_without_an_offset_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="started_at"):
         SessionMetrics("s", datetime(2026, 1, 1)).to_json()  # noqa: DTZ001
+
+
+def test_totals_of_the_largest_numbers_stop_at_the_largest() -> None:
+    most = 2**63 - 1
+    llms = [LLMMetric(phase, most, 0, most, 1.7e308, 1) for phase in "abc"]
+    totals = SessionMetrics("s", llms=llms).totals
+    assert (totals.prompt_tokens, totals.llm_interactions) == (most, 3)
+    assert totals.cost == sys.float_info.max
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [({"tool_calls": [-5, 1]}, "negative"), ({"starts": [50, 0]}, "order"), ({"costs": [0.0]}, "as many")],
+)
+def test_timeline_that_cannot_be_is_refused(wrong: dict[str, list[int]], reason: str) -> None:
+    columns = {key: [1, 1] for key in Timeline.columns()} | {"starts": [0, 50]}
+    document = SessionMetrics("s").to_json() | {"timeline": {"step_seconds": 1, **columns, **wrong}}
+    with pytest.raises(ValueError, match=f"timeline.*{reason}"):
+        SessionMetrics.from_json(document)
+
+
+def test_plan_outcome_without_a_time_is_no_entry_of_a_file() -> None:
+    outcome = PlanOutcome("T-7", "edit", "", True, 1)
+    with pytest.raises(ValueError, match=r"plan_outcomes\[0\].timestamp is missing"):
+        SessionMetrics("s", plan_outcomes=[outcome]).to_json()

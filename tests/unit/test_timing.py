@@ -799,3 +799,16 @@ def test_tool_metric_of_a_measured_block_is_like_any_other(collector: Collector,
             clock.advance(duration)
     collector.record_tool_call("bash", False, 30)
     assert bare(collector.snapshot().tools) == [ToolMetric("bash", 3, 2, 1, 60, 20.0)]
+
+
+class TestWhyItFailed:
+    def test_block_that_says_why_has_failed(self, collector: Collector) -> None:
+        with collector.tool_call("bash") as call:
+            call.error = "timeout"
+        [tool] = collector.snapshot().tools
+        assert (tool.fail_count, tool.errors) == (1, {"timeout": 1})
+
+    def test_error_of_a_call_that_succeeded_is_refused(self, collector: Collector) -> None:
+        with pytest.raises(ValueError, match="error is of a call that failed"):
+            collector.record_tool_call("bash", True, 1, error="timeout")
+        assert collector.snapshot().tools == []

@@ -23,12 +23,7 @@ from m31a_mp.kinds.timeline import Steps
 TOOLS = Table(
     "tools",
     "name",
-    calls=TimedCalls(
-        ("call_count", "success_count", "fail_count"),
-        "total_duration_ms",
-        ("min_duration_ms", "max_duration_ms"),
-        "durations",
-    ),
+    calls=TimedCalls(),
     avg_duration_ms=Mean("total_duration_ms", "call_count"),
     errors=Counts(),
 )
@@ -70,7 +65,7 @@ MODELS = Table(
     reasoning_tokens=Sum(),
     cost=Exact(keep="costs"),
     unknown_cost_count=Sum(),
-    durations=Timed("total_duration_ms", "durations"),
+    durations=Timed(),
 )
 EDIT_STRATEGIES = Table("edit_strategies", "strategy", count=Sum())
 _OUTCOME = {
@@ -136,6 +131,7 @@ KINDS = (
             **_DURATION,
             "error": "Why it failed, in a short name: `timeout`, `exit 1`, the class of an exception.",
         },
+        only_failed=("error",),
         command="tool",
         example="tool make --failed --duration-ms 420 --error 'exit 2'",
     ),
@@ -199,6 +195,7 @@ KINDS = (
             Within(("cached_tokens", "cache_write_tokens"), "prompt_tokens"),
             Within(("reasoning_tokens",), "completion_tokens"),
         ),
+        usual=("model", "duration_ms"),
     ),
     Kind(
         "phase_transition",

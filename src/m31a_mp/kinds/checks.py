@@ -16,6 +16,11 @@ _NUMPY_BOOLS = ("numpy.bool", "numpy.bool_")  # since version 2, and before
 _NAMES_KEPT = 4096
 
 
+def saturated(number: int) -> int:
+    """A sum as `metrics.json` shows it: the Go program keeps it in an int64."""
+    return max(-INT64_MAX - 1, min(number, INT64_MAX))
+
+
 def kind(value: object) -> str:
     """The name of a value's type, with its module unless it is a builtin: NumPy has a `bool`, too."""
     cls = type(value)
@@ -31,8 +36,10 @@ def as_int(value: object) -> int | None:
     """The integer that a value is, NumPy's included; None if it is none, as no bool is."""
     if isinstance(value, bool):
         return None
+    if issubclass(type(value), int):
+        return int.__index__(value)  # type: ignore[arg-type]  # a subclass may show itself as another one
     # NumPy's time spans are integers by registration, but without `__index__`: their unit would be lost.
-    if isinstance(value, int) or (_is_a("Integral", value) and hasattr(type(value), "__index__")):
+    if _is_a("Integral", value) and hasattr(type(value), "__index__"):
         return int(value)  # type: ignore[call-overload, no-any-return]  # as was just asked
     return None
 
@@ -47,8 +54,9 @@ def as_bool(value: object) -> bool | None:
 def as_float(value: object) -> float | None:
     """The number that a value is, NumPy's included; None if it is none, infinite if it is too large."""
     number = as_int(value)
-    is_real = isinstance(value, float) or (_is_a("Real", value) and not _is_a("Integral", value))
-    if number is None and not is_real:
+    if number is None and issubclass(type(value), float):
+        return float.__float__(value)  # type: ignore[arg-type]  # as above
+    if number is None and (not _is_a("Real", value) or _is_a("Integral", value)):
         return None
     try:
         return float(value if number is None else number)  # type: ignore[arg-type]  # as was just asked
@@ -58,22 +66,29 @@ def as_float(value: object) -> float | None:
 
 def check_text(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
     """A text of at most so many bytes of UTF-8; it may be empty."""
-    if not isinstance(value, str):
-        raise TypeError(f"{field} must be a str, not {kind(value)}")
+    text = _plain(field, value)
     try:
-        size = len(value.encode())
+        size = len(text.encode())
     except UnicodeEncodeError as error:
         raise ValueError(f"{field} has a lone surrogate at {error.start}, which UTF-8 cannot carry") from None
     if size > limit:
         raise ValueError(f"{field} has {size} bytes of UTF-8; at most {limit} are allowed")
-    return str.__str__(value)  # of a str subclass, what it is and not how it shows itself
+    return text
+
+
+def _plain(field: str, value: object) -> str:
+    """A text as it is: a subclass of str may show itself as another one."""
+    if not issubclass(type(value), str):
+        raise TypeError(f"{field} must be a str, not {kind(value)}")
+    return str.__str__(value)
 
 
 def check_name(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
     """A name: text of 1 to 4096 bytes of UTF-8."""
-    if isinstance(value, str) and not value:
+    text = check_text(field, value, limit)
+    if not text:
         raise ValueError(f"{field} must not be empty")
-    return check_text(field, value, limit)
+    return text
 
 
 def check_short_name(field: str, value: object) -> str:

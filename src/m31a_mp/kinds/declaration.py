@@ -134,6 +134,9 @@ class Kind:
         example: What may stand behind `m31a-mp record`.
         grouped: Fields that come in one argument, by its name: an object spells them.
         rules: What must be true of its fields together.
+        only_failed: Fields that the method takes only where `success` is false. The fold takes them anyhow:
+            earlier versions wrote them.
+        usual: Optional fields that many records have all at once, for which the fold has a quick way.
     """
 
     event: str
@@ -145,6 +148,8 @@ class Kind:
     example: str = ""
     grouped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rules: tuple[Within, ...] = ()
+    only_failed: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an addition that its part does not take: a float in a plain sum would show the order.

@@ -75,9 +75,8 @@ class Durations:
         """Add the durations of another one."""
         self._take_in()
         self._total += other.total
-        if other._least is not None and other._greatest is not None:
-            self._widen(other._least, other._greatest)
         if other._histogram:
+            self._widen(other._least, other._greatest)
             self._histogram = self._histogram or Histogram()
             self._histogram.merge(other._histogram)
 
@@ -100,9 +99,18 @@ class Durations:
         self._histogram = self._histogram or Histogram()
         self._histogram.add(counts)
 
-    def _widen(self, least: int, greatest: int) -> None:
-        self._least = least if self._least is None else min(self._least, least)
-        self._greatest = greatest if self._greatest is None else max(self._greatest, greatest)
+    def _widen(self, least: int | None, greatest: int | None) -> None:
+        """Take the bounds of durations into account that are not in the histogram yet.
+
+        Where those of earlier ones are not known, which a file of an earlier version does not tell of models,
+        they stay unknown.
+        """
+        if self._histogram is None:
+            self._least, self._greatest = least, greatest
+        elif least is None or greatest is None or self._least is None or self._greatest is None:
+            self._least = self._greatest = None
+        else:
+            self._least, self._greatest = min(self._least, least), max(self._greatest, greatest)
 
 
 class Calls(Durations):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from m31a_mp.kinds.checks import INT64_MAX
-from m31a_mp.kinds.parts import Derived, Restoring, integer, saturated
+from m31a_mp.kinds.checks import INT64_MAX, saturated
+from m31a_mp.kinds.parts import Derived, Restoring, integer
 from m31a_mp.kinds.state import State
 from m31a_mp.kinds.times import from_ns, to_ns
 from m31a_mp.model import ENTRIES, SessionMetrics

@@ -15,7 +15,7 @@ from fractions import Fraction
 from itertools import accumulate
 from typing import Any
 
-from m31a_mp.kinds.checks import INT64_MAX
+from m31a_mp.kinds.checks import INT64_MAX, as_float, kind
 
 SCALE = 4
 _STEPS = 2**SCALE  # buckets from one power of two to the next
@@ -136,8 +136,11 @@ class Histogram:
             bounds; None without durations.
 
         Raises:
+            TypeError: `q` is no number.
             ValueError: `q` is not from 0 to 1.
         """
+        if as_float(q) is None:
+            raise TypeError(f"q must be a number from 0 to 1, not {kind(q)}")
         if not 0 <= q <= 1:
             raise ValueError(f"q must be from 0 to 1, not {q}")
         # By what `q` looks like: 0.07 * 100 is more than 7 in binary, and would be the eighth.

@@ -11,15 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from m31a_mp.kinds.bounded import BoundedCounts
-from m31a_mp.kinds.checks import INT64_MAX
+from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.durations import Calls, Durations
 from m31a_mp.kinds.exact import ExactSum
+from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.kinds.times import plausible
-
-
-def saturated(number: int) -> int:
-    """A sum as `metrics.json` shows it: the Go program keeps it in an int64."""
-    return max(-INT64_MAX - 1, min(number, INT64_MAX))
 
 
 def integer(value: object) -> int:
@@ -195,57 +191,18 @@ class Ever:
 
 
 @dataclass(frozen=True)
-class TimedCalls:
-    """Calls: their number, outcomes and durations.
-
-    Attributes:
-        counts: The fields for how many there were, succeeded and failed.
-        total: The field for the sum of the durations.
-        bounds: Those for the least and the greatest.
-        histogram: That for their histogram.
-    """
-
-    counts: tuple[str, str, str]
-    total: str
-    bounds: tuple[str, str]
-    histogram: str
-
-    def zero(self) -> Calls:
-        return Calls()
-
-    def merged(self, mine: Calls, theirs: Calls) -> Calls:
-        mine.merge(theirs)
-        return mine
-
-    def show(self, name: str, value: Calls, shown: dict[str, Any]) -> None:  # noqa: ARG002
-        shown |= zip(self.counts, map(saturated, value.counts), strict=True)
-        shown[self.total] = saturated(value.total)
-        shown |= zip(self.bounds, (value.least, value.greatest), strict=True)
-        shown[self.histogram] = value.histogram()
-
-    def save(self, value: Calls, kept: dict[str, Any]) -> None:
-        """Keep nothing: `metrics.json` shows all of it."""
-
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Calls:  # noqa: ARG002
-        count, successes, failures = (getattr(metric, field) for field in self.counts)
-        least, greatest = (getattr(metric, field) for field in self.bounds)
-        histogram = getattr(metric, self.histogram)
-        total = getattr(metric, self.total)
-        counts = (count, successes, failures)
-        return Calls(counts, total, histogram and histogram.copy(), least, greatest)
-
-
-@dataclass(frozen=True)
 class Timed:
-    """Durations: their sum, and their histogram.
+    """Durations: their sum, bounds and histogram.
 
     Attributes:
         total: The field for the sum.
+        bounds: Those for the least and the greatest.
         histogram: That for the histogram.
     """
 
-    total: str
-    histogram: str
+    total: str = "total_duration_ms"
+    bounds: tuple[str, str] = ("min_duration_ms", "max_duration_ms")
+    histogram: str = "durations"
 
     def zero(self) -> Durations:
         return Durations()
@@ -256,14 +213,42 @@ class Timed:
 
     def show(self, name: str, value: Durations, shown: dict[str, Any]) -> None:  # noqa: ARG002
         shown[self.total] = saturated(value.total)
+        shown |= zip(self.bounds, (value.least, value.greatest), strict=True)
         shown[self.histogram] = value.histogram()
 
     def save(self, value: Durations, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
     def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Durations:  # noqa: ARG002
+        return Durations(*self._shown_by(metric))
+
+    def _shown_by(self, metric: Any) -> tuple[int, Histogram | None, int | None, int | None]:
+        least, greatest = (getattr(metric, field) for field in self.bounds)
         histogram = getattr(metric, self.histogram)
-        return Durations(getattr(metric, self.total), histogram and histogram.copy())
+        return getattr(metric, self.total), histogram and histogram.copy(), least, greatest
+
+
+@dataclass(frozen=True)
+class TimedCalls(Timed):
+    """Calls: their number, outcomes and durations.
+
+    Attributes:
+        counts: The fields for how many there were, succeeded and failed.
+    """
+
+    counts: tuple[str, str, str] = ("call_count", "success_count", "fail_count")
+
+    def zero(self) -> Calls:
+        return Calls()
+
+    def show(self, name: str, value: Durations, shown: dict[str, Any]) -> None:
+        super().show(name, value, shown)
+        if isinstance(value, Calls):
+            shown |= zip(self.counts, map(saturated, value.counts), strict=True)
+
+    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Calls:  # noqa: ARG002
+        count, successes, failures = (getattr(metric, field) for field in self.counts)
+        return Calls((count, successes, failures), *self._shown_by(metric))
 
 
 class Counts:

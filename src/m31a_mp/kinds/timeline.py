@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
+from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.exact import ExactSum
-from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, finite, integer, saturated
+from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, finite, integer
 from m31a_mp.kinds.state import State
 from m31a_mp.model import SessionMetrics, Timeline
 

@@ -118,6 +118,48 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                     else:
                         entry.cost.append(cost)
                         step_cost.append(cost)
+                elif len(record) == 9 and "model" in record and "duration_ms" in record:
+                    prompt_tokens = record["prompt_tokens"]
+                    completion_tokens = record["completion_tokens"]
+                    total_tokens = record["total_tokens"]
+                    cost = record["cost"]
+                    model = record["model"]
+                    duration_ms = record["duration_ms"]
+                    if (
+                        (cost is not None and (type(cost) is not float or cost < 0))
+                        or not type(prompt_tokens)
+                        is type(completion_tokens)
+                        is type(total_tokens)
+                        is type(duration_ms)
+                        is int
+                        or (prompt_tokens | completion_tokens | total_tokens | duration_ms) >> 63
+                    ):
+                        raise ValueError
+                    entry = llms[record["phase"]]
+                    of_model = models[model]
+                    entry.prompt_tokens += prompt_tokens
+                    entry.completion_tokens += completion_tokens
+                    entry.total_tokens += total_tokens
+                    entry.interaction_count += 1
+                    step_interactions += 1
+                    step_tokens += total_tokens
+                    if cost is None:
+                        entry.unknown_cost_count += 1
+                        step_unknown_costs += 1
+                    else:
+                        entry.cost.append(cost)
+                        step_cost.append(cost)
+                    of_model.interaction_count += 1
+                    of_model.prompt_tokens += prompt_tokens
+                    of_model.completion_tokens += completion_tokens
+                    of_model.total_tokens += total_tokens
+                    of_model.durations.append(duration_ms)
+                    if cost is None:
+                        of_model.unknown_cost_count += 1
+                    else:
+                        of_model.cost.append(cost)
+                    if time < of_model.first:
+                        of_model.first = time
                 else:
                     prompt_tokens = record["prompt_tokens"]
                     completion_tokens = record["completion_tokens"]
@@ -132,7 +174,6 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                     truncated_input = record.get("truncated_input", False)
                     if (
                         (cost is not None and (type(cost) is not float or cost < 0))
-                        or (model is not None and not is_short_name(model))
                         or (duration_ms is not None and (type(duration_ms) is not int or duration_ms >> 63))
                         or (prompt_hash is not None and not is_short_name(prompt_hash))
                         or type(truncated_input) is not bool

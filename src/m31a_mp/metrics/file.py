@@ -109,9 +109,11 @@ def read_file(path: str) -> SessionMetrics:
         raise damaged(f"it has more than {_MAX_BYTES} bytes")
     document = _parse(data, path, damaged)
     try:
-        return _with_rest(document)
+        metrics = _with_rest(document)
     except ValueError as error:
         raise damaged(str(error)) from None
+    _restored(metrics, document, damaged)  # what it does not show is needed when it is merged
+    return metrics
 
 
 def read_totals(session: Session) -> Totals | None:
@@ -123,11 +125,7 @@ def read_totals(session: Session) -> Totals | None:
     document = _read(session)
     if document is None:
         return None
-    metrics = _metrics(session, document)
-    try:
-        totals = Totals.restore(metrics, document.get(_CHECKPOINT) or {})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(session, f"its part {_CHECKPOINT!r} is not valid: {error!r}") from None
+    totals = _restored(_metrics(session, document), document, lambda reason: _damaged(session, reason))
     if not 0 <= totals.journal <= MAX_JOURNAL:
         raise _damaged(session, f"its last journal cannot have been number {totals.journal}")
     return totals
@@ -225,6 +223,15 @@ def _metrics(session: Session, document: dict[str, Any]) -> SessionMetrics:
         return _with_rest(document)
     except ValueError as error:
         raise _damaged(session, str(error)) from None
+
+
+def _restored(
+    metrics: SessionMetrics, document: dict[str, Any], damaged: Callable[[str], DamagedMetricsError]
+) -> Totals:
+    try:
+        return Totals.restore(metrics, document.get(_CHECKPOINT) or {})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(f"its part {_CHECKPOINT!r} is not valid: {error!r}") from None
 
 
 def _with_rest(document: dict[str, Any]) -> SessionMetrics:

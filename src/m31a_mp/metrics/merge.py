@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from m31a_mp.kinds.checks import kind
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
 
 
 def merge(*parts: SessionMetrics) -> SessionMetrics:
-    """The metrics of all records of some sessions, or of the parts of one, of which each counts others.
+    """Add up the metrics of several sessions, or of parts of one session.
 
-    The order of the parts does not show. Sums are exact, costs to the last digit, if the parts are what
-    `load`, `compact` or a snapshot returned; of parts that were put together otherwise they are those of the
-    numbers that are shown.
+    No record may be counted in two of the parts. The order of the parts makes no difference. Sums are exact,
+    costs to the last digit, if the parts are what `load`, `compact` or a snapshot returned. Of parts that a
+    program put together itself, the numbers that they show are added.
 
     Args:
         parts: The metrics; none is changed.
@@ -28,7 +29,11 @@ def merge(*parts: SessionMetrics) -> SessionMetrics:
     whole = None
     for part in parts:
         if not isinstance(part, SessionMetrics):
-            raise TypeError(f"merge() takes SessionMetrics, not {type(part).__name__}")
+            hint = {
+                list: "; of a list: merge(*parts)",
+                type(None): "; load() returned None for a session without metrics.json",
+            }.get(type(part), "")
+            raise TypeError(f"merge() takes SessionMetrics, not {kind(part)}{hint}")
         metrics = SessionMetrics.from_json(part.to_json())
         try:
             totals = Totals.restore(metrics, {} if part.rest is None else {"journal": 0, **part.rest})

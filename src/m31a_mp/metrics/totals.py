@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from m31a_mp.kinds.catalog import TABLES
-from m31a_mp.kinds.parts import Restoring, integer, saturated
+from m31a_mp.kinds.checks import saturated
+from m31a_mp.kinds.parts import Restoring, integer
 from m31a_mp.kinds.tables import Entries
 from m31a_mp.kinds.times import from_ns, plausible, to_ns
 from m31a_mp.model import SessionMetrics, has_records
@@ -188,8 +189,7 @@ class Totals:
         now = time_ns()
         started = plausible(to_ns(metrics.started_at), now)
         totals = cls(started, journal=integer(checkpoint.get("journal", 0)))
-        if has_records(metrics) or not checkpoint:
-            # Else it is no record's, but when the session started.
+        if has_records(metrics):  # else it is no record's, but when the session started
             totals.updated = plausible(to_ns(metrics.updated_at), now)
         for writer, mark in checkpoint.get("writers", {}).items():
             totals.writers[writer] = WriterMark(

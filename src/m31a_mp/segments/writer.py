@@ -193,10 +193,10 @@ class Writer:
             return False
         try:
             files.operation(lambda: self._start_segment(need))
-        except (OSError, MetricsError, ValueError) as error:
+        except (OSError, MetricsError, MemoryError, ValueError) as error:
             if self.abandoned:  # by a fork in the middle of it; it counts in the parent
                 return False
-            if not isinstance(error, OSError | MetricsError):
+            if isinstance(error, ValueError) and not isinstance(error, MetricsError):
                 raise
             self._trouble = _reason(error)
             self._retry_at = time.monotonic() + _RETRY_SECONDS
