@@ -23,7 +23,7 @@ from m31a_mp import attach, compact
 from m31a_mp.inspection.status import State, status
 from m31a_mp.session.paths import Session
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 RUN = [sys.executable, "-m", "m31a_mp", "run", "--session"]
 RUN_TOOL = [sys.executable, str(ROOT / "scripts" / "run_tool.py")]
 NAMES = {"run": "m31a-mp", "run with a phase": "m31a-mp", "run_tool": "run_tool"}

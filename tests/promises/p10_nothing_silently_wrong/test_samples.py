@@ -11,7 +11,7 @@ import pytest
 
 from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, attach, compact, load, verify
 
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 # Each owner merged some records and was killed: others are in the journal, with a line of another program and
 # half of one, and in segments that it had filled while somebody held the lock.
