@@ -9,10 +9,12 @@ import pytest
 from hypothesis import settings
 
 import coverage_locks  # noqa: F401  # before the library
+from m31a_mp import Collector
 from m31a_mp.segments import staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system import process
-from workers import changed
+from metrics_of import SESSION
+from workers import Workers, changed, workers_of
 
 settings.register_profile("m31a_mp", deadline=None, print_blob=True)
 settings.load_profile("m31a_mp")
@@ -38,9 +40,23 @@ def sessions(all_sessions: Path) -> Path:
 @pytest.fixture
 def session(sessions: Path) -> Session:
     """The session "s", whose directories are made."""
-    made = Session.named("s", sessions)
+    made = Session.named(SESSION, sessions)
     made.make()
     return made
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[Collector]:
+    """The owner of the session "s" on a disk."""
+    with Collector(SESSION, tmp_path) as owner:
+        yield owner
+
+
+@pytest.fixture
+def started(collector: Collector, tmp_path: Path) -> Iterator[Workers]:
+    """Starts workers of that session."""
+    with workers_of(collector, SESSION, tmp_path) as starter:
+        yield starter
 
 
 @pytest.fixture(autouse=True)

@@ -42,6 +42,7 @@ from m31a_mp.segments.reader import SegmentFile
 from m31a_mp.segments.segment import Segment
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock
+from metrics_of import files_under
 from strategies import INT64_MAX, Record, bare, entries, expected, few_records, records
 from workers import Forked, unmap
 
@@ -53,10 +54,6 @@ def open_again(sessions: Path) -> None:
         Collector("s", sessions)
     assert "this process" not in str(error.value)
     assert str(error.value).endswith("; record into it with attach(), or stop its owner first")
-
-
-def files(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
 
 
 class TestRecording:
@@ -430,10 +427,10 @@ class TestSnapshot:
             new_process()
             worker = attach("s", sessions)
             worker.record_tool_call("worker", True, 1)
-            before = files(sessions)
+            before = files_under(sessions)
             for recorder in (collector, worker, attach("s", sessions)):
                 assert [tool.name for tool in recorder.snapshot().tools] == ["owner", "worker"]
-            assert files(sessions) == before
+            assert files_under(sessions) == before
             assert (sessions / "s" / "metrics.json").read_bytes() == published
 
     @pytest.mark.usefixtures("dead")
@@ -509,7 +506,9 @@ class TestFlush:
         with Collector("s", sessions) as collector:
             collector.record_tool_call("bash", True, 1)
             collector.flush()
-            assert not [name for name in files(sessions / "s") if "journal" in name and "lock" not in name]
+            assert not [
+                name for name in files_under(sessions / "s") if "journal" in name and "lock" not in name
+            ]
 
     def test_flush_with_a_damaged_file_raises_and_keeps_all_records(self, session: Session) -> None:
         with Collector("s", session.sessions_dir) as collector:
@@ -552,7 +551,7 @@ class TestStop:
         collector = Collector("s", sessions)
         collector.record_tool_call("bash", True, 1)
         collector.stop()
-        assert files(sessions / "s") == {"metrics.json", "journal.lock", "owner.lock", "segments"}
+        assert files_under(sessions / "s") == {"metrics.json", "journal.lock", "owner.lock", "segments"}
         metrics = load(sessions, "s")
         assert metrics
         assert metrics.tools[0].call_count == 1
@@ -853,7 +852,7 @@ class TestHandingOver:
     def test_recorder_stop_hands_over_and_leaves_no_segment(self, sessions: Path) -> None:
         with attach("s", sessions) as recorder:
             recorder.record_tool_call("bash", True, 1)
-        assert files(sessions / "s") == {"journal.ndjson", "journal.lock", "segments"}
+        assert files_under(sessions / "s") == {"journal.ndjson", "journal.lock", "segments"}
         recorder.record_tool_call("bash", True, 1)
         assert compact(sessions, "s").metrics.tools[0].call_count == 2
 

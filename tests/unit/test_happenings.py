@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from m31a_mp import CancellationMetric, Collector, SessionMetrics, load, save
 from m31a_mp.kinds import happenings
-from m31a_mp.metrics.events import fold_checked
-from m31a_mp.metrics.totals import Totals
+from metrics_of import folded, stored
 from strategies import Record
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,19 +20,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def cancelled(time: int, reason: str = "user") -> bytes:
     return Record("cancellation", ("execute", reason)).line(time)
-
-
-def folded(lines: list[bytes], into: Totals | None = None) -> Totals:
-    result = into or Totals(0)
-    for line in lines:
-        fold_checked(result, line, 0)
-    return result
-
-
-def stored(before: Totals) -> Totals:
-    metrics = orjson.loads(orjson.dumps(before.to_metrics("s").to_json()))
-    checkpoint = orjson.loads(orjson.dumps(before.to_checkpoint()))
-    return Totals.restore(SessionMetrics.from_json(metrics), checkpoint)
 
 
 def test_cancellation_is_recorded_and_comes_back_from_the_file(sessions: Path) -> None:

@@ -22,6 +22,7 @@ from m31a_mp.metrics import rejected
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
 from m31a_mp.system.flock import FileLock
+from metrics_of import durations
 from strategies import Record, around_line_ends, encoded, killed_while_appending
 from workers import locked
 
@@ -59,11 +60,6 @@ JOURNAL = b"".join(unit.data for unit in UNITS)
 CALLS = {name: duration for unit in UNITS for name, duration in unit.calls.items()}
 
 
-def calls(metrics: SessionMetrics) -> dict[str, int]:
-    assert all(tool.call_count == 1 for tool in metrics.tools), "counted twice"
-    return {tool.name: tool.total_duration_ms for tool in metrics.tools}
-
-
 def unit_at(offset: int) -> int:
     for i, unit in enumerate(UNITS):
         if offset < len(unit.data):
@@ -84,10 +80,10 @@ class TestCut:
             session.journal.write_bytes(JOURNAL[:cut])
             # A record is whole when its JSON is, with or without its newline.
             whole = {name: ms for name, ms in CALLS.items() if line(name, ms).rstrip() in JOURNAL[:cut]}
-            assert calls(attach(session.id, sessions).snapshot()) == whole, cut
+            assert durations(attach(session.id, sessions).snapshot()) == whole, cut
             assert verify(sessions, session.id) == [], cut
             compaction = compact(sessions, session.id)
-            assert calls(compaction.metrics) == whole, cut
+            assert durations(compaction.metrics) == whole, cut
             assert (compaction.rejected, compaction.records) == ([], len(whole)), cut
             assert verify(sessions, session.id) == [], cut
 
@@ -121,16 +117,16 @@ class TestCut:
         with Collector("s", session.sessions_dir) as collector:
             session.journal.write_bytes(JOURNAL + bytes(zeros))
             collector.record_tool_call("next", True, 512)
-            assert calls(collector.snapshot()) == {**CALLS, "next": 512}
+            assert durations(collector.snapshot()) == {**CALLS, "next": 512}
             assert verify(session.sessions_dir, "s") == []
             collector.stop()
-            assert calls(attach("s", session.sessions_dir).snapshot()) == {**CALLS, "next": 512}
+            assert durations(attach("s", session.sessions_dir).snapshot()) == {**CALLS, "next": 512}
             assert verify(session.sessions_dir, "s") == []
 
     @pytest.mark.parametrize("zeros", [1, 100, MAX_LINE_BYTES + 1])
     def test_foreign_line_behind_a_tail_of_zeros_counts(self, session: Session, zeros: int) -> None:
         session.journal.write_bytes(JOURNAL + bytes(zeros) + line("foreign-4", 512) + line("foreign-5", 1024))
-        counted = calls(compact(session.sessions_dir, "s").metrics)
+        counted = durations(compact(session.sessions_dir, "s").metrics)
         assert counted == {**CALLS, "foreign-4": 512, "foreign-5": 1024}
 
     @pytest.mark.parametrize(
@@ -159,10 +155,10 @@ class TestKilledWhileAppending:
                 collector.record_tool_call(f"tool{i}", True, i)
             wanted = {f"tool{i}": i for i in range(5)}
             killed_while_appending(session, around_line_ends(at, shift))
-            assert calls(collector.snapshot()) == wanted
+            assert durations(collector.snapshot()) == wanted
             assert verify(session.sessions_dir, "s") == []
             collector.flush()
-            assert calls(collector.snapshot()) == wanted
+            assert durations(collector.snapshot()) == wanted
             assert verify(session.sessions_dir, "s") == []
 
     @pytest.mark.parametrize("at", range(6))
@@ -177,9 +173,9 @@ class TestKilledWhileAppending:
             killed_while_appending(session, around_line_ends(at, shift))
             with session.journal.open("ab") as stream:
                 stream.write(line("foreign", 9))
-            assert calls(collector.snapshot()) == wanted
+            assert durations(collector.snapshot()) == wanted
             collector.flush()
-            assert calls(collector.snapshot()) == wanted
+            assert durations(collector.snapshot()) == wanted
             assert verify(session.sessions_dir, "s") == []
 
     def test_torn_batch_after_a_torn_batch_counts_once(self, session: Session) -> None:
@@ -188,9 +184,9 @@ class TestKilledWhileAppending:
                 collector.record_tool_call(f"tool{i}", True, i)
                 killed_while_appending(session, around_line_ends(i, -1))
                 killed_while_appending(session, around_line_ends(i, -30))
-                assert calls(collector.snapshot()) == {f"tool{k}": k for k in range(i + 1)}
+                assert durations(collector.snapshot()) == {f"tool{k}": k for k in range(i + 1)}
             collector.flush()
-            assert calls(collector.snapshot()) == {f"tool{i}": i for i in range(5)}
+            assert durations(collector.snapshot()) == {f"tool{i}": i for i in range(5)}
             assert verify(session.sessions_dir, "s") == []
 
 
@@ -215,7 +211,7 @@ class TestFlipped:
             session.journal.write_bytes(JOURNAL[:at] + bytes([new]) + JOURNAL[at + 1 :])
             findings = verify(sessions, session.id)
             compaction = compact(sessions, session.id)
-            counted = calls(compaction.metrics)
+            counted = durations(compaction.metrics)
             lost = CALLS.keys() - counted.keys()
             for i, unit in enumerate(UNITS):
                 for name, duration in unit.calls.items():
@@ -236,7 +232,7 @@ class TestFlipped:
         bad = batch(1, line("bad")).replace(b'"name":"bad"', b'"name":"BAD"')
         session.journal.write_bytes(line("before") + bad + line("after"))
         compaction = compact(session.sessions_dir, "s")
-        assert calls(compaction.metrics) == {"before": 1, "after": 1}
+        assert durations(compaction.metrics) == {"before": 1, "after": 1}
         (item,) = rejected.read(session.rejected)
         assert (item.offset, item.data) == (len(line("before")), bad)
         assert item.file.startswith("journal.")
@@ -259,7 +255,7 @@ class TestLies:
         session.journal.write_bytes(line("before") + bad + batch(1, line("after"), writer="b" * 16))
         before = verify(session.sessions_dir, "s")
         compaction = compact(session.sessions_dir, "s")
-        assert calls(compaction.metrics) == {"before": 1, "after": 1}
+        assert durations(compaction.metrics) == {"before": 1, "after": 1}
         assert compaction.metrics.dropped == {}
         assert before
         assert len(before) == len(compaction.rejected) == len(verify(session.sessions_dir, "s"))
@@ -285,7 +281,7 @@ class TestLies:
         size = len(line("bad"))
         bad = batch(1, line("bad")).replace(b'"bytes":%d' % size, b'"bytes":%d' % (size + excess))
         session.journal.write_bytes(bad + line("foreign-1") + line("foreign-2") + line("foreign-3"))
-        counted = calls(compact(session.sessions_dir, "s").metrics)
+        counted = durations(compact(session.sessions_dir, "s").metrics)
         counted.pop("bad", None)
         assert counted == {"foreign-1": 1, "foreign-2": 1, "foreign-3": 1}
 
@@ -401,7 +397,7 @@ class TestForeignLines:
     def test_flood_of_garbage_is_counted_in_full_and_kept_in_part(self, session: Session) -> None:
         session.journal.write_bytes(line("before") + b"garbage\n" * 30_000 + line("after"))
         compaction = compact(session.sessions_dir, "s")
-        assert calls(compaction.metrics) == {"before": 1, "after": 1}
+        assert durations(compaction.metrics) == {"before": 1, "after": 1}
         assert compaction.metrics.rejected == 30_000
         assert 0 < len(compaction.rejected) < 30_000
 
@@ -452,7 +448,7 @@ def test_batch_that_comes_again_with_more_counts_once(session: Session, again: i
     # As after a crash between an append and the note that it was done.
     versions = [batch(1, line("one")), batch(1, line("one"), line("two"))]
     session.journal.write_bytes(versions[0] + versions[1] + versions[again])
-    assert calls(compact(session.sessions_dir, "s").metrics) == {"one": 1, "two": 1}
+    assert durations(compact(session.sessions_dir, "s").metrics) == {"one": 1, "two": 1}
 
 
 @given(

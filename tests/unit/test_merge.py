@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -11,19 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, LLMMetric, SessionMetrics, ToolMetric, Usage, load, merge
-from m31a_mp.metrics.events import fold_checked
-from m31a_mp.metrics.totals import Totals
+from metrics_of import metrics_of
 from strategies import Record, any_counts, few_names, records_of
 
 USAGE = Usage(1, 2, 3)
+part_of = partial(metrics_of, started=10**18, now=2 * 10**18)  # an owner who came after the records
 few_records = records_of(few_names, any_counts)
-
-
-def metrics_of(records: list[tuple[int, Record]]) -> SessionMetrics:
-    totals = Totals(10**18)  # of all parts: an owner who came after the records
-    for time, record in records:
-        fold_checked(totals, record.line(time), 2 * 10**18)
-    return totals.to_metrics("s")
 
 
 def stored(metrics: SessionMetrics) -> SessionMetrics:
@@ -42,10 +36,10 @@ def test_parts_add_up_to_the_whole_in_any_order(
     records: list[tuple[int, Record]], dealt: list[int], order: list[int]
 ) -> None:
     parts = [
-        stored(metrics_of([record for record, to in zip(records, dealt, strict=False) if to == part]))
+        stored(part_of([record for record, to in zip(records, dealt, strict=False) if to == part]))
         for part in range(3)
     ]
-    whole = metrics_of(records)
+    whole = part_of(records)
     merged = merge(*(parts[i] for i in order))
     assert merged == whole
     assert merged.rest == whole.rest
@@ -54,12 +48,8 @@ def test_parts_add_up_to_the_whole_in_any_order(
 
 def test_costs_are_exact_to_the_last_digit() -> None:
     costs = [0.1, 1e16, 0.2, 1e-8, 0.3]
-    parts = [
-        metrics_of([(i, Record("llm_interaction", ("plan", USAGE, cost)))]) for i, cost in enumerate(costs)
-    ]
-    whole = metrics_of(
-        [(i, Record("llm_interaction", ("plan", USAGE, cost))) for i, cost in enumerate(costs)]
-    )
+    parts = [part_of([(i, Record("llm_interaction", ("plan", USAGE, cost)))]) for i, cost in enumerate(costs)]
+    whole = part_of([(i, Record("llm_interaction", ("plan", USAGE, cost))) for i, cost in enumerate(costs)])
     assert merge(*parts) == merge(*parts[::-1]) == whole
 
 
@@ -79,7 +69,7 @@ def test_metrics_of_other_programs_add_up_as_they_are_shown() -> None:
 
 
 def test_what_was_changed_counts_as_it_is() -> None:
-    part = metrics_of([(1, Record("llm_interaction", ("plan", USAGE, 0.1)))])
+    part = part_of([(1, Record("llm_interaction", ("plan", USAGE, 0.1)))])
     part.llms[0].cost = 2.0
     assert merge(part, part).llms[0].cost == 4.0
 

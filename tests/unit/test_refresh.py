@@ -22,6 +22,7 @@ from m31a_mp import Collector, attach, compact, load, refresh, verify
 from m31a_mp.metrics import compactor
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
+from metrics_of import calls
 from workers import Forked
 
 NAME = "m31a_mp refresh"
@@ -49,7 +50,7 @@ def await_that(condition: Callable[[], object]) -> None:
 def published(sessions: Path) -> dict[str, int]:
     """What `metrics.json` says, without asking anybody else."""
     metrics = load(sessions, "s")
-    return {tool.name: tool.call_count for tool in metrics.tools} if metrics else {}
+    return calls(metrics) if metrics else {}
 
 
 def await_published(sessions: Path, wanted: dict[str, int]) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, SessionMetrics, attach, compact, load, verify
+from m31a_mp import Collector, attach, compact, load, verify
 from m31a_mp.metrics import rejected
 from m31a_mp.segments.format import DATA_OFFSET, DamagedSegmentError, name_parts
 from m31a_mp.segments.reader import SegmentFile, delete_stillborn, list_segments
 from m31a_mp.segments.segment import Segment
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
+from metrics_of import durations
 from strategies import Record
 
 WRITER = "00000000000000aa"
@@ -52,12 +53,6 @@ def flip(path: Path, offset: int, bits: int) -> None:
     write(path, offset, bytes([path.read_bytes()[offset] ^ bits]))
 
 
-def calls(metrics: SessionMetrics | None) -> dict[str, int]:
-    assert metrics
-    assert all(tool.call_count == 1 for tool in metrics.tools), "counted twice"
-    return {tool.name: tool.total_duration_ms for tool in metrics.tools}
-
-
 class TestWriting:
     def test_segment_is_never_seen_half_made(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []
@@ -90,7 +85,7 @@ class TestWriting:
         recorder = attach("s", sessions)
         recorder.record_tool_call("\0" * 4096, True, 1)  # 24 KiB as JSON
         recorder.record_tool_call("small", True, 2)
-        assert calls(recorder.snapshot()) == {"\0" * 4096: 1, "small": 2}
+        assert durations(recorder.snapshot()) == {"\0" * 4096: 1, "small": 2}
 
 
 class TestReading:
@@ -126,7 +121,7 @@ class TestReading:
     ) -> None:
         staged(session, [LINES[0], with_hole(LINES[1]), *LINES[2:]])
         compaction = compact(session.sessions_dir, "s")
-        assert calls(compaction.metrics) == {name: ms for name, ms in CALLS.items() if ms != 1 << 2}
+        assert durations(compaction.metrics) == {name: ms for name, ms in CALLS.items() if ms != 1 << 2}
         assert [item.data for item in compaction.rejected] == [with_hole(LINES[1]).rstrip(b"\n")]
 
     def test_hole_in_an_older_segment_of_a_live_writer_costs_the_record_that_it_is_in(
@@ -135,7 +130,7 @@ class TestReading:
         staged(session, [LINES[0], with_hole(LINES[1]), LINES[2]])
         staged(session, LINES[3:], first=4)
         compaction = compact(session.sessions_dir, "s")
-        assert calls(compaction.metrics) == {name: ms for name, ms in CALLS.items() if ms != 1 << 2}
+        assert durations(compaction.metrics) == {name: ms for name, ms in CALLS.items() if ms != 1 << 2}
         assert len(compaction.rejected) == 1
 
     def test_store_without_room_raises_and_changes_nothing(self, session: Session) -> None:
@@ -153,10 +148,10 @@ class TestReading:
     def test_segment_of_a_live_process_is_drained_and_stays(self, session: Session) -> None:
         path = staged(session, LINES)  # of this very process
         compact(session.sessions_dir, "s")
-        assert calls(load(session.sessions_dir, "s")) == CALLS
+        assert durations(load(session.sessions_dir, "s")) == CALLS
         assert path.exists()
         assert compact(session.sessions_dir, "s").records == 0
-        assert calls(load(session.sessions_dir, "s")) == CALLS
+        assert durations(load(session.sessions_dir, "s")) == CALLS
 
     @pytest.mark.usefixtures("dead")
     def test_segment_that_is_mapped_stays_though_its_process_cannot_be_seen(self, session: Session) -> None:
@@ -176,7 +171,7 @@ class TestReading:
             before.setattr(process, "current", lambda: other)
             path = staged(session, LINES)
         compact(session.sessions_dir, "s")
-        assert calls(load(session.sessions_dir, "s")) == CALLS
+        assert durations(load(session.sessions_dir, "s")) == CALLS
         assert not path.exists()
 
     @pytest.mark.usefixtures("dead")
@@ -184,7 +179,7 @@ class TestReading:
         staged(session, LINES[2:], first=3)
         staged(session, LINES[:2], first=1)
         compact(session.sessions_dir, "s")
-        assert calls(load(session.sessions_dir, "s")) == CALLS
+        assert durations(load(session.sessions_dir, "s")) == CALLS
 
 
 @pytest.mark.usefixtures("dead")
@@ -195,7 +190,7 @@ class TestDamage:
         session.journal.write_bytes(Record("tool_call", ("foreign", True, 1000)).line(1))
         findings = verify(session.sessions_dir, session.id)
         compaction = compact(session.sessions_dir, session.id)
-        counted = calls(compaction.metrics)
+        counted = durations(compaction.metrics)
         assert counted.pop("foreign") == 1000, case
         assert not compaction.metrics.dropped, case
         assert not compaction.unreadable, case
@@ -250,9 +245,9 @@ class TestDamage:
                 patch.setattr(process, "may_map", lambda *_: True)  # so that it stays when it is drained
                 compact(sessions, session.id)
             flip(path, at, bits)
-            assert calls(attach(session.id, sessions).snapshot()) == CALLS, at
+            assert durations(attach(session.id, sessions).snapshot()) == CALLS, at
             compaction = compact(sessions, session.id)
-            assert calls(compaction.metrics) == CALLS, at
+            assert durations(compaction.metrics) == CALLS, at
             assert compaction.metrics.dropped == {}, at
 
     @pytest.mark.parametrize(
@@ -341,7 +336,7 @@ class TestDamage:
         staged(session, [*LINES[:2], bad, *LINES[2:]])
         assert len(verify(session.sessions_dir, "s")) == 1
         compaction = compact(session.sessions_dir, "s")
-        assert calls(compaction.metrics) == CALLS
+        assert durations(compaction.metrics) == CALLS
         assert [item.data.rstrip(b"\n") for item in compaction.rejected] == [bad.rstrip(b"\n")]
         assert len(verify(session.sessions_dir, "s")) == 1
 
@@ -373,7 +368,7 @@ def test_cleaning_while_a_segment_is_made_costs_no_record(
     assert next(moments) > moment
     recorder.stop()
     metrics = compact(session.sessions_dir, "s").metrics
-    assert calls(metrics) == {"bash": 1}
+    assert durations(metrics) == {"bash": 1}
     assert metrics.dropped == {}
 
 

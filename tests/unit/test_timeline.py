@@ -8,25 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import SessionMetrics, Timeline, Usage, merge
-from m31a_mp.metrics.events import fold_checked
-from m31a_mp.metrics.totals import Totals
+from metrics_of import metrics_of
 from strategies import Record, costs, expected_timeline
 
 SECOND = 10**9
-LATE = 4 * 10**18
 calls = st.builds(Record, st.just("tool_call"), st.tuples(st.just("bash"), st.booleans(), st.just(1)))
 uses = st.builds(
     Record, st.just("llm_interaction"), st.tuples(st.just("plan"), st.just(Usage(1, 2, 3)), costs | st.none())
 )
 seconds = st.integers(0, 2000) | st.integers(0, 10**6) | st.sampled_from([10**9, 2 * 10**9])
 records = st.lists(st.tuples(seconds.map(lambda s: s * SECOND + 5), calls | uses), max_size=30)
-
-
-def metrics_of(records: list[tuple[int, Record]]) -> SessionMetrics:
-    totals = Totals(0)
-    for time, record in records:
-        fold_checked(totals, record.line(time), LATE)
-    return totals.to_metrics("s")
 
 
 @pytest.fixture(autouse=True, scope="module")

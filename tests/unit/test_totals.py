@@ -17,23 +17,10 @@ from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.metrics import totals
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import TooManyEntriesError, Totals
+from metrics_of import folded, stored
 from strategies import INT64_MAX, Record, bare, entries, expected, few_names, few_records, records_of
 
 LARGEST = 1.7976931348623157e308
-
-
-def folded(records: list[tuple[int, Record]], into: Totals | None = None) -> Totals:
-    result = Totals(0) if into is None else into
-    for time, record in records:
-        fold_checked(result, record.line(time), 0)
-    return result
-
-
-def stored(before: Totals) -> Totals:
-    """As the next process reads it."""
-    metrics = orjson.loads(orjson.dumps(before.to_metrics("s").to_json()))
-    checkpoint = orjson.loads(orjson.dumps(before.to_checkpoint()))
-    return Totals.restore(SessionMetrics.from_json(metrics), checkpoint)
 
 
 values = st.floats(0, LARGEST) | st.sampled_from([0.1, 5e-324, 1e16, 1.0, 2**-1074, 1e308])

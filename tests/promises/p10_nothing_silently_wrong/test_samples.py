@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, attach, compact, load, verify
+from metrics_of import calls
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -33,10 +34,6 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         for file in files:
             os.chmod(os.path.join(directory, file), 0o600)
     return name
-
-
-def calls(metrics: SessionMetrics) -> dict[str, int]:
-    return {tool.name: tool.call_count for tool in metrics.tools}
 
 
 def assert_is_what_was_recorded(metrics: SessionMetrics, name: str) -> None:

@@ -20,6 +20,7 @@ from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock
+from metrics_of import count
 from strategies import Record, encoded
 from workers import Counters, Forked, locked
 
@@ -158,7 +159,7 @@ def test_what_a_crash_leaves_is_no_finding(session: Session) -> None:
     session.owner_lock.write_bytes(b'{"pid":1')
     assert verify(session.sessions_dir, "s") == []
     with Collector("s", session.sessions_dir) as collector:
-        assert sum(tool.call_count for tool in collector.snapshot().tools) == 3
+        assert count(collector.snapshot()) == 3
         assert verify(session.sessions_dir, "s") == []
     assert verify(session.sessions_dir, "s") == []
 
@@ -226,7 +227,7 @@ def look_too_early(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], threadi
 
 def seen_by_snapshot(session: Session) -> tuple[int, int]:
     metrics = attach("s", session.sessions_dir).snapshot()
-    return sum(tool.call_count for tool in metrics.tools), metrics.rejected
+    return count(metrics), metrics.rejected
 
 
 def seen_by_verify(session: Session) -> tuple[int, int]:

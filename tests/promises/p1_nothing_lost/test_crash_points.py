@@ -18,6 +18,7 @@ from m31a_mp.metrics import rejected
 from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
+from metrics_of import count
 from workers import locked
 
 _TOOL = "tool"
@@ -205,14 +206,9 @@ def test_death_at_either_side_of_every_step_loses_and_doubles_nothing(
             compact(sessions, "s", rebuild=True)
         if scenario in CLEAN:
             assert verify(sessions, "s") == [], (point, nth)
-        recovered = _count(sessions)
+        recovered = count(load(sessions, "s"))
         assert run.acknowledged <= recovered <= run.acknowledged + 1, (point, nth)
         _ten_more_come_through(sessions, recovered)
-
-
-def _count(sessions: Path) -> int:
-    metrics = load(sessions, "s")
-    return sum(tool.call_count for tool in metrics.tools) if metrics else 0
 
 
 def _ten_more_come_through(sessions: Path, before: int) -> None:
@@ -220,7 +216,7 @@ def _ten_more_come_through(sessions: Path, before: int) -> None:
         _record(collector, lambda: None, 5)
         _record(attach("s", sessions), lambda: None, 5)
         collector.flush()
-        assert _count(sessions) == before + 10
+        assert count(load(sessions, "s")) == before + 10
     names = {path.name for path in Session.named("s", sessions).directory.iterdir()}
     assert not {name for name in names if name.startswith(("journal.0", ".", "journal.ndjson"))}
     assert not list(Session.named("s", sessions).segments.glob("*.seg"))

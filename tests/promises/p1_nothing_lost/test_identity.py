@@ -19,27 +19,10 @@ from m31a_mp import Collector, attach, load, verify
 from m31a_mp.segments import reader
 from m31a_mp.system import files, process
 from m31a_mp.system.process import ProcessIdentity
+from metrics_of import SESSION, count_of, segments
 from workers import Forked, changed
 
-SESSION = "session"
 IDENTITY = struct.Struct("=QQQ36s")  # at byte 48 of a segment
-
-
-@pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Collector]:
-    with Collector(SESSION, tmp_path) as collector:
-        yield collector
-
-
-def segments(sessions_dir: Path) -> list[Path]:
-    return sorted((sessions_dir / SESSION / "segments").glob("*.seg"))
-
-
-def calls(sessions_dir: Path) -> int:
-    metrics = load(sessions_dir, SESSION)
-    assert metrics is not None
-    assert (metrics.dropped, metrics.rejected) == ({}, 0)
-    return sum(tool.call_count for tool in metrics.tools)
 
 
 def segment_of_a_dead_writer(sessions_dir: Path, records: int = 3) -> Path:
@@ -103,7 +86,7 @@ def test_segment_that_nobody_maps_of_a_process_not_seen_alive_is_counted_and_del
     forge(path, made(identity_of(path)))
     collector.flush()
 
-    assert calls(tmp_path) == 3
+    assert count_of(tmp_path) == 3
     assert segments(tmp_path) == []
     assert verify(tmp_path, SESSION) == []
 
@@ -113,7 +96,7 @@ def test_segment_that_nobody_maps_of_a_process_that_is_seen_alive_is_counted_and
 ) -> None:
     forge(segment_of_a_dead_writer(tmp_path), process.current())
     collector.flush()
-    assert calls(tmp_path) == 3
+    assert count_of(tmp_path) == 3
     assert segments(tmp_path) == []
 
 
@@ -133,7 +116,7 @@ def test_segment_of_a_process_that_shows_nothing_is_counted_and_kept(
     monkeypatch.setattr(files, "read", refuse)
     for _ in range(2):
         collector.flush()
-        assert calls(tmp_path) == 3
+        assert count_of(tmp_path) == 3
         assert segments(tmp_path) == [made]
 
 
@@ -159,7 +142,7 @@ sys.stdin.read()
         assert last.stdout
         assert last.stdout.readline()
         collector.flush()
-        assert calls(tmp_path) == 6
+        assert count_of(tmp_path) == 6
         assert len(segments(tmp_path)) == 1
         last.communicate()
 
@@ -210,7 +193,7 @@ def test_segment_that_is_mapped_is_kept_whatever_its_header_says_of_its_writer(
         assert segments(tmp_path) == [path]
     collector.flush()
 
-    assert calls(tmp_path) == 5
+    assert count_of(tmp_path) == 5
 
 
 def test_zombie_is_dead(collector: Collector, tmp_path: Path) -> None:
@@ -220,7 +203,7 @@ def test_zombie_is_dead(collector: Collector, tmp_path: Path) -> None:
         assert len(segments(tmp_path)) == 1
         collector.flush()
 
-        assert calls(tmp_path) == 1
+        assert count_of(tmp_path) == 1
         assert segments(tmp_path) == []
 
 
@@ -312,12 +295,12 @@ def test_live_writer_in_another_pid_namespace_keeps_its_segment_and_loses_it_whe
         (path,) = segments(tmp_path)
         for n in range(1, 4):
             collector.flush()
-            assert calls(tmp_path) == n
+            assert count_of(tmp_path) == n
             assert segments(tmp_path) == [path]
             writer.record()
     collector.flush()
 
-    assert calls(tmp_path) == 4
+    assert count_of(tmp_path) == 4
     assert segments(tmp_path) == []
     assert verify(tmp_path, SESSION) == []
 
@@ -334,7 +317,7 @@ def test_two_writers_of_the_same_pid_in_two_namespaces_do_not_get_into_each_othe
         assert survivor.record() == 1
         collector.flush()
 
-    assert calls(tmp_path) == 3
+    assert count_of(tmp_path) == 3
 
 
 @in_a_namespace
@@ -349,7 +332,7 @@ def test_owner_in_another_pid_namespace_keeps_live_segments_and_deletes_dead_one
         assert int(owner._process.stdout.readline()) == 1
         owner._process.wait()
 
-    assert calls(tmp_path) == 4
+    assert count_of(tmp_path) == 4
     assert segments(tmp_path) == [of_the_living]
     recorder.record_tool_call("tool", True, 1)
     with Collector(SESSION, tmp_path) as collector:
@@ -413,17 +396,17 @@ def test_writer_whose_program_closed_all_descriptors_keeps_its_segment_and_loses
         (path,) = segments(tmp_path)
         for n in range(3):
             collector.flush()
-            assert calls(tmp_path) == 2 + n
+            assert count_of(tmp_path) == 2 + n
             assert segments(tmp_path) == [path]
             ask(program, 1)
         ask(program, 20_000)  # through several segments
         collector.flush()
-        assert calls(tmp_path) == 20_005
+        assert count_of(tmp_path) == 20_005
         assert len(segments(tmp_path)) == 1
         program.send_signal(signal.SIGKILL)
     collector.flush()
 
-    assert calls(tmp_path) == 20_005
+    assert count_of(tmp_path) == 20_005
     assert segments(tmp_path) == []
     assert verify(tmp_path, SESSION) == []
 
@@ -451,5 +434,5 @@ def test_owner_whose_program_closed_all_descriptors_owns_the_session_no_more_and
     with Collector(SESSION, tmp_path) as successor:
         successor.flush()
 
-    assert calls(tmp_path) == 3
+    assert count_of(tmp_path) == 3
     assert orjson.loads((tmp_path / SESSION / "metrics.json").read_bytes())["m31a_mp"]["writers"] == {}

@@ -15,11 +15,8 @@ from m31a_mp.metrics import file as metrics_file
 from m31a_mp.segments import staging, writer
 from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import Session
+from metrics_of import calls
 from workers import Forked, leased, locked
-
-
-def counts(found: object) -> dict[str, int]:
-    return {tool.name: tool.call_count for tool in found.tools}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -38,9 +35,9 @@ def test_records_of_a_worker_whose_session_was_removed_are_in_the_new_one(
     end(recorder)  # type: ignore[operator]
     recorder.record_tool_call("later", True, 1)
     recorder.flush()
-    assert counts(compact(session.sessions_dir, "s").metrics) == {"bash": 110, "later": 1}
+    assert calls(compact(session.sessions_dir, "s").metrics) == {"bash": 110, "later": 1}
     recorder.stop()
-    assert counts(compact(session.sessions_dir, "s").metrics) == {"bash": 110, "later": 1}
+    assert calls(compact(session.sessions_dir, "s").metrics) == {"bash": 110, "later": 1}
     assert os.listdir(session.segments) == []
 
 
@@ -51,7 +48,7 @@ def test_records_that_are_called_fsynced_are_in_the_new_session(session: Session
     for number in range(1, 11):
         recorder.record_tool_call("after", True, 1)
         assert session.journal.read_bytes().count(b'"after"') == number
-    assert counts(compact(session.sessions_dir, "s").metrics) == {"after": 10}
+    assert calls(compact(session.sessions_dir, "s").metrics) == {"after": 10}
 
 
 def test_segment_that_is_full_after_its_removal_is_handed_over_whole_and_before_its_successors(
@@ -66,11 +63,11 @@ def test_segment_that_is_full_after_its_removal_is_handed_over_whole_and_before_
     with locked(session):  # nothing can be handed over when it is full
         for _ in range(50):
             recorder.record_tool_call("bash", True, 1)
-    assert counts(compact(session.sessions_dir, "s").metrics)["bash"] < 51  # the rest is only here
+    assert calls(compact(session.sessions_dir, "s").metrics)["bash"] < 51  # the rest is only here
     recorder.flush()
-    assert counts(compact(session.sessions_dir, "s").metrics) == {"bash": 51}
+    assert calls(compact(session.sessions_dir, "s").metrics) == {"bash": 51}
     recorder.stop()
-    assert counts(compact(session.sessions_dir, "s").metrics) == {"bash": 51}
+    assert calls(compact(session.sessions_dir, "s").metrics) == {"bash": 51}
 
 
 def test_drops_in_a_segment_that_was_removed_are_told_once(session: Session) -> None:
@@ -82,7 +79,7 @@ def test_drops_in_a_segment_that_was_removed_are_told_once(session: Session) -> 
     for _ in range(2):
         recorder.flush()
         found = compact(session.sessions_dir, "s").metrics
-        assert (counts(found), found.dropped) == ({"bash": 1}, {"no_space": 1})
+        assert (calls(found), found.dropped) == ({"bash": 1}, {"no_space": 1})
 
 
 def test_owner_of_a_removed_session_owns_the_new_one_and_counts_on(sessions: Path) -> None:
@@ -97,8 +94,8 @@ def test_owner_of_a_removed_session_owns_the_new_one_and_counts_on(sessions: Pat
         collector.flush()
         with pytest.raises(SessionOwnedError):
             Collector("s", sessions)
-        assert counts(load(sessions, "s")) == {"staged": 2, "worker": 1}
-    assert counts(load(sessions, "s")) == {"staged": 2, "worker": 1}
+        assert calls(load(sessions, "s")) == {"staged": 2, "worker": 1}
+    assert calls(load(sessions, "s")) == {"staged": 2, "worker": 1}
 
 
 def test_owner_whose_lease_was_removed_takes_it_again(sessions: Path) -> None:
@@ -127,7 +124,7 @@ def test_owner_whose_lease_another_has_by_now_says_so_and_merges_nothing(
         assert (sessions / "s" / "metrics.json").read_bytes() == published
         one.stop()
         assert "is owned by" in caplog.text
-    assert counts(load(sessions, "s")) == {"one": 2, "other": 1}
+    assert calls(load(sessions, "s")) == {"one": 2, "other": 1}
 
 
 def test_compaction_whose_lease_is_removed_before_it_publishes_publishes_nothing(
@@ -145,7 +142,7 @@ def test_compaction_whose_lease_is_removed_before_it_publishes_publishes_nothing
         with pytest.raises(SessionOwnedError, match="removed"):
             compact(session.sessions_dir, "s")
     assert not session.metrics.exists()
-    assert counts(compact(session.sessions_dir, "s").metrics) == {"bash": 1}
+    assert calls(compact(session.sessions_dir, "s").metrics) == {"bash": 1}
 
 
 def test_lease_that_is_removed_is_not_held(session: Session) -> None:
@@ -207,5 +204,5 @@ def test_session_that_is_removed_again_and_again_while_threads_record_loses_only
     recorder.record_tool_call("last", True, 1)
     recorder.stop()
     found = compact(sessions, "s").metrics
-    assert counts(found)["last"] == 1, found.dropped
-    assert counts(found).get("bash", 0) <= before
+    assert calls(found)["last"] == 1, found.dropped
+    assert calls(found).get("bash", 0) <= before

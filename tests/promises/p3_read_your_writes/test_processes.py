@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,13 +24,29 @@ from m31a_mp import (
     WorkflowPhase,
     attach,
     compact,
-    load,
     verify,
 )
-from m31a_mp.inspection.status import status
-from m31a_mp.session.paths import Session
+from metrics_of import (
+    SESSION,
+    Look,
+    calls,
+    calls_of,
+    checkpoint_writers,
+    flushed,
+    loaded,
+    looked,
+    looked_from_outside,
+    published,
+    recovered_by_a_new_owner,
+    recovered_by_compact,
+    segments,
+    shown,
+    snapshot,
+    tools_of,
+)
 from strategies import bare
 from workers import (
+    METHODS,
     WAYS,
     Call,
     Counters,
@@ -44,55 +60,6 @@ from workers import (
     tool_call,
     workers_of,
 )
-
-SESSION = "session"
-METHODS = ["fork", "forkserver", "spawn", "subprocess"]
-
-
-@pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Collector]:
-    with Collector(SESSION, tmp_path) as collector:
-        yield collector
-
-
-@pytest.fixture
-def started(collector: Collector, tmp_path: Path) -> Iterator[Workers]:
-    with workers_of(collector, SESSION, tmp_path) as started:
-        yield started
-
-
-def loaded(sessions_dir: Path) -> SessionMetrics:
-    metrics = load(sessions_dir, SESSION)
-    assert metrics is not None
-    return metrics
-
-
-def tools_of(metrics: SessionMetrics) -> dict[str, ToolMetric]:
-    return {tool.name: tool for tool in metrics.tools}
-
-
-def calls_of(metrics: SessionMetrics, tool: str) -> int:
-    """How many calls of a tool were counted."""
-    entry = tools_of(metrics).get(tool)
-    return entry.call_count if entry else 0
-
-
-def entries(sessions_dir: Path) -> dict[str, object]:
-    """What `metrics.json` contains besides times of its own."""
-    document = orjson.loads((sessions_dir / SESSION / "metrics.json").read_bytes())
-    for key in ("started_at", "updated_at", "m31a_mp", "timeline"):
-        document.pop(key, None)
-    return dict(document)
-
-
-def segments(sessions_dir: Path) -> set[str]:
-    return {path.name for path in (sessions_dir / SESSION / "segments").glob("*.seg")}
-
-
-def checkpoint_writers(sessions_dir: Path) -> set[str]:
-    document = orjson.loads((sessions_dir / SESSION / "metrics.json").read_bytes())
-    return set(document["m31a_mp"]["writers"])
-
 
 # --- the same numbers, however the processes are started ---
 
@@ -135,7 +102,7 @@ def recorded_by_one_process(sessions_dir: Path) -> dict[str, object]:
         for step in range(3):
             for share in shares():
                 perform(collector, share[step])
-    return entries(sessions_dir)
+    return published(sessions_dir)
 
 
 @pytest.mark.slow
@@ -157,7 +124,7 @@ def test_workload_shared_by_three_processes_gives_the_entries_of_one_process(
         worker.end()
     collector.stop()
 
-    assert entries(tmp_path) == recorded_by_one_process(tmp_path / "alone")
+    assert published(tmp_path) == recorded_by_one_process(tmp_path / "alone")
     assert verify(tmp_path, SESSION) == []
 
 
@@ -170,26 +137,10 @@ def test_workload_shared_by_processes_of_all_kinds_gives_the_entries_of_one_proc
             worker.do(perform, share[step])
             collector.flush()
 
-    assert entries(tmp_path) == recorded_by_one_process(tmp_path / "alone")
+    assert published(tmp_path) == recorded_by_one_process(tmp_path / "alone")
 
 
 # --- reads what the workers wrote ---
-
-
-def flushed(collector: Collector, sessions_dir: Path) -> SessionMetrics:
-    collector.flush()
-    return loaded(sessions_dir)
-
-
-def looked(collector: Collector, _: Path) -> SessionMetrics:
-    return collector.snapshot()
-
-
-def looked_from_outside(_: Collector, sessions_dir: Path) -> SessionMetrics:
-    return attach(SESSION, sessions_dir).snapshot()
-
-
-Look = Callable[[Collector, Path], SessionMetrics]
 
 
 @pytest.mark.slow
@@ -255,7 +206,7 @@ def test_flush_whose_listing_met_a_newer_segment_and_missed_the_older_one_loses_
     worker = started.start("fork")
     with FileLock(tmp_path / SESSION / "journal.lock"):
         worker.do(perform, [tool_call("tool", i) for i in range(300)])
-    older, newer = sorted(segments(tmp_path))
+    older, newer = (path.name for path in segments(tmp_path))
     real, listings = os.listdir, 0
 
     def listdir(path: str | Path) -> list[str]:
@@ -312,9 +263,10 @@ def test_four_shells_echo_under_flock_beside_recording_workers_and_every_line_co
             shell.wait()
 
     assert [shell.returncode for shell in shells] == [0] * 4
-    tools = tools_of(flushed(collector, tmp_path))
+    metrics = flushed(collector, tmp_path)
+    tools = tools_of(metrics)
     expected = {f"shell {i}": lines for i in range(4)} | {f"worker {i}": records for i in range(2)}
-    assert {name: tool.call_count for name, tool in tools.items()} == expected
+    assert calls(metrics) == expected
     assert all(tools[f"shell {i}"].total_duration_ms == lines * (lines + 1) // 2 for i in range(4))
     assert verify(tmp_path, SESSION) == []
 
@@ -342,7 +294,7 @@ def test_all_acknowledged_records_of_workers_killed_while_recording_are_counted(
         assert tools[f"tool {i}"].call_count - acknowledged in {0, 1}
         n = tools[f"tool {i}"].call_count
         assert tools[f"tool {i}"].total_duration_ms == n * (n + 1) // 2
-    assert segments(tmp_path) == set()
+    assert segments(tmp_path) == []
     assert verify(tmp_path, SESSION) == []
 
 
@@ -356,7 +308,7 @@ def test_records_of_a_worker_that_ends_by_os_exit_are_counted(
     worker.wait()
 
     assert calls_of(flushed(collector, tmp_path), "tool") == 3
-    assert segments(tmp_path) == set()
+    assert segments(tmp_path) == []
 
 
 def own_and_record(sessions_dir: Path, numbers: Counters) -> None:
@@ -368,17 +320,6 @@ def own_and_record(sessions_dir: Path, numbers: Counters) -> None:
         numbers[0] = i
         if i % 1000 == 0:
             collector.flush()
-
-
-def recovered_by_a_new_owner(sessions_dir: Path) -> SessionMetrics:
-    with Collector(SESSION, sessions_dir) as collector:
-        assert collector.snapshot() == loaded(sessions_dir)
-    return loaded(sessions_dir)
-
-
-def recovered_by_compact(sessions_dir: Path) -> SessionMetrics:
-    assert compact(sessions_dir, SESSION).metrics == loaded(sessions_dir)
-    return loaded(sessions_dir)
 
 
 @pytest.mark.parametrize("recovered", [recovered_by_a_new_owner, recovered_by_compact])
@@ -399,7 +340,7 @@ def test_owner_killed_while_it_records_and_flushes_then_recovery_counts_all_and_
         assert counted - total - numbers[0] in {0, 1}
         assert started_at in {None, metrics.started_at}
         total, started_at = counted, metrics.started_at
-        assert segments(tmp_path) == set()
+        assert segments(tmp_path) == []
         assert verify(tmp_path, SESSION) == []
 
 
@@ -415,14 +356,6 @@ def record_from_a_child(sessions_dir: Path, times: list[datetime]) -> None:
     with Forked(work) as child:
         assert child.wait() == 0
     times.append(datetime.now(UTC))
-
-
-def shown(sessions_dir: Path) -> SessionMetrics:
-    return status(Session.named(SESSION, sessions_dir)).metrics
-
-
-def snapshot(sessions_dir: Path) -> SessionMetrics:
-    return attach(SESSION, sessions_dir).snapshot()
 
 
 @pytest.mark.parametrize("seen", [snapshot, shown, recovered_by_a_new_owner, recovered_by_compact])
@@ -507,7 +440,9 @@ def test_flush_deletes_the_segments_of_the_dead_and_keeps_those_of_the_living(
     collector.flush()
 
     assert segments(tmp_path) == of_the_living
-    assert {f"{writer}.{1:020d}.seg" for writer in checkpoint_writers(tmp_path)} == of_the_living
+    assert {f"{writer}.{1:020d}.seg" for writer in checkpoint_writers(tmp_path)} == {
+        path.name for path in of_the_living
+    }
     living.do(perform, [tool_call("tool", 1)])
     assert calls_of(flushed(collector, tmp_path), "tool") == 5
 
@@ -519,15 +454,15 @@ def test_hundred_short_lived_writers_leave_nothing_behind(collector: Collector, 
             assert writer.wait() == 0
         if i % 100 == 50:
             collector.flush()
-    size = len(orjson.dumps(entries(tmp_path)))
+    size = len(orjson.dumps(published(tmp_path)))
     collector.flush()
 
     assert calls_of(loaded(tmp_path), "tool") == 100
-    assert segments(tmp_path) == set()
+    assert segments(tmp_path) == []
     assert checkpoint_writers(tmp_path) == set()
     assert os.listdir(tmp_path / SESSION / "segments") == []
     assert set(os.listdir(tmp_path / SESSION)) == {"metrics.json", "journal.lock", "owner.lock", "segments"}
-    assert len(orjson.dumps(entries(tmp_path))) <= size + 80  # a few more digits, and buckets
+    assert len(orjson.dumps(published(tmp_path))) <= size + 80  # a few more digits, and buckets
 
 
 @pytest.mark.slow
@@ -546,7 +481,7 @@ def test_hundred_writers_killed_unseen_are_all_counted_and_deleted_by_one_flush(
 
     tool = tools_of(loaded(tmp_path))["tool"]
     assert (tool.call_count, tool.total_duration_ms) == (100, 100 * 99 // 2)
-    assert segments(tmp_path) == set()
+    assert segments(tmp_path) == []
     assert checkpoint_writers(tmp_path) == set()
 
 
@@ -666,7 +601,7 @@ def test_collector_in_a_forked_child_records_as_a_worker_and_does_not_end_the_se
     metrics = flushed(collector, tmp_path)
     assert bare(metrics.tools) == [ToolMetric("tool", 4, 4, 0, 1111, 1111 / 4)]
     assert metrics.phases[0].transition_count == 1
-    assert segments(tmp_path) != set()  # the owner's own, in use
+    assert segments(tmp_path) != []  # the owner's own, in use
     assert len(checkpoint_writers(tmp_path)) == 1
 
 

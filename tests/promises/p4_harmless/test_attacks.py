@@ -31,6 +31,7 @@ from m31a_mp.segments import staging
 from m31a_mp.segments.segment import Segment
 from m31a_mp.segments.writer import Writer
 from m31a_mp.session.paths import Session
+from metrics_of import calls
 from workers import Forked
 
 LARGEST = sys.float_info.max
@@ -49,11 +50,6 @@ def fill(disk: Path) -> None:
     with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
         while True:
             filler.write(b"x" * 4096)
-
-
-def calls(metrics: SessionMetrics | None) -> dict[str, int]:
-    assert metrics is not None
-    return {tool.name: tool.call_count for tool in metrics.tools}
 
 
 @pytest.mark.parametrize("small_disk", ["size=64m,nr_inodes=20"], indirect=True)

@@ -28,25 +28,12 @@ from m31a_mp import Collector, Recorder, attach, compact, load, verify
 from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, flock
-from workers import Counters, Forked
+from metrics_of import SESSION, calls, counted
+from workers import BoomError, Counters, Forked
 
-SESSION = "session"
 PACKAGE = os.path.dirname(m31a_mp.__file__)
 # Long enough that a segment is full, and the way to the journal taken, every few hundred records.
 LONG = "tool " + 300 * "x"
-
-
-@pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Collector]:
-    with Collector(SESSION, tmp_path) as collector:
-        yield collector
-
-
-def counted(sessions_dir: Path) -> dict[str, int]:
-    metrics = load(sessions_dir, SESSION)
-    assert metrics is not None
-    assert (metrics.dropped, metrics.rejected) == ({}, 0)
-    return {tool.name: tool.call_count for tool in metrics.tools}
 
 
 def assert_counted(collector: Collector, sessions_dir: Path, expected: dict[str, int]) -> None:
@@ -821,7 +808,7 @@ def test_records_of_a_child_forked_in_the_middle_of_handing_over_are_counted(
     with Forked(hand_over_in_both) as child:
         assert child.wait() == 0
     metrics = compact(sessions, SESSION).metrics
-    assert {tool.name: tool.call_count for tool in metrics.tools} == {"parent": 1, "child": 5}
+    assert calls(metrics) == {"parent": 1, "child": 5}
     assert metrics.dropped == ({} if call == "stop" else {"no_space": 1})
     assert verify(sessions, SESSION) == []
 
@@ -938,10 +925,6 @@ def test_durable_record_of_a_signal_handler_returns_whatever_other_threads_do_wi
     calls = counted(sessions)
     assert (calls["other"], calls["handler"]) == (moments, moments)
     assert moments <= calls["main"] <= moments + 1  # the last one without a moment to interrupt it
-
-
-class BoomError(BaseException):
-    """What a signal handler raises, as that of Ctrl-C does."""
 
 
 def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_later_calls(

@@ -15,13 +15,9 @@ from m31a_mp.model import SessionMetrics
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, flock
 from m31a_mp.system.flock import FileLock
-from workers import Forked
+from workers import BoomError, Forked
 
 INTERRUPTS = 1000
-
-
-class BoomError(BaseException):
-    """What the signal handler raises."""
 
 
 class Alarm:

@@ -12,18 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, JournalLockedError, Recorder, SessionMetrics, attach, compact, load, verify
+from m31a_mp import Collector, JournalLockedError, Recorder, attach, compact, load, verify
 from m31a_mp.journal import append
 from m31a_mp.journal.append import Journal
+from metrics_of import SESSION, all_calls
 from workers import Counters, Forked, count_up
-
-SESSION = "session"
-
-
-@pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Collector]:
-    with Collector(SESSION, tmp_path) as collector:
-        yield collector
 
 
 @pytest.fixture
@@ -52,12 +45,6 @@ def lock_held_by_a_stopped_process(sessions_dir: Path) -> Iterator[Forked]:
         os.close(tell)
 
 
-def calls_of(metrics: SessionMetrics | None) -> dict[str, int]:
-    assert metrics is not None
-    assert (metrics.dropped, metrics.rejected) == ({}, 0)
-    return {tool.name: tool.call_count for tool in metrics.tools}
-
-
 def test_hundred_thousand_records_while_the_holder_of_the_lock_is_stopped_are_all_counted_later(
     collector: Collector, tmp_path: Path
 ) -> None:
@@ -65,12 +52,12 @@ def test_hundred_thousand_records_while_the_holder_of_the_lock_is_stopped_are_al
     with lock_held_by_a_stopped_process(tmp_path) as holder:
         for i in range(1, 100_000):
             collector.record_tool_call("tool", True, i)
-        assert calls_of(collector.snapshot()) == {"tool": 100_000}
+        assert all_calls(collector.snapshot()) == {"tool": 100_000}
         holder.kill()
 
     collector.flush()
     metrics = load(tmp_path, SESSION)
-    assert calls_of(metrics) == {"tool": 100_000}
+    assert all_calls(metrics) == {"tool": 100_000}
     assert metrics is not None
     assert metrics.tools[0].total_duration_ms == 100_000 * 99_999 // 2
     assert verify(tmp_path, SESSION) == []
@@ -89,7 +76,7 @@ def test_writers_backlog_made_while_the_lock_was_held_goes_away_when_it_is_free(
 
     assert len(list(segments.iterdir())) == 1
     collector.flush()
-    assert calls_of(load(tmp_path, SESSION)) == {"tool": 70_000}
+    assert all_calls(load(tmp_path, SESSION)) == {"tool": 70_000}
 
 
 def flush_as_owner(collector: Collector) -> None:
@@ -114,12 +101,12 @@ def test_flush_while_the_holder_of_the_lock_is_stopped_says_who_holds_it(
             assert f"pid {holder.pid} (" in str(raised.value)
             assert "stopped" in str(raised.value)
             collector.record_tool_call("tool", True, 1)
-        assert calls_of(collector.snapshot()) == {"tool": 3}
-        assert calls_of(attach(SESSION, tmp_path).snapshot()) == {"tool": 3}
+        assert all_calls(collector.snapshot()) == {"tool": 3}
+        assert all_calls(attach(SESSION, tmp_path).snapshot()) == {"tool": 3}
 
     flush(collector)
     collector.flush()
-    assert calls_of(load(tmp_path, SESSION)) == {"tool": 3}
+    assert all_calls(load(tmp_path, SESSION)) == {"tool": 3}
 
 
 @pytest.mark.usefixtures("impatient")
@@ -133,7 +120,7 @@ def test_compact_while_the_holder_of_the_lock_is_stopped_says_who_holds_it(tmp_p
             compact(tmp_path, SESSION)
         assert raised.value.holders == [holder.pid]
 
-    assert calls_of(compact(tmp_path, SESSION).metrics) == {"tool": 2}
+    assert all_calls(compact(tmp_path, SESSION).metrics) == {"tool": 2}
 
 
 @pytest.mark.usefixtures("impatient")
@@ -146,7 +133,7 @@ def test_stop_while_the_holder_of_the_lock_is_stopped_ends_the_session_and_loses
         collector.stop()
         assert f"pid {holder.pid} " in caplog.text
 
-    assert calls_of(compact(tmp_path, SESSION).metrics) == {"tool": 1}
+    assert all_calls(compact(tmp_path, SESSION).metrics) == {"tool": 1}
     attach(SESSION, tmp_path).stop()
 
 
@@ -162,7 +149,7 @@ def test_flush_after_the_stopped_holder_of_the_lock_was_continued_and_ended_succ
         holder.resume()
         assert holder.wait() == -signal.SIGTERM
         collector.flush()
-        assert calls_of(load(tmp_path, SESSION)) == {"tool": 1}
+        assert all_calls(load(tmp_path, SESSION)) == {"tool": 1}
 
 
 @pytest.mark.usefixtures("impatient")
@@ -181,14 +168,14 @@ def test_flush_has_all_that_a_worker_stopped_in_the_middle_of_recording_had_ackn
             with suppress(JournalLockedError):
                 collector.flush()
                 flushes += 1
-                assert calls_of(load(tmp_path, SESSION))["tool"] - acknowledged in {0, 1}
-            assert calls_of(collector.snapshot())["tool"] - acknowledged in {0, 1}
+                assert all_calls(load(tmp_path, SESSION))["tool"] - acknowledged in {0, 1}
+            assert all_calls(collector.snapshot())["tool"] - acknowledged in {0, 1}
             worker.resume()
         worker.kill()
 
     assert flushes
     collector.flush()
-    assert calls_of(load(tmp_path, SESSION))["tool"] - numbers[0] in {0, 1}
+    assert all_calls(load(tmp_path, SESSION))["tool"] - numbers[0] in {0, 1}
     assert verify(tmp_path, SESSION) == []
 
 
@@ -207,4 +194,4 @@ def test_stop_while_the_holder_of_the_lock_is_stopped_waits_for_it_once(
     with lock_held_by_a_stopped_process(tmp_path):
         collector.stop()
     assert waits == [None]
-    assert calls_of(compact(tmp_path, SESSION).metrics) == {"tool": 1}
+    assert all_calls(compact(tmp_path, SESSION).metrics) == {"tool": 1}

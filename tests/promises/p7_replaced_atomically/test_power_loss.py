@@ -26,6 +26,7 @@ from m31a_mp.segments.reader import list_segments
 from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
+from metrics_of import count
 from workers import locked
 
 _TOOL = "tool"
@@ -232,20 +233,16 @@ def boot(all_sessions: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[State
     return make
 
 
-def _count(metrics: SessionMetrics | None) -> int:
-    return sum(tool.call_count for tool in metrics.tools) if metrics else 0
-
-
 def assert_every_cut_keeps_what_was_acknowledged(disk: Disk, boot: Callable[[State], Path]) -> None:
     assert len(disk.cuts) > 10
     for state, (least, most) in disk.cuts.items():
         sessions = boot(state) / "sessions"
         load(sessions, "s")  # whole, or not there
         exists = (sessions / "s").exists()
-        counted = _count(compact(sessions, "s").metrics) if exists else 0
+        counted = count(compact(sessions, "s").metrics) if exists else 0
         assert least <= counted <= most, sorted(path for path, _ in state)
         if exists:
-            assert _count(compact(sessions, "s").metrics) == counted
+            assert count(compact(sessions, "s").metrics) == counted
 
 
 Scenario = Callable[[Disk, Path], None]
@@ -449,7 +446,7 @@ def test_journal_whose_metrics_json_could_not_be_made_durable_stays(
     assert [number for number, _ in session.sealed()] == [1]
     collector.flush()
     assert session.sealed() == []
-    assert _count(load(session.sessions_dir, "s")) == 1
+    assert count(load(session.sessions_dir, "s")) == 1
     collector.stop()
 
 
@@ -493,7 +490,7 @@ def test_record_that_the_owner_drains_and_seals_before_its_fsync_is_durable_when
         disk.record(recorder, 3, is_durable=True)
     assert len(session.sealed()) == 3
     for state, (least, most) in disk.cuts.items():
-        assert least <= _count(compact(boot(state), "s").metrics) <= most
+        assert least <= count(compact(boot(state), "s").metrics) <= most
 
 
 # --- threads that share an fsync ---
@@ -575,7 +572,7 @@ def test_records_that_wait_while_an_fsync_is_under_way_share_the_next_one(sessio
     disk.run(records=1)
     assert disk.fsyncs == 2  # the first thread's, and one for the fifteen that came meanwhile
     assert disk.too_early == []
-    assert _count(disk.recorder.snapshot()) == 16
+    assert count(disk.recorder.snapshot()) == 16
 
 
 def test_thread_whose_record_is_on_the_disk_does_not_wait_for_another_fsync(session: Session) -> None:
@@ -584,7 +581,7 @@ def test_thread_whose_record_is_on_the_disk_does_not_wait_for_another_fsync(sess
     assert disk.too_early == []
     assert not disk.kept_waiting
     assert disk.fsyncs <= 8 * 20 // 4 + 8
-    assert _count(compact(session.sessions_dir, "s").metrics) == 160
+    assert count(compact(session.sessions_dir, "s").metrics) == 160
 
 
 def test_threads_that_record_to_the_disk_at_full_speed_return_after_an_fsync_of_their_record(
@@ -616,4 +613,4 @@ def test_threads_that_record_to_the_disk_at_full_speed_return_after_an_fsync_of_
         for thread in threads:
             thread.join()
     assert too_early == []
-    assert _count(compact(session.sessions_dir, "s").metrics) == 400
+    assert count(compact(session.sessions_dir, "s").metrics) == 400

@@ -28,6 +28,7 @@ from m31a_mp.metrics import rejected, totals
 from m31a_mp.segments.format import DATA_OFFSET
 from m31a_mp.segments.segment import Segment
 from m31a_mp.session.paths import Session
+from metrics_of import calls, count
 from strategies import encoded
 from workers import Forked
 
@@ -220,13 +221,13 @@ def test_no_input_is_read_more_than_a_few_times(pieces: list[tuple[bytes, int]],
 
 def assert_ten_more_come_through(session: Session) -> None:
     with Collector(session.id, session.sessions_dir) as collector:
-        before = sum(tool.call_count for tool in collector.snapshot().tools)
+        before = count(collector.snapshot())
         for i in range(10):
             collector.record_tool_call("after", True, i)
         collector.flush()
         metrics = load(session.sessions_dir, session.id)
         assert metrics is not None
-        assert sum(tool.call_count for tool in metrics.tools) == before + 10
+        assert count(metrics) == before + 10
 
 
 # --- the journal ---
@@ -428,7 +429,7 @@ def test_planted_journal_with_the_last_of_all_numbers_costs_no_record(session: S
     session.sealed_name(number).write_bytes(tool_call("planted"))
     for wanted in (1, 2, 3):
         session.journal.write_bytes(tool_call("mine"))
-        tools = {tool.name: tool.call_count for tool in compact(session.sessions_dir, "s").metrics.tools}
+        tools = calls(compact(session.sessions_dir, "s").metrics)
         assert tools.get("mine") == wanted
 
 
@@ -443,7 +444,7 @@ def test_metrics_json_that_names_the_last_of_all_journals_is_damaged_or_costs_no
     with suppress(DamagedMetricsError):  # a person has to look, and the journal is left alone
         for wanted in (1, 2, 3):
             session.journal.write_bytes(tool_call("mine"))
-            tools = {tool.name: tool.call_count for tool in compact(session.sessions_dir, "s").metrics.tools}
+            tools = calls(compact(session.sessions_dir, "s").metrics)
             assert tools.get("mine") == wanted
 
 
