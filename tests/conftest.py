@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import settings
 
 import coverage_locks  # noqa: F401  # before the library
-from m31a_mp import Collector
-from m31a_mp.segments import staging
+from m31a_mp import (
+    Collector,
+)
+from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import process
 from metrics_of import SESSION
@@ -73,7 +76,24 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment is full after a few records."""
+    monkeypatch.setattr(writer, "FIRST_SEGMENT_BYTES", 1024)
+    monkeypatch.setattr(writer, "MAX_SEGMENT_BYTES", 1024)
+
+
+@pytest.fixture
 def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments are made in the name of a process that is gone; its pid was given to another."""
     gone = changed(process.current(), started=1)
     monkeypatch.setattr(process, "current", lambda: gone)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of its own, of the size that is given as for `mount`."""
+    mount = ["mount", "-t", "tmpfs", "-o", request.param, "none", str(tmp_path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)

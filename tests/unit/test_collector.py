@@ -35,6 +35,7 @@ from m31a_mp import (
     attach,
     compact,
     load,
+    save,
     verify,
 )
 from m31a_mp.segments import staging, writer
@@ -1080,3 +1081,16 @@ class TestDurability:
                 assert (sessions / "s" / "journal.ndjson").read_bytes().count(b'"bash"') > 0
                 collector.flush()
             assert collector.snapshot().tools[0].call_count == 2
+
+
+def test_slips_of_newcomers_are_told_what_helps(tmp_path: Path) -> None:
+    recorder = attach("s", tmp_path)
+    with pytest.raises(TypeError, match=r'@recorder\.tool\("NAME"\)'):
+        recorder.tool(print)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="from_response"):
+        recorder.record_llm_interaction("plan", {"prompt_tokens": 1}, 0.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="metrics must be a SessionMetrics, not dict"):
+        save(tmp_path, "s", {})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="sessions_dir must be a path, not NoneType"):
+        Collector("s", None)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

@@ -290,3 +290,12 @@ class TestSave:
         metrics.started_at -= timedelta(days=1)
         save(sessions, "s", metrics)
         assert load(sessions, "s") == metrics == attach("s", sessions).snapshot()
+
+
+@pytest.mark.parametrize("version", [b"true", b"1.0", b'"1"', b"null"])
+def test_version_that_only_equals_ours_is_none_of_ours(version: bytes, tmp_path: Path) -> None:
+    with Collector("s", tmp_path):
+        pass
+    path = tmp_path / "s" / "metrics.json"
+    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": ' + version))
+    assert [finding.file for finding in verify(tmp_path, "s")] == ["metrics.json"]

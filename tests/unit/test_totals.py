@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import Collector, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, load, save
+from m31a_mp import Collector, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, compact, load, save
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.metrics import totals
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import TooManyEntriesError, Totals
-from metrics_of import folded, stored
+from metrics_of import calls, folded, stored
 from strategies import INT64_MAX, Record, bare, entries, expected, few_names, few_records, records_of
 
 LARGEST = 1.7976931348623157e308
@@ -286,3 +286,13 @@ def test_forgotten_writers_are_those_that_are_gone() -> None:
         result.writer(writer).last = 7
     result.keep_writers({"b", "x"})
     assert {name: mark.last for name, mark in stored(result).writers.items()} == {"b": 7}
+
+
+def test_counts_of_a_foreign_file_that_add_up_to_less_than_an_integer_of_go_stop_there(
+    tmp_path: Path,
+) -> None:
+    save(
+        tmp_path, "s", SessionMetrics("s", tools=[ToolMetric("tool", -(2**63)), ToolMetric("tool", -(2**63))])
+    )
+    assert calls(compact(tmp_path, "s").metrics) == {"tool": -(2**63)}
+    assert calls(load(tmp_path, "s")) == {"tool": -(2**63)}

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, Recorder, SessionOwnedError, attach, compact, load
+from m31a_mp import (
+    Collector,
+    Recorder,
+    SessionOwnedError,
+    attach,
+    compact,
+    load,
+)
 from m31a_mp.journal.append import Journal
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.segments import staging, writer
+from m31a_mp.segments.segment import Segment
 from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import Session
 from metrics_of import calls
@@ -206,3 +214,30 @@ def test_session_that_is_removed_again_and_again_while_threads_record_loses_only
     found = compact(sessions, "s").metrics
     assert calls(found)["last"] == 1, found.dropped
     assert calls(found).get("bash", 0) <= before
+
+
+def test_segment_that_is_removed_while_its_successor_is_made_loses_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session.named("s", tmp_path)
+    create = Segment.create
+
+    def create_and_remove_the_old_one(*args: object) -> Segment:
+        removed = sorted((tmp_path / "s" / "segments").glob("*.seg"))
+        made = create(*args)  # type: ignore[arg-type]
+        for path in removed:
+            path.unlink()
+        return made
+
+    recorder = attach("s", tmp_path)
+    recorder.record_tool_call("tool", True, 1)
+    monkeypatch.setattr(Segment, "create", create_and_remove_the_old_one)
+    recorder.record_phase_transition("x" * 4000)
+    for _ in range(10):
+        recorder.record_phase_transition("x" * 4000)
+    recorder.record_tool_call("tool", True, 1)
+    monkeypatch.undo()
+    recorder.flush()
+    metrics = compact(tmp_path, session.id).metrics
+    assert calls(metrics) == {"tool": 2}
+    assert [phase.transition_count for phase in metrics.phases] == [11]

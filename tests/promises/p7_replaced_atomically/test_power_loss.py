@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from m31a_mp import Collector, Recorder, SessionMetrics, ToolMetric, attach, compact, load, save
 from m31a_mp.journal.append import Journal
-from m31a_mp.segments import staging, writer
 from m31a_mp.segments.drain import drain
 from m31a_mp.segments.reader import list_segments
 from m31a_mp.segments.staging import Staging
@@ -30,6 +26,7 @@ from metrics_of import count
 from workers import locked
 
 _TOOL = "tool"
+pytestmark = pytest.mark.usefixtures("small_segments")
 
 Names = dict[str, int]
 """What stands in a directory: names, and the inodes that they lead to."""
@@ -209,12 +206,6 @@ class Disk:
                 yield frozenset({(path, None)}).union(*combination)
 
 
-@pytest.fixture(autouse=True)
-def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "FIRST_SEGMENT_BYTES", 1024)
-    monkeypatch.setattr(writer, "MAX_SEGMENT_BYTES", 1024)
-
-
 @pytest.fixture
 def boot(all_sessions: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[State], Path]:
     """Makes the directory that the next boot finds; from then on no process of before is alive."""
@@ -364,92 +355,6 @@ def test_new_directory_is_fsynced_into_those_above_it_before_a_durable_call_retu
 # --- the order of steps ---
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What was done to metrics.json, to directories and to sealed journals, in order."""
-    made: list[tuple[str, str]] = []
-
-    def watch(name: str, target: Callable[..., str]) -> None:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            result = real(*arguments, **options)
-            of = target(*arguments)
-            if of == "s" or "metrics" in of or of.startswith("journal.0"):
-                made.append((name, of))
-            return result
-
-        monkeypatch.setattr(os, name, call)
-
-    def of_fd(fd: int, *_: object) -> str:
-        return os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
-
-    def of_path(path: str | Path, *_: object) -> str:
-        return os.path.basename(path)
-
-    watch("pwrite", of_fd)
-    watch("fsync", of_fd)
-    watch("replace", of_path)
-    watch("unlink", of_path)
-    return made
-
-
-_PUBLISHED = [
-    ("pwrite", ".metrics.json.tmp"),
-    ("fsync", ".metrics.json.tmp"),
-    ("replace", ".metrics.json.tmp"),
-    ("fsync", "s"),
-]
-_DELETED = ("unlink", "journal.000000000001.ndjson")
-
-
-def test_journal_is_deleted_last_by_flush_stop_and_compact_and_save_deletes_none(
-    session: Session, calls: list[tuple[str, str]]
-) -> None:
-    sessions = session.sessions_dir
-
-    def done(function: Callable[[], object]) -> list[tuple[str, str]]:
-        calls.clear()
-        function()
-        return [call for call in calls if call != ("unlink", ".metrics.json.tmp")]
-
-    collector = Collector("s", sessions)
-    publishing: list[Callable[[], object]] = [
-        collector.flush,
-        collector.stop,
-        partial(compact, sessions, "s"),
-    ]
-    for number, call in enumerate(publishing, 1):
-        attach("s", sessions).record_tool_call(_TOOL, True, 1)
-        deleted = (_DELETED[0], session.sealed_name(number).name)
-        assert done(call) == [("fsync", "s"), *_PUBLISHED, deleted]
-    assert done(partial(save, sessions, "s", SessionMetrics("s"))) == _PUBLISHED
-
-
-def test_journal_whose_metrics_json_could_not_be_made_durable_stays(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collector = Collector("s", session.sessions_dir)
-    collector.record_tool_call(_TOOL, True, 1)
-    directory = session.directory.stat().st_ino
-    fsync = os.fsync
-
-    def failing(fd: int) -> None:
-        if os.fstat(fd).st_ino == directory:
-            raise OSError(5, "Input/output error")
-        fsync(fd)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", failing)
-        with pytest.raises(OSError, match="Input/output"):
-            collector.flush()
-    assert [number for number, _ in session.sealed()] == [1]
-    collector.flush()
-    assert session.sealed() == []
-    assert count(load(session.sessions_dir, "s")) == 1
-    collector.stop()
-
-
 def test_what_was_set_aside_is_durable_before_its_journal_is_deleted(
     session: Session, boot: Callable[[State], Path]
 ) -> None:
@@ -491,126 +396,3 @@ def test_record_that_the_owner_drains_and_seals_before_its_fsync_is_durable_when
     assert len(session.sealed()) == 3
     for state, (least, most) in disk.cuts.items():
         assert least <= count(compact(boot(state), "s").metrics) <= most
-
-
-# --- threads that share an fsync ---
-
-
-class SharedDisk:
-    """Threads that record to the disk. An fsync of the journal lasts until every other thread waits, too.
-
-    It stands in for the counter of its recorder, from which a call takes a ticket when its record is
-    staged, and whoever syncs for all another one.
-    """
-
-    def __init__(self, session: Session, threads: int) -> None:
-        self.fsyncs = 0
-        self.too_early: list[str] = []
-        self.kept_waiting = False
-        self.recorder = attach(session.id, session.sessions_dir, durability="disk")
-        self._journal = session.journal
-        self._alive = threads
-        self._changed = threading.Condition()
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, int] = {}  # threads whose records are not on the disk, and their tickets
-        self._staged = 0
-        self._on_disk = b""
-        stage = staging.staging(session)
-        stage._group_commit._tickets = self  # type: ignore[assignment]
-
-    def __next__(self) -> int:
-        with self._changed:
-            number = next(self._numbers)
-            if threading.get_ident() in self._waiting:
-                self._staged = number
-            else:
-                self._waiting[threading.get_ident()] = number
-                self._changed.notify_all()
-            return number
-
-    def _fsync(self, fsync: Callable[[int], None], fd: int) -> None:
-        if os.fstat(fd).st_ino != self._journal.stat().st_ino:
-            return fsync(fd)
-        covered = self._journal.read_bytes()  # what is written later need not be
-        with self._changed:
-            self.fsyncs += 1
-            self.kept_waiting |= not self._changed.wait_for(
-                lambda: self.kept_waiting or len(self._waiting) == self._alive, timeout=5
-            )
-            fsync(fd)
-            self._on_disk = covered
-            # Their calls may return now, also while another fsync is under way.
-            self._waiting = {who: ticket for who, ticket in self._waiting.items() if ticket >= self._staged}
-        return None
-
-    def _record(self, name: str, records: int) -> None:
-        try:
-            for i in range(records):
-                self.recorder.record_tool_call(f"{name} {i}", True, 1)
-                if f'"{name} {i}"'.encode() not in self._on_disk:
-                    self.too_early.append(f"{name} {i}")
-        finally:
-            with self._changed:
-                self._alive -= 1
-                self._changed.notify_all()
-
-    def run(self, records: int) -> None:
-        threads = [
-            threading.Thread(target=self._record, args=(f"thread {i}", records), daemon=True)
-            for i in range(self._alive)
-        ]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "fsync", partial(self._fsync, os.fsync))
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-
-
-def test_records_that_wait_while_an_fsync_is_under_way_share_the_next_one(session: Session) -> None:
-    disk = SharedDisk(session, threads=16)
-    disk.run(records=1)
-    assert disk.fsyncs == 2  # the first thread's, and one for the fifteen that came meanwhile
-    assert disk.too_early == []
-    assert count(disk.recorder.snapshot()) == 16
-
-
-def test_thread_whose_record_is_on_the_disk_does_not_wait_for_another_fsync(session: Session) -> None:
-    disk = SharedDisk(session, threads=8)
-    disk.run(records=20)
-    assert disk.too_early == []
-    assert not disk.kept_waiting
-    assert disk.fsyncs <= 8 * 20 // 4 + 8
-    assert count(compact(session.sessions_dir, "s").metrics) == 160
-
-
-def test_threads_that_record_to_the_disk_at_full_speed_return_after_an_fsync_of_their_record(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = attach("s", session.sessions_dir, durability="disk")
-    fsync = os.fsync
-    on_disk = b""
-    too_early = []
-
-    def watched(fd: int) -> None:
-        nonlocal on_disk
-        covered = session.journal.read_bytes()
-        fsync(fd)
-        if os.readlink(f"/proc/self/fd/{fd}") == str(session.journal):
-            on_disk = covered
-
-    def record(name: str) -> None:
-        for i in range(50):
-            recorder.record_tool_call(f"{name} {i}", True, 1)
-            if f'"{name} {i}"'.encode() not in on_disk:
-                too_early.append((name, i))
-
-    threads = [threading.Thread(target=record, args=(f"thread {i}",)) for i in range(8)]
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", watched)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert too_early == []
-    assert count(compact(session.sessions_dir, "s").metrics) == 400
