@@ -1,18 +1,18 @@
 """What several test files share."""
 
+import os
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 import coverage_locks  # noqa: F401  # before the library
-from m31a_mp import (
-    Collector,
-)
+from m31a_mp import Collector
 from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import process
@@ -97,3 +97,27 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
         pytest.skip("needs the right to mount a tmpfs")
     yield tmp_path
     subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def durable_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The system calls that make things durable, and the files that they were made on, in order."""
+    made: list[tuple[str, str]] = []
+
+    def watch(name: str, target: Callable[..., str]) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            made.append((name, target(*arguments)))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    def of_fd(fd: int, *_: object) -> str:
+        return os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+
+    watch("pwrite", of_fd)
+    watch("fsync", of_fd)
+    watch("replace", lambda source, _: os.path.basename(source))
+    watch("rename", lambda source, _: os.path.basename(source))
+    return made

@@ -1,20 +1,16 @@
-"""A session's directory, its names, and the lease of its owner."""
+"""A session's directory, its names, and the numbers of its journals."""
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
-import orjson
 import pytest
 
-from m31a_mp import Collector, MetricsError, SessionOwnedError, attach, compact, load
+from m31a_mp import Collector, MetricsError, attach, compact, load
 from m31a_mp.metrics import file as metrics_file
-from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import MAX_WAITING, Session
 from strategies import Record
-from workers import leased
 
 
 def test_naming_a_session_touches_nothing(sessions: Path) -> None:
@@ -157,46 +153,6 @@ def test_planted_journal_with_a_number_around_the_largest_that_may_wait_costs_no
             assert metrics
             assert (metrics.phases[0].heal_trigger_count, metrics.rejected) == (heals, beyond > 0)
     assert session.sealed() == []
-
-
-class TestLease:
-    def test_lease_is_exclusive_and_can_be_given_back_twice(self, session: Session) -> None:
-        lease = Lease.take(session)
-        assert lease.held
-        assert Lease.take_if_free(session) is None
-        with pytest.raises(SessionOwnedError):
-            Lease.take(session)
-        lease.release()
-        lease.release()
-        assert not lease.held
-        with leased(session) as other:
-            assert other.held
-
-    def test_lease_says_who_holds_it_and_nobody_when_it_was_given_back(self, session: Session) -> None:
-        with leased(session):
-            content = orjson.loads(session.owner_lock.read_bytes())
-            assert content["pid"] == os.getpid()
-            assert content["started_at"].endswith(("Z", "+00:00"))
-        assert session.owner_lock.read_bytes() == b""
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "content",
-        [b"", b"garbage", b"[]", b'{"pid":"x"}', b'{"pid":1,"started_at":[]}', b"\0" * 100, b"[" * 9999],
-    )
-    def test_lease_with_any_content_can_be_taken_and_refused(self, session: Session, content: bytes) -> None:
-        session.owner_lock.write_bytes(content)
-        with leased(session):
-            session.owner_lock.write_bytes(content)  # as a crash in the middle of the write may leave it
-            with pytest.raises(SessionOwnedError, match=str(os.getpid())) as error:
-                Lease.take(session)
-            assert error.value.pid == os.getpid()
-            assert error.value.path == str(session.owner_lock)
-
-    def test_long_line_of_a_crashed_owner_does_not_show_behind_the_new_one(self, session: Session) -> None:
-        session.owner_lock.write_bytes(b'{"pid":1,"started_at":"x"}' + b" " * 5000 + b"x")
-        with leased(session):
-            assert orjson.loads(session.owner_lock.read_bytes())["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("loss", ["damaged", "missing"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from pathlib import Path
 
 import orjson
@@ -13,113 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, compact, load, save
-from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.metrics import totals
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import TooManyEntriesError, Totals
 from metrics_of import calls, folded, stored
-from strategies import INT64_MAX, Record, bare, entries, expected, few_names, few_records, records_of
-
-LARGEST = 1.7976931348623157e308
-
-
-values = st.floats(0, LARGEST) | st.sampled_from([0.1, 5e-324, 1e16, 1.0, 2**-1074, 1e308])
-
-
-class TestExactSum:
-    @given(st.lists(values, max_size=50))
-    def test_sum_is_the_exact_one_rounded_once(self, values: list[float]) -> None:
-        exact = sum(map(Fraction, values), Fraction())
-        total = ExactSum()
-        for value in values:
-            total.append(value)
-        try:
-            wanted = exact.numerator / exact.denominator
-        except OverflowError:
-            wanted = LARGEST
-        assert total.value() == wanted
-
-    @given(st.lists(st.floats(0, 1e300), max_size=20), st.integers(0, 20))
-    def test_sum_that_is_stored_on_the_way_is_the_same(self, values: list[float], at: int) -> None:
-        straight, resumed = ExactSum(), ExactSum()
-        for value in values[:at]:
-            resumed.append(value)
-        resumed = ExactSum(orjson.loads(orjson.dumps(resumed.parts())))
-        for value in values[at:]:
-            resumed.append(value)
-        for value in values:
-            straight.append(value)
-        assert resumed.value() == straight.value()
-
-    def test_memory_of_a_sum_does_not_grow_with_its_addends(self) -> None:
-        total = ExactSum()
-        for _ in range(10_000):
-            total.append(0.1)
-            total.settle()
-        assert len(total._addends) < 2000
-        assert len(total.parts()) < 5
-        assert total.value() == float(Fraction(0.1) * 10_000)
-
-    def test_sum_beyond_the_largest_float_stops_there_and_stays(self) -> None:
-        total = ExactSum()
-        for _ in range(3000):
-            total.append(1e308)
-        assert total.value() == LARGEST
-        total = ExactSum(total.parts())
-        total.append(1.0)
-        assert total.value() == LARGEST
-        assert math.isfinite(sum(total.parts()[1:]))
-
-
-timed = st.lists(st.tuples(st.integers(0, 10**6), few_records), max_size=30, unique_by=lambda item: item[0])
-
-
-class TestOrder:
-    @given(timed, st.randoms(use_true_random=False))
-    def test_order_does_not_show(self, records: list[tuple[int, Record]], random: st.DataObject) -> None:
-        shuffled = list(records)
-        random.shuffle(shuffled)  # type: ignore[attr-defined]
-        one, other = folded(records), folded(shuffled)
-        assert one.to_metrics("s") == other.to_metrics("s")
-        assert entries(one.to_metrics("s")) == expected(records)
-
-    @given(timed, st.integers(0, 30))
-    def test_store_and_restore_on_the_way_do_not_show(
-        self, records: list[tuple[int, Record]], at: int
-    ) -> None:
-        straight = folded(records)
-        resumed = folded(records[at:], stored(folded(records[:at])))
-        assert resumed.to_metrics("s") == straight.to_metrics("s")
-        assert stored(resumed).to_metrics("s") == straight.to_metrics("s")
-
-    @given(
-        st.lists(
-            st.tuples(
-                st.integers(0, 3), records_of(few_names, st.sampled_from([0, 1, INT64_MAX, INT64_MAX - 1]))
-            ),
-            max_size=12,
-        ),
-        st.randoms(use_true_random=False),
-    )
-    def test_order_of_equal_times_and_of_sums_that_stop_does_not_show(
-        self, records: list[tuple[int, Record]], random: st.DataObject
-    ) -> None:
-        shuffled = list(records)
-        random.shuffle(shuffled)  # type: ignore[attr-defined]
-        assert folded(records).to_metrics("s") == folded(shuffled).to_metrics("s")
-
-    @given(
-        st.lists(
-            st.tuples(st.integers(0, 3), records_of(few_names, st.sampled_from([0, 1, INT64_MAX]))),
-            max_size=12,
-        ),
-        st.integers(0, 12),
-    )
-    def test_when_it_was_published_does_not_show_in_sums_that_stop(
-        self, records: list[tuple[int, Record]], at: int
-    ) -> None:
-        resumed = folded(records[at:], stored(folded(records[:at])))
-        assert resumed.to_metrics("s") == folded(records).to_metrics("s")
+from strategies import Record, bare, few_names, few_records
 
 
 def test_times_are_those_of_the_start_and_of_the_latest_record() -> None:

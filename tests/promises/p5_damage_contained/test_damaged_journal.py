@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import zlib
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
+from damage import JOURNAL, UNITS, batch, line
 from m31a_mp import Collector, SessionMetrics, Usage, attach, compact, verify
-from m31a_mp.errors import JournalLockedError
-from m31a_mp.journal.append import Journal, is_balanced
+from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import MAX_LINE_BYTES, Batch
 from m31a_mp.journal.reader import Line, read
 from m31a_mp.metrics import rejected
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files
-from m31a_mp.system.flock import FileLock
 from metrics_of import durations
-from strategies import Record, around_line_ends, encoded, killed_while_appending
+from strategies import Record
 from workers import locked
 
-
-def line(name: str, duration_ms: int = 1) -> bytes:
-    return Record("tool_call", (name, True, duration_ms)).line(len(name))
-
-
-def batch(first: int, *lines: bytes, writer: str = "00000000000000aa") -> bytes:
-    return encoded(Batch(writer, first, b"".join(lines)))
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A batch, or a line on its own, with the calls that it holds."""
-
-    data: bytes
-    calls: dict[str, int]
-
-    @property
-    def is_batch(self) -> bool:
-        return self.data.startswith(b'{"batch"')
-
-
-# Every call has a name and a duration of its own, so that what is counted tells what was read.
-UNITS = [
-    Unit(line("foreign-1", 1), {"foreign-1": 1}),
-    Unit(batch(1, line("one", 2), line("two é", 4), line("three", 8)), {"one": 2, "two é": 4, "three": 8}),
-    Unit(line("foreign-2 \U0001f600", 16), {"foreign-2 \U0001f600": 16}),
-    Unit(line("foreign-3", 32), {"foreign-3": 32}),
-    Unit(batch(1, line("other", 64), writer="00000000000000bb"), {"other": 64}),
-    Unit(batch(4, line("four", 128), line("five", 256)), {"four": 128, "five": 256}),
-]
-JOURNAL = b"".join(unit.data for unit in UNITS)
 CALLS = {name: duration for unit in UNITS for name, duration in unit.calls.items()}
 
 
@@ -142,52 +104,6 @@ class TestCut:
         assert items[0] == Line(0, line("whole"))
         assert isinstance(items[-1], Batch)
         assert items[-1].records == line("next")
-
-
-class TestKilledWhileAppending:
-    """The process that drains is killed in its write; the segments still have everything."""
-
-    @pytest.mark.parametrize("at", range(6))
-    @pytest.mark.parametrize("shift", [-20, -1, 0, 1])
-    def test_records_of_a_torn_batch_are_counted_once(self, session: Session, at: int, shift: int) -> None:
-        with Collector("s", session.sessions_dir) as collector:
-            for i in range(5):
-                collector.record_tool_call(f"tool{i}", True, i)
-            wanted = {f"tool{i}": i for i in range(5)}
-            killed_while_appending(session, around_line_ends(at, shift))
-            assert durations(collector.snapshot()) == wanted
-            assert verify(session.sessions_dir, "s") == []
-            collector.flush()
-            assert durations(collector.snapshot()) == wanted
-            assert verify(session.sessions_dir, "s") == []
-
-    @pytest.mark.parametrize("at", range(6))
-    @pytest.mark.parametrize("shift", [-20, -1, 0, 1])
-    def test_foreign_line_after_a_torn_batch_costs_no_record(
-        self, session: Session, at: int, shift: int
-    ) -> None:
-        with Collector("s", session.sessions_dir) as collector:
-            for i in range(5):
-                collector.record_tool_call(f"tool{i}", True, i)
-            wanted = {**{f"tool{i}": i for i in range(5)}, "foreign": 9}
-            killed_while_appending(session, around_line_ends(at, shift))
-            with session.journal.open("ab") as stream:
-                stream.write(line("foreign", 9))
-            assert durations(collector.snapshot()) == wanted
-            collector.flush()
-            assert durations(collector.snapshot()) == wanted
-            assert verify(session.sessions_dir, "s") == []
-
-    def test_torn_batch_after_a_torn_batch_counts_once(self, session: Session) -> None:
-        with Collector("s", session.sessions_dir) as collector:
-            for i in range(5):
-                collector.record_tool_call(f"tool{i}", True, i)
-                killed_while_appending(session, around_line_ends(i, -1))
-                killed_while_appending(session, around_line_ends(i, -30))
-                assert durations(collector.snapshot()) == {f"tool{k}": k for k in range(i + 1)}
-            collector.flush()
-            assert durations(collector.snapshot()) == {f"tool{i}": i for i in range(5)}
-            assert verify(session.sessions_dir, "s") == []
 
 
 class TestFlipped:
@@ -400,64 +316,3 @@ class TestForeignLines:
         assert durations(compaction.metrics) == {"before": 1, "after": 1}
         assert compaction.metrics.rejected == 30_000
         assert 0 < len(compaction.rejected) < 30_000
-
-
-class TestAppending:
-    def test_write_that_fails_half_way_leaves_the_journal_as_it_was(
-        self, session: Session, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        session.journal.write_bytes(line("before"))
-        write_all = files.write_all
-
-        def half(fd: int, data: bytes, *where: int) -> None:
-            write_all(fd, data[: len(data) // 2], *where)
-            raise OSError(28, "no space left on device")
-
-        monkeypatch.setattr(files, "write_all", half)
-        with locked(session), pytest.raises(OSError, match="no space"):
-            Journal(session).append([Batch("00000000000000aa", 1, line("new"))])
-        assert session.journal.read_bytes() == line("before")
-
-    def test_lock_that_another_holds_raises_after_the_timeout_and_names_him(self, session: Session) -> None:
-        lock = FileLock(session.journal_lock)
-        assert lock.acquire()
-        with pytest.raises(JournalLockedError, match=str(os.getpid())) as error:
-            Journal(session).hold(lambda: pytest.fail("two hold the lock"), 0.01)
-        assert error.value.holders == [os.getpid()]
-        lock.release()
-        assert Journal(session).hold(lambda: "held", 0) == "held"
-
-    def test_seal_of_no_journal_makes_none(self, session: Session) -> None:
-        with locked(session):
-            assert not Journal(session).seal(1)
-        assert session.sealed() == []
-
-
-@settings(max_examples=200)
-@given(st.binary(max_size=400), st.integers(0, len(JOURNAL)), st.integers(0, len(JOURNAL)))
-def test_reading_any_bytes_comes_to_an_end_and_raises_nothing(garbage: bytes, start: int, end: int) -> None:
-    header = b'\n{"batch":"a","first":1,"count":1,"bytes":50,"crc32":"00"}\n'
-    for data in (garbage, JOURNAL[start:] + garbage + JOURNAL[:end], garbage.replace(b"\1", header)):
-        offsets = [item.offset for item in read(BytesIO(data))]
-        assert offsets == sorted(offsets)
-        assert not offsets or offsets[-1] <= len(data)
-
-
-@pytest.mark.parametrize("again", [0, 1])
-def test_batch_that_comes_again_with_more_counts_once(session: Session, again: int) -> None:
-    # As after a crash between an append and the note that it was done.
-    versions = [batch(1, line("one")), batch(1, line("one"), line("two"))]
-    session.journal.write_bytes(versions[0] + versions[1] + versions[again])
-    assert durations(compact(session.sessions_dir, "s").metrics) == {"one": 1, "two": 1}
-
-
-@given(
-    name=st.text(st.characters(codec="utf-8") | st.sampled_from('{}"\\'), min_size=1), dropped=st.booleans()
-)
-@example(name="fmt{x}", dropped=True)
-@example(name='\\"}\\\\', dropped=False)
-def test_beginning_of_a_record_or_header_is_not_taken_for_a_whole_one(name: str, dropped: bool) -> None:
-    text = orjson.dumps(
-        {"event": "a", "name": name, **({"dropped": {"no_space": 3}} if dropped else {}), "n": 1}
-    )
-    assert [end for end in range(len(text) + 1) if is_balanced(text[:end])] == [len(text)]

@@ -4,94 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from m31a_mp import Collector
 from m31a_mp.system import files
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The system calls that make things durable, and the files that they were made on, in order."""
-    made: list[tuple[str, str]] = []
-
-    def watch(name: str, target: Callable[..., str]) -> None:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            made.append((name, target(*arguments)))
-            return real(*arguments, **options)
-
-        monkeypatch.setattr(os, name, call)
-
-    def of_fd(fd: int, *_: object) -> str:
-        return os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
-
-    watch("pwrite", of_fd)
-    watch("fsync", of_fd)
-    watch("replace", lambda source, _: os.path.basename(source))
-    watch("rename", lambda source, _: os.path.basename(source))
-    return made
-
-
-def test_replaced_file_is_written_synced_renamed_and_its_directory_synced(
-    tmp_path: Path, calls: list[tuple[str, str]]
-) -> None:
-    files.replace(tmp_path / "file", b"new")
-    assert calls == [
-        ("pwrite", ".file.tmp"),
-        ("fsync", ".file.tmp"),
-        ("replace", ".file.tmp"),
-        ("fsync", tmp_path.name),
-    ]
-    assert (tmp_path / "file").read_bytes() == b"new"
-
-
-def test_flush_has_synced_file_and_directory_before_the_journal_goes(
-    sessions: Path, calls: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collector = Collector("s", sessions)
-    collector.record_tool_call("bash", True, 1)
-    calls.clear()
-    unlink = Path.unlink
-
-    def watched(path: Path, missing_ok: bool = False) -> None:
-        if path.name.startswith("journal."):
-            calls.append(("unlink", "journal"))
-        unlink(path, missing_ok=missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", watched)
-    collector.flush()
-    order = [call for call in calls if call[0] in ("fsync", "replace", "unlink")]
-    assert order == [
-        ("fsync", "s"),  # the journal's new name, before a metrics.json that counts it
-        ("fsync", ".metrics.json.tmp"),
-        ("replace", ".metrics.json.tmp"),
-        ("fsync", "s"),
-        ("unlink", "journal"),
-    ]
-    collector.stop()
-
-
-@pytest.mark.parametrize("step", ["write_all", "fsync", "replace"])
-def test_replacement_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    files.replace(tmp_path / "file", b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files if step == "write_all" else os, step, fail)
-        with pytest.raises(OSError, match="Input/output"):
-            files.replace(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 @pytest.mark.parametrize("planted", ["file", "symlink", "dangling"])
@@ -158,9 +76,9 @@ def test_pipe_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
     assert files.read_private(tmp_path / "pipe", 100) == b""
 
 
-def test_sync_of_no_file_is_nothing(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+def test_sync_of_no_file_is_nothing(tmp_path: Path, durable_calls: list[tuple[str, str]]) -> None:
     files.sync(tmp_path / "file")
-    assert calls == []
+    assert durable_calls == []
 
 
 def test_sync_that_failed_writes_the_bytes_anew_and_never_repeats_the_fsync_of_the_same_file(
