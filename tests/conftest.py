@@ -13,6 +13,7 @@ from hypothesis import settings
 
 import coverage_locks  # noqa: F401  # before the library
 from m31a_mp import Collector
+from m31a_mp.journal import append
 from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import process
@@ -121,3 +122,9 @@ def durable_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     watch("replace", lambda source, _: os.path.basename(source))
     watch("rename", lambda source, _: os.path.basename(source))
     return made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits five seconds for the journal's lock waits for a tenth of one."""
+    monkeypatch.setattr(append, "LOCK_SECONDS", 0.1)

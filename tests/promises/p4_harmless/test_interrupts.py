@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import signal
 import time
@@ -10,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, SessionOwnedError, attach, compact, save
+from m31a_mp import Collector, SessionOwnedError, attach, compact, save, verify
 from m31a_mp.model import SessionMetrics
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, flock
 from m31a_mp.system.flock import FileLock
+from metrics_of import SESSION, counted
+from moments import Moments
 from workers import BoomError, Forked
 
 INTERRUPTS = 1000
@@ -143,3 +147,70 @@ def test_stop_that_was_interrupted_can_be_called_again_by_another_owner(sessions
         Collector("s", sessions)
     collector.stop()
     Collector("s", sessions).stop()
+
+
+def test_exceptions_of_signal_handlers_anywhere_leave_nothing_behind_that_stops_later_calls(
+    tmp_path: Path,
+) -> None:
+    armed = False
+
+    def strike(*_: object) -> None:
+        if armed:
+            raise BoomError
+
+    def record_and_be_interrupted() -> None:
+        nonlocal armed
+        recorder = attach(SESSION, tmp_path)
+        moments = random.Random(3)
+        raised = 0
+        kept = None
+        signal.signal(signal.SIGALRM, strike)
+        while raised < 1000:
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-6, 3e-4))
+            try:
+                armed = True
+                recorder.record_tool_call("tool", True, 1)
+                recorder.flush()
+                recorder.stop()
+                armed = False
+            except BoomError as error:  # one for each alarm
+                raised += 1
+                armed = False
+                kept = error  # with its traceback, and all that the calls had in their variables
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert not any(not file.closed for file in flock._files.values()), kept
+            assert not any((file := known()) and not file.closed for known in files._changing.values())
+            assert files._under_way() is None
+        recorder.record_tool_call("after", True, 1)
+        recorder.flush()
+
+    with Forked(record_and_be_interrupted) as child:
+        assert child.wait() == 0
+    assert compact(tmp_path, SESSION).unreadable == []
+    assert counted(tmp_path)["after"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_exception_of_a_signal_handler_in_the_middle_of_a_fork_costs_neither_process_a_record(
+    tmp_path: Path,
+) -> None:
+    def interrupt() -> None:
+        raise BoomError
+
+    with Collector(SESSION, tmp_path) as collector:
+        for forks in itertools.count(1):
+            collector.record_tool_call("parent", True, 1)
+            moments, pids = Moments(forks, interrupt), list[int]()
+            moments.trace(lambda pids=pids: pids.append(os.fork()))  # type: ignore[misc]
+            if pids == [0]:
+                collector.record_tool_call("child", True, 1)
+                os._exit(0 if moments.where else 1)
+            assert not moments.where, "Python code runs in the parent, where a handler may cut it short"
+            collector.record_tool_call("parent", True, 1)
+            collector.flush()  # which needs the locks that a fork under way would keep it from
+            if os.waitpid(pids[0], 0)[1]:
+                break
+        assert forks > 20
+    assert counted(tmp_path) == {"parent": 2 * forks, "child": forks}
+    assert verify(tmp_path, SESSION) == []

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from m31a_mp import Collector, JournalLockedError, Recorder, attach, compact, load, verify
-from m31a_mp.journal import append
 from m31a_mp.journal.append import Journal
 from metrics_of import SESSION, all_calls
-from workers import Counters, Forked, count_up
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits five seconds for the journal's lock waits for a tenth of one."""
-    monkeypatch.setattr(append, "LOCK_SECONDS", 0.1)
+from workers import Forked
 
 
 @contextmanager
@@ -150,33 +142,6 @@ def test_flush_after_the_stopped_holder_of_the_lock_was_continued_and_ended_succ
         assert holder.wait() == -signal.SIGTERM
         collector.flush()
         assert all_calls(load(tmp_path, SESSION)) == {"tool": 1}
-
-
-@pytest.mark.usefixtures("impatient")
-def test_flush_has_all_that_a_worker_stopped_in_the_middle_of_recording_had_acknowledged(
-    collector: Collector, tmp_path: Path
-) -> None:
-    moments = random.Random(5)
-    numbers = Counters(tmp_path / "numbers", 1)
-    flushes = 0
-    with Forked(count_up, attach(SESSION, tmp_path), "tool", 10**9, numbers, 0) as worker:
-        for _ in range(40):
-            numbers.wait_for(0, numbers[0] + moments.randint(1, 5_000))
-            worker.stop()
-            acknowledged = numbers[0]
-            # It may stand still with the lock in its hands.
-            with suppress(JournalLockedError):
-                collector.flush()
-                flushes += 1
-                assert all_calls(load(tmp_path, SESSION))["tool"] - acknowledged in {0, 1}
-            assert all_calls(collector.snapshot())["tool"] - acknowledged in {0, 1}
-            worker.resume()
-        worker.kill()
-
-    assert flushes
-    collector.flush()
-    assert all_calls(load(tmp_path, SESSION))["tool"] - numbers[0] in {0, 1}
-    assert verify(tmp_path, SESSION) == []
 
 
 def test_stop_while_the_holder_of_the_lock_is_stopped_waits_for_it_once(
