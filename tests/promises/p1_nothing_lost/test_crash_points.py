@@ -4,36 +4,22 @@ import ast
 import os
 import re
 import signal
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EIO, ENOSPC
 from pathlib import Path
 
 import pytest
 
 import m31a_mp
-from m31a_mp import Collector, Recorder, attach, compact, load, verify
-from m31a_mp.metrics import rejected
+from crashes import TOOL, Acknowledge, Run, Scenario, cases, record_calls
+from m31a_mp import Collector, attach, compact, load, verify
 from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files
 from metrics_of import count
 from workers import locked
 
-_TOOL = "tool"
-_LINE = b'{"event":"tool_call","name":"%b","success":true,"duration_ms":1}' % _TOOL.encode()
-
-_ACKNOWLEDGED = "acknowledged"
-
-Acknowledge = Callable[[], None]
-Scenario = Callable[[Path, Acknowledge], None]
-
-
-def _record(recorder: Recorder, acknowledge: Acknowledge, count: int) -> None:
-    for _ in range(count):
-        recorder.record_tool_call(_TOOL, success=True, duration_ms=1)
-        acknowledge()
+_LINE = b'{"event":"tool_call","name":"%b","success":true,"duration_ms":1}' % TOOL.encode()
 
 
 def _append_foreign(sessions: Path, data: bytes) -> None:
@@ -44,40 +30,40 @@ def _append_foreign(sessions: Path, data: bytes) -> None:
 def _whole_life(sessions: Path, acknowledge: Acknowledge) -> None:
     """Segments fill up, with the lock free and held; flush after flush; a worker dies; stop."""
     collector = Collector("s", sessions)
-    _record(collector, acknowledge, 60)
+    record_calls(collector, acknowledge, 60)
     collector.flush()
     with locked(Session.named("s", sessions)):
-        _record(collector, acknowledge, 60)
-    _record(collector, acknowledge, 1)
+        record_calls(collector, acknowledge, 60)
+    record_calls(collector, acknowledge, 1)
     if not os.fork():
-        _record(collector, acknowledge, 3)
+        record_calls(collector, acknowledge, 3)
         os.kill(os.getpid(), signal.SIGKILL)
     os.wait()
     collector.flush()
-    _record(collector, acknowledge, 1)
+    record_calls(collector, acknowledge, 1)
     collector.stop()
-    _record(collector, acknowledge, 1)
+    record_calls(collector, acknowledge, 1)
 
 
 def _to_the_disk(sessions: Path, acknowledge: Acknowledge) -> None:
     """Every record is fsynced; the journal once had to be written anew."""
     collector = Collector("s", sessions, durability="disk")
-    _record(collector, acknowledge, 3)
+    record_calls(collector, acknowledge, 3)
     with _failing_once("fsync", EIO):
-        _record(collector, acknowledge, 3)
-    _record(collector, acknowledge, 3)
+        record_calls(collector, acknowledge, 3)
+    record_calls(collector, acknowledge, 3)
     collector.stop()
 
 
 def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
     """There is no room for a large segment, none for the journal, and metrics.json cannot be replaced."""
     collector = Collector("s", sessions)
-    _record(collector, acknowledge, 1)
+    record_calls(collector, acknowledge, 1)
     with _failing_once("rename", ENOSPC):
-        _record(collector, acknowledge, 60)
+        record_calls(collector, acknowledge, 60)
     with _failing_once("ftruncate", ENOSPC):
         collector.flush()  # what is in the journal is merged first, and makes room
-    _record(collector, acknowledge, 1)
+    record_calls(collector, acknowledge, 1)
     with _failing_once("replace", EIO), pytest.raises(OSError, match="injected"):
         collector.flush()
     collector.stop()
@@ -101,11 +87,11 @@ def _torn_tails(sessions: Path, acknowledge: Acknowledge) -> None:
     """Other programs died in the middle of a line, or left out its newline; temporary files are left."""
     collector = Collector("s", sessions)
     _append_foreign(sessions, _LINE[:-20])
-    _record(collector, acknowledge, 2)
+    record_calls(collector, acknowledge, 2)
     collector.flush()
     _append_foreign(sessions, _LINE)
     acknowledge()
-    _record(collector, acknowledge, 2)
+    record_calls(collector, acknowledge, 2)
     collector.flush()
     session = Session.named("s", sessions)
     (session.directory / ".journal.ndjson.tmp").touch()
@@ -117,18 +103,18 @@ def _torn_tails(sessions: Path, acknowledge: Acknowledge) -> None:
 def _damage(sessions: Path, acknowledge: Acknowledge) -> None:
     """Garbage in the journal, and a segment that is none."""
     collector = Collector("s", sessions)
-    _record(collector, acknowledge, 2)
+    record_calls(collector, acknowledge, 2)
     _append_foreign(sessions, b"garbage\n")
     (Session.named("s", sessions).segments / "nonsense.seg").write_bytes(b"nonsense")
     collector.flush()
-    _record(collector, acknowledge, 2)
+    record_calls(collector, acknowledge, 2)
     collector.stop()
 
 
 def _rebuilt(sessions: Path, acknowledge: Acknowledge) -> None:
     """metrics.json is damaged when nothing was merged yet, and started anew."""
     Session.named("s", sessions).make()
-    _record(attach("s", sessions), acknowledge, 3)
+    record_calls(attach("s", sessions), acknowledge, 3)
     Session.named("s", sessions).metrics.write_bytes(b"garbage")
     compact(sessions, "s", rebuild=True)
 
@@ -138,59 +124,9 @@ SCENARIOS = [*CLEAN, _damage, _rebuilt]
 
 
 @pytest.fixture(autouse=True)
-def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+def _segments_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "FIRST_SEGMENT_BYTES", 1024)
     monkeypatch.setattr(writer, "MAX_SEGMENT_BYTES", 4096)
-
-
-class _Run:
-    """A scenario in a child, which is killed when it reaches a point for the nth time."""
-
-    def __init__(self, scenario: Scenario, sessions: Path, die_at: tuple[str, int] = ("", 1)) -> None:
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            _be_child(scenario, sessions, die_at, writing)
-        os.close(writing)
-        with closing(os.fdopen(reading, "rb")) as stream:
-            lines = stream.read().decode().splitlines()
-        self.acknowledged = lines.count(_ACKNOWLEDGED)
-        self.points = [line for line in lines if line != _ACKNOWLEDGED]
-        self.status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def _be_child(scenario: Scenario, sessions: Path, die_at: tuple[str, int], pipe: int) -> None:
-    me = os.getpid()
-    point_of_death, left = die_at
-
-    def report(line: str) -> None:
-        os.write(pipe, f"{line}\n".encode())
-
-    def reached(point: str) -> None:
-        nonlocal left
-        if os.getpid() == me:  # not in a child of the scenario's own
-            report(point)
-            left -= point == point_of_death
-            if not left:
-                os.kill(me, signal.SIGKILL)
-
-    files.reached = reached
-    try:
-        scenario(sessions, lambda: report(_ACKNOWLEDGED))
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
-def _cases(scenario: Scenario, sessions: Path) -> Iterator[tuple[str, int]]:
-    """Every point that the scenario reaches, the first and the last time it does."""
-    run = _Run(scenario, sessions)
-    assert run.status == 0
-    for point in dict.fromkeys(run.points):
-        yield point, 1
-        if (last := run.points.count(point)) > 1:
-            yield point, last
 
 
 @pytest.mark.slow
@@ -198,9 +134,9 @@ def _cases(scenario: Scenario, sessions: Path) -> Iterator[tuple[str, int]]:
 def test_death_at_either_side_of_every_step_loses_and_doubles_nothing(
     scenario: Scenario, tmp_path: Path
 ) -> None:
-    for number, (point, nth) in enumerate(list(_cases(scenario, tmp_path / "whole"))):
+    for number, (point, nth) in enumerate(list(cases(scenario, tmp_path / "whole"))):
         sessions = tmp_path / str(number)
-        run = _Run(scenario, sessions, (point, nth))
+        run = Run(scenario, sessions, (point, nth))
         assert run.status == -signal.SIGKILL, (point, nth)
         if Session.named("s", sessions).exists():
             compact(sessions, "s", rebuild=True)
@@ -213,34 +149,13 @@ def test_death_at_either_side_of_every_step_loses_and_doubles_nothing(
 
 def _ten_more_come_through(sessions: Path, before: int) -> None:
     with Collector("s", sessions) as collector:
-        _record(collector, lambda: None, 5)
-        _record(attach("s", sessions), lambda: None, 5)
+        record_calls(collector, lambda: None, 5)
+        record_calls(attach("s", sessions), lambda: None, 5)
         collector.flush()
         assert count(load(sessions, "s")) == before + 10
     names = {path.name for path in Session.named("s", sessions).directory.iterdir()}
     assert not {name for name in names if name.startswith(("journal.0", ".", "journal.ndjson"))}
     assert not list(Session.named("s", sessions).segments.glob("*.seg"))
-
-
-@pytest.mark.parametrize("name", ["segments/nonsense.seg", "journal.999999999999.ndjson"])
-def test_death_before_a_damaged_file_is_put_aside_rejects_it_once(name: str, tmp_path: Path) -> None:
-    def scenario(sessions: Path, _: Acknowledge) -> None:
-        compact(sessions, "s")
-
-    session = Session.named("s", tmp_path)
-    session.make()
-    (session.directory / name).touch()
-    for _ in range(3):
-        assert _Run(scenario, tmp_path, ("before set file aside", 1)).status == -signal.SIGKILL
-    assert _Run(scenario, tmp_path).status == 0
-    metrics = load(tmp_path, "s")
-    assert metrics
-    assert metrics.rejected == 1
-    assert len(list(rejected.read(session.rejected))) == 1
-    assert len(verify(tmp_path, "s")) == 1
-    compact(tmp_path, "s")
-    (session.directory / name).touch()
-    assert compact(tmp_path, "s").metrics.rejected == 2
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
@@ -249,7 +164,7 @@ def test_death_within_the_store_of_a_record_keeps_all_that_was_acknowledged(
 ) -> None:
     def scenario(sessions: Path, acknowledge: Acknowledge) -> None:
         collector = Collector("s", sessions)
-        _record(collector, acknowledge, 3)
+        record_calls(collector, acknowledge, 3)
         [member] = staging.staging(Session.named("s", sessions))._writers
         store = member.store
 
@@ -259,9 +174,9 @@ def test_death_within_the_store_of_a_record_keeps_all_that_was_acknowledged(
             return 0
 
         member.store = store_and_die
-        collector.record_tool_call(_TOOL, success=True, duration_ms=1)
+        collector.record_tool_call(TOOL, success=True, duration_ms=1)
 
-    run = _Run(scenario, tmp_path)
+    run = Run(scenario, tmp_path)
     assert run.status == -signal.SIGKILL
     assert run.acknowledged == 3
     found = compact(tmp_path, "s")
@@ -272,7 +187,7 @@ def test_death_within_the_store_of_a_record_keeps_all_that_was_acknowledged(
 
 def test_every_step_in_the_code_is_reached_by_a_scenario(tmp_path: Path) -> None:
     reached = {
-        point for scenario in SCENARIOS for point in _Run(scenario, tmp_path / scenario.__name__).points
+        point for scenario in SCENARIOS for point in Run(scenario, tmp_path / scenario.__name__).points
     }
     for pattern in _steps_in_the_code():
         for point in (f"before {pattern}", f"after {pattern}"):
