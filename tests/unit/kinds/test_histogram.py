@@ -106,11 +106,6 @@ def test_json_that_is_read_stays_as_it_is() -> None:
     assert document["bucket_counts"] == [0, 1, 0]
 
 
-def test_quantile_without_a_call_is_not_known() -> None:
-    assert ToolMetric("bash").quantile(0.5) is None
-    assert Histogram().quantile(1) is None
-
-
 @pytest.mark.parametrize("q", [-0.1, 1.1, math.nan, math.inf])
 def test_quantile_of_no_part_is_refused(q: float) -> None:
     with pytest.raises(ValueError, match="from 0 to 1"):
