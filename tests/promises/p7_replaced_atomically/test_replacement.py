@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import orjson
 import pytest
 
-from m31a_mp import Collector
+from m31a_mp import Collector, SessionMetrics, load
 from m31a_mp.system import files
+from metrics_of import SESSION, count
+from workers import Counters, Forked
 
 
 def test_replaced_file_is_written_synced_renamed_and_its_directory_synced(
@@ -65,3 +68,28 @@ def test_replacement_that_fails_leaves_the_old_file_and_nothing_else(
             files.replace(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_reader_meets_a_whole_file_with_all_that_was_flushed_before_it_read(tmp_path: Path) -> None:
+    numbers = Counters(tmp_path / "numbers", 2)  # flushes that returned; whether the reader has seen enough
+
+    def own() -> None:
+        with Collector(SESSION, tmp_path) as collector:
+            while not numbers[1]:
+                collector.record_tool_call("tool", True, 1)
+                collector.flush()
+                numbers[0] += 1
+
+    path = tmp_path / SESSION / "metrics.json"
+    with Forked(own) as owner:
+        numbers.wait_for(0, 1)
+        seen: list[int] = []
+        while len(set(seen)) < 50:
+            flushed = numbers[0]
+            metrics = SessionMetrics.from_json(orjson.loads(path.read_bytes()))
+            assert count(metrics) >= flushed
+            seen.append(count(metrics))
+        numbers[1] = 1
+        assert owner.wait() == 0
+    assert seen == sorted(seen)
+    assert count(load(tmp_path, SESSION)) == numbers[0]
