@@ -243,6 +243,20 @@ def workers_of(collector: Recorder, session_id: str, sessions_dir: Path) -> Iter
         workers.close()
 
 
+@contextmanager
+def under_way(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A program that is under way: it has said `ready`."""
+    with subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
 class BoomError(BaseException):
     """What a signal handler raises, as that of Ctrl-C does."""
 

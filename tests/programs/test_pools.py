@@ -146,7 +146,7 @@ class TestPool:
         with get_context(method).Pool(2, start, (collector,)) as pool:
             pool.apply_async(work_and_die, (0,))  # never returns: a pool forgets such a task
             pool.map(work, range(1, TASKS), chunksize=1)
-            while multiprocessing.active_children() and counted(collector) < TASKS:
+            while multiprocessing.active_children() and count(collector.snapshot()) < TASKS:
                 os.sched_yield()
             pool.terminate()
             pool.join()
@@ -163,10 +163,6 @@ class TestPool:
                 numbers.wait_for(i, 1)
         pool.join()
         assert_counted(collector, tmp_path, 2)
-
-
-def counted(recorder: Recorder) -> int:
-    return count(recorder.snapshot())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -206,7 +202,7 @@ class TestExecutor:
         with Collector("s", tmp_path) as collector:
             pool = ProcessPoolExecutor(1, get_context(method), start, (collector,))
             assert pool.submit(work, 0).result()
-        assert counted(collector) == 1
+        assert count(collector.snapshot()) == 1
         assert pool.submit(work, 1).result()
         pool.shutdown()
         assert compact(tmp_path, "s").metrics.tools[0].call_count == 2
@@ -265,7 +261,7 @@ class TestJoblib:
         tasks = (joblib.delayed(work_with)(collector, i) for i in range(TASKS))
         pids = joblib.Parallel(n_jobs=2)(tasks)
         assert os.getpid() not in pids
-        assert counted(collector) == TASKS
+        assert count(collector.snapshot()) == TASKS
         get_reusable_executor().shutdown(wait=True)
         assert_counted(collector, tmp_path)
 
@@ -276,7 +272,7 @@ class TestJoblib:
             for i in range(1, 4):
                 parallel(joblib.delayed(work_with)(collector, i) for i in range(TASKS))
                 collector.flush()
-                assert counted(collector) == i * TASKS
+                assert count(collector.snapshot()) == i * TASKS
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
         collector.flush()
         assert files_under(tmp_path / "s") == AT_REST
@@ -302,7 +298,7 @@ class TestJoblib:
     def test_other_backends(self, collector: Collector, tmp_path: Path, backend: str) -> None:
         tasks = (joblib.delayed(work_with)(collector, i) for i in range(TASKS))
         joblib.Parallel(n_jobs=2, backend=backend)(tasks)
-        assert counted(collector) == TASKS
+        assert count(collector.snapshot()) == TASKS
         collector.stop()
         assert files_under(tmp_path / "s") == AT_REST
 
@@ -315,7 +311,7 @@ class TestJoblib:
             joblib.Parallel(n_jobs=2)([joblib.delayed(die)(0), joblib.delayed(work_with)(collector, 1)])
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
         collector.flush()
-        assert counted(collector) >= 1
+        assert count(collector.snapshot()) >= 1
         assert files_under(tmp_path / "s") == AT_REST
 
 

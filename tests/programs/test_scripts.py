@@ -9,14 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from m31a_mp import Collector, SessionMetrics, attach, load, verify
 from metrics_of import loaded, outcomes
+from workers import under_way
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -35,20 +34,6 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
         text=True,
         check=False,
     )
-
-
-@contextmanager
-def started(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A program that is under way: it has said `ready`."""
-    with subprocess.Popen(
-        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.fixture
@@ -221,7 +206,7 @@ def test_run_tool_forwards_a_signal_and_records_what_comes_of_it(
     session: Path, signal_number: signal.Signals
 ) -> None:
     command = (sys.executable, "-c", _WAITS_FOR_A_SIGNAL)
-    with started(sys.executable, SCRIPTS / "run_tool.py", session, "--", *command) as process:
+    with under_way(sys.executable, SCRIPTS / "run_tool.py", session, "--", *command) as process:
         process.send_signal(signal_number)
         assert process.wait() == signal_number
     assert outcomes(loaded(session.parent, session.name)) == {Path(sys.executable).name: (0, 1)}
@@ -238,7 +223,7 @@ Recorder.from_env().record_tool_call("inner", True, 5)
 
 def test_killed_run_tool_still_records_its_call_and_what_its_child_recorded(session: Path) -> None:
     command = (sys.executable, "-c", _RECORDS_WHEN_TOLD)
-    with started(sys.executable, SCRIPTS / "run_tool.py", session, "--", *command) as process:
+    with under_way(sys.executable, SCRIPTS / "run_tool.py", session, "--", *command) as process:
         process.kill()
         process.wait()
         assert process.stdin
@@ -267,7 +252,7 @@ sys.stdin.read()
 @pytest.fixture
 def abandoned(session: Path) -> Path:
     """A session whose owner was killed with ten records of his own, and one of a worker."""
-    with started(sys.executable, "-c", _OWNER, session.parent, session.name) as owner:
+    with under_way(sys.executable, "-c", _OWNER, session.parent, session.name) as owner:
         attach(session.name, session.parent).record_tool_call("worker", True, 1)
         owner.kill()
         owner.wait()

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from m31a_mp import Collector, attach, compact, load, verify
 from m31a_mp.inspection.status import State, status
 from m31a_mp.metrics import compactor
 from m31a_mp.session.paths import Session
+from workers import under_way
 
 START = """
 import atexit, os, sys, threading, time
@@ -44,19 +43,6 @@ def run(sessions: Path, text: str, *, is_measured: bool = True) -> subprocess.Co
     return subprocess.run(
         program(sessions, text), check=False, capture_output=True, text=True, env=environment
     )
-
-
-@contextmanager
-def started(sessions: Path, text: str) -> Iterator[subprocess.Popen[str]]:
-    """A program that is under way: it has said `ready`."""
-    command = program(sessions, text)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def merged(sessions: Path, session_id: str = "s") -> int:
@@ -211,7 +197,7 @@ def test_forked_child_that_ends_leaves_the_session_to_its_parent(sessions: Path)
         "if not os.fork():\n    record(metrics)\n    sys.exit()\n"
         "os.wait()\nprint('ready', flush=True)\nsys.stdin.read()\n"
     )
-    with started(sessions, text) as process:
+    with under_way(*program(sessions, text)) as process:
         assert (merged(sessions), state(sessions)) == (0, State.RUNNING)
         assert status(Session.named("s", sessions)).unmerged == 4
         process.communicate()
@@ -222,7 +208,7 @@ def test_forked_child_that_ends_leaves_the_session_to_its_parent(sessions: Path)
 
 
 def test_session_of_a_program_that_was_killed_is_not_closed(sessions: Path) -> None:
-    with started(sessions, GLOBAL + "print('ready', flush=True)\nsys.stdin.read()\n") as process:
+    with under_way(*program(sessions, GLOBAL + "print('ready', flush=True)\nsys.stdin.read()\n")) as process:
         process.kill()
         process.wait()
     assert (merged(sessions), state(sessions)) == (0, State.NOT_CLOSED)
@@ -235,7 +221,7 @@ def test_session_whose_collector_is_dropped_is_not_closed_and_anybody_may_own_it
     sessions: Path, goes_on: str
 ) -> None:
     text = LOCAL + f"print('ready', flush=True)\n{goes_on}\n"
-    with started(sessions, text) as process:
+    with under_way(*program(sessions, text)) as process:
         found = status(Session.named("s", sessions))
         assert found.owner is None
         assert found.unmerged == 3
@@ -250,7 +236,7 @@ def test_session_whose_collector_is_dropped_is_not_closed_and_anybody_may_own_it
 
 
 def test_session_that_another_owner_finished_is_not_written_again(sessions: Path) -> None:
-    with started(sessions, LOCAL + "print('ready', flush=True)\nsys.stdin.read()\n") as process:
+    with under_way(*program(sessions, LOCAL + "print('ready', flush=True)\nsys.stdin.read()\n")) as process:
         Collector("s", sessions).stop()
         before = (sessions / "s" / "metrics.json").stat()
         process.communicate()
@@ -278,7 +264,7 @@ sys.stdin.read()
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [GLOBAL, LOCAL])
 def test_held_lock_of_the_journal_holds_up_the_end_for_less_than_a_second(sessions: Path, form: str) -> None:
-    with started(sessions, form + TELLS_WAITS) as process:
+    with under_way(*program(sessions, form + TELLS_WAITS)) as process:
         lock = os.open(sessions / "s" / "journal.lock", os.O_RDWR)
         fcntl.flock(lock, fcntl.LOCK_EX)  # and never given back: the program ends all the same
         waits, _ = process.communicate()
@@ -400,7 +386,7 @@ def test_handler_that_ends_the_program_has_its_session_merged(sessions: Path, nu
         f"import signal\nsignal.signal({int(number)}, lambda *_: sys.exit(5))\n"
         "print('ready', flush=True)\nsys.stdin.read()\n"
     )
-    with started(sessions, text) as process:
+    with under_way(*program(sessions, text)) as process:
         process.send_signal(number)
         assert process.wait() == 5
     assert (merged(sessions), state(sessions)) == (3, State.FINISHED)

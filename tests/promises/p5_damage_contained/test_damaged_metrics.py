@@ -29,7 +29,7 @@ LINE = Record("tool_call", ("bash", True, 1)).line(1)
 
 
 @pytest.fixture
-def published(session: Session) -> Session:
+def with_entries(session: Session) -> Session:
     """A session with a file that has an entry in each table."""
     with Collector("s", session.sessions_dir) as collector:
         collector.record_tool_call("bash", True, 1)
@@ -86,16 +86,16 @@ class TestLoad:
         assert load(sessions, "no such session") is None
         assert load(sessions / "no such directory", "s") is None
 
-    def test_file_cut_at_any_byte_is_damaged_and_the_error_names_it(self, published: Session) -> None:
-        whole = published.metrics.read_bytes()
+    def test_file_cut_at_any_byte_is_damaged_and_the_error_names_it(self, with_entries: Session) -> None:
+        whole = with_entries.metrics.read_bytes()
         for cut in range(len(whole) - 2):
-            published.metrics.write_bytes(whole[:cut])
+            with_entries.metrics.write_bytes(whole[:cut])
             with pytest.raises(DamagedMetricsError, match=r"metrics\.json"):
-                load(published.sessions_dir, "s")
+                load(with_entries.sessions_dir, "s")
             with pytest.raises(DamagedMetricsError, match=r"metrics\.json"):
-                attach("s", published.sessions_dir).snapshot()
-        published.metrics.write_bytes(whole[:-1])  # without its last newline
-        assert load(published.sessions_dir, "s")
+                attach("s", with_entries.sessions_dir).snapshot()
+        with_entries.metrics.write_bytes(whole[:-1])  # without its last newline
+        assert load(with_entries.sessions_dir, "s")
 
     @pytest.mark.parametrize(
         "content",
@@ -111,26 +111,26 @@ class TestLoad:
 
     @pytest.mark.parametrize("depth", [900, 1000, 1015])
     @pytest.mark.parametrize("key", ["session_id", "tools", "dropped", "m31a_mp", "no_such_key"])
-    def test_deeply_nested_file_is_read_or_damaged(self, published: Session, key: str, depth: int) -> None:
-        document = orjson.loads(published.metrics.read_bytes())
+    def test_deeply_nested_file_is_read_or_damaged(self, with_entries: Session, key: str, depth: int) -> None:
+        document = orjson.loads(with_entries.metrics.read_bytes())
         document[key] = "@"
         nested = orjson.dumps(document).replace(b'"@"', b"[" * depth + b"]" * depth)
-        published.metrics.write_bytes(nested)
+        with_entries.metrics.write_bytes(nested)
         try:
-            assert load(published.sessions_dir, "s")
-            attach("s", published.sessions_dir).snapshot()
+            assert load(with_entries.sessions_dir, "s")
+            attach("s", with_entries.sessions_dir).snapshot()
         except DamagedMetricsError as error:
             assert len(str(error)) < 1000  # noqa: PT017
-        assert key == "no_such_key" or verify(published.sessions_dir, "s")
+        assert key == "no_such_key" or verify(with_entries.sessions_dir, "s")
 
     @pytest.mark.parametrize("version", [0, 2, 10**6, "1", None, [], 1.5])
     def test_file_of_an_unknown_version_is_an_error_that_says_so(
-        self, published: Session, version: object
+        self, with_entries: Session, version: object
     ) -> None:
-        edit(published, "m31a_mp", {"version": version})
+        edit(with_entries, "m31a_mp", {"version": version})
         with pytest.raises(UnsupportedVersionError, match="version"):
-            load(published.sessions_dir, "s")
-        refuses(published)
+            load(with_entries.sessions_dir, "s")
+        refuses(with_entries)
 
     @pytest.mark.parametrize(
         "checkpoint",
@@ -149,10 +149,10 @@ class TestLoad:
     )  # fmt: skip
     @pytest.mark.timeout(20)
     def test_file_whose_own_part_is_not_valid_stops_everything_that_would_go_on_from_it(
-        self, published: Session, checkpoint: object
+        self, with_entries: Session, checkpoint: object
     ) -> None:
-        edit(published, "m31a_mp", checkpoint)
-        refuses(published)
+        edit(with_entries, "m31a_mp", checkpoint)
+        refuses(with_entries)
 
     def test_file_of_a_go_program_is_gone_on_from(self, session: Session) -> None:
         session.metrics.write_bytes(

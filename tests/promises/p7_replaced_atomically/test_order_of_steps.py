@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("small_segments")
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What was done to metrics.json, to directories and to sealed journals, in order."""
     made: list[tuple[str, str]] = []
 
@@ -58,14 +58,14 @@ _DELETED = ("unlink", "journal.000000000001.ndjson")
 
 
 def test_journal_is_deleted_last_by_flush_stop_and_compact_and_save_deletes_none(
-    session: Session, calls: list[tuple[str, str]]
+    session: Session, steps: list[tuple[str, str]]
 ) -> None:
     sessions = session.sessions_dir
 
     def done(function: Callable[[], object]) -> list[tuple[str, str]]:
-        calls.clear()
+        steps.clear()
         function()
-        return [call for call in calls if call != ("unlink", ".metrics.json.tmp")]
+        return [call for call in steps if call != ("unlink", ".metrics.json.tmp")]
 
     collector = Collector("s", sessions)
     publishing: list[Callable[[], object]] = [

@@ -18,9 +18,6 @@ from strategies import encoded
 MIB = 1024 * 1024
 
 
-# --- what runs in a child, to see what it takes ---
-
-
 class Counting(io.BytesIO):
     """A file that counts the bytes that are read of it, each time that they are."""
 
@@ -111,9 +108,6 @@ def test_no_input_is_read_more_than_a_few_times(pieces: list[tuple[bytes, int]],
     items = sum(1 for _ in reader.read(stream))
     assert stream.total <= TIMES_READ * len(data)
     assert items <= len(data)
-
-
-# --- the journal ---
 
 
 class CountingStream(io.BytesIO):
