@@ -1,18 +1,24 @@
 """What several test files share."""
 
+import os
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 import coverage_locks  # noqa: F401  # before the library
-from m31a_mp.segments import staging
+from m31a_mp import Collector
+from m31a_mp.journal import append
+from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import process
-from workers import changed
+from metrics_of import SESSION
+from workers import Workers, changed, workers_of
 
 settings.register_profile("m31a_mp", deadline=None, print_blob=True)
 settings.load_profile("m31a_mp")
@@ -38,9 +44,23 @@ def sessions(all_sessions: Path) -> Path:
 @pytest.fixture
 def session(sessions: Path) -> Session:
     """The session "s", whose directories are made."""
-    made = Session.named("s", sessions)
+    made = Session.named(SESSION, sessions)
     made.make()
     return made
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[Collector]:
+    """The owner of the session "s" on a disk."""
+    with Collector(SESSION, tmp_path) as owner:
+        yield owner
+
+
+@pytest.fixture
+def started(collector: Collector, tmp_path: Path) -> Iterator[Workers]:
+    """Starts workers of that session."""
+    with workers_of(collector, SESSION, tmp_path) as starter:
+        yield starter
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +77,54 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment is full after a few records."""
+    monkeypatch.setattr(writer, "FIRST_SEGMENT_BYTES", 1024)
+    monkeypatch.setattr(writer, "MAX_SEGMENT_BYTES", 1024)
+
+
+@pytest.fixture
 def dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments are made in the name of a process that is gone; its pid was given to another."""
     gone = changed(process.current(), started=1)
     monkeypatch.setattr(process, "current", lambda: gone)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of its own, of the size that is given as for `mount`."""
+    mount = ["mount", "-t", "tmpfs", "-o", request.param, "none", str(tmp_path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def durable_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The system calls that make things durable, and the files that they were made on, in order."""
+    made: list[tuple[str, str]] = []
+
+    def watch(name: str, target: Callable[..., str]) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            made.append((name, target(*arguments)))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    def of_fd(fd: int, *_: object) -> str:
+        return os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+
+    watch("pwrite", of_fd)
+    watch("fsync", of_fd)
+    watch("replace", lambda source, _: os.path.basename(source))
+    watch("rename", lambda source, _: os.path.basename(source))
+    return made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits five seconds for the journal's lock waits for a tenth of one."""
+    monkeypatch.setattr(append, "LOCK_SECONDS", 0.1)

@@ -191,6 +191,7 @@ class Worker:
         self._connection.close()
 
 
+METHODS = ["fork", "forkserver", "spawn", "subprocess"]
 WAYS = ["fork", "forkserver", "spawn", "fork, attach", "spawn, attach", "subprocess", "subprocess, pickle"]
 """How a worker is started, and how it gets its recorder where that is not the usual way."""
 
@@ -240,6 +241,24 @@ def workers_of(collector: Recorder, session_id: str, sessions_dir: Path) -> Iter
         yield workers
     finally:
         workers.close()
+
+
+@contextmanager
+def under_way(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A program that is under way: it has said `ready`."""
+    with subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+class BoomError(BaseException):
+    """What a signal handler raises, as that of Ctrl-C does."""
 
 
 class Forked:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, attach, load
@@ -995,3 +996,15 @@ def test_no_progress_bar_in_a_pipe(call: Call, directory: Path, monkeypatch: pyt
     assert call("verify", directory).err == ""
     assert call("compact", directory).err == ""
     assert isinstance(load(directory.parent, directory.name), SessionMetrics)
+
+
+@pytest.mark.slow
+def test_path_that_is_not_utf8_is_text_in_json(tmp_path: Path) -> None:
+    sessions = os.fsencode(tmp_path) + b"/\xff"
+    run = [sys.executable, "-m", "m31a_mp"]
+    subprocess.run(
+        [*run, "run", "--session", sessions + b"/s", "--", "true"], check=True, capture_output=True
+    )
+    for command in ("show", "verify", "compact"):
+        done = subprocess.run([*run, command, "--json", sessions + b"/s"], check=True, capture_output=True)
+        assert orjson.loads(done.stdout)["session"].endswith("/\\xff/s")

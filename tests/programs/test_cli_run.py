@@ -24,6 +24,7 @@ import pytest
 from m31a_mp import Collector, attach, load, verify
 from m31a_mp.inspection.status import State, owner_of, status
 from m31a_mp.session.paths import Session
+from metrics_of import loaded, outcomes
 from workers import locked
 
 PROGRAM = [sys.executable, "-m", "m31a_mp"]
@@ -92,13 +93,6 @@ def end_all(leader: subprocess.Popen[Any]) -> None:
     """End what is left of a process and of those it started: a command outlives its killed `run`."""
     with suppress(ProcessLookupError):
         os.killpg(leader.pid, signal.SIGKILL)
-
-
-def calls(session: Session) -> dict[str, tuple[int, int]]:
-    """What metrics.json says of the tools: name -> succeeded, failed."""
-    metrics = load(session.sessions_dir, session.id)
-    assert metrics is not None
-    return {tool.name: (tool.success_count, tool.fail_count) for tool in metrics.tools}
 
 
 def keeper_of(process: subprocess.Popen[Any]) -> psutil.Process:
@@ -193,7 +187,7 @@ def shell() -> Terminal:
 def test_run_passes_on_streams_and_exit_status_and_creates_the_session(one: Session) -> None:
     result = run(one, "--", "sh", "-c", "cat; echo err >&2; exit 7", text="in\n")
     assert (result.returncode, result.stdout, result.stderr) == (7, "in\n", "err\n")
-    assert calls(one) == {"sh": (0, 1)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
     assert status(one).state is State.FINISHED
     assert not verify(one.sessions_dir, one.id)
     assert not list(Path(one.segments).iterdir())
@@ -220,7 +214,7 @@ def test_run_tells_how_its_command_ended_as_a_shell_does(
 ) -> None:
     result = run(one, "--", *command)
     assert (result.returncode, result.stdout, result.stderr) == (expected, "", message)
-    assert calls(one) == {tool: (int(expected == 0), int(expected != 0))}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {tool: (int(expected == 0), int(expected != 0))}
 
 
 def test_run_of_a_script_that_names_no_interpreter(one: Session, tmp_path: Path) -> None:
@@ -236,13 +230,13 @@ def test_run_without_a_session_makes_one_and_says_where(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (3, "out\n")
     (directory,) = (tmp_path / "sessions").iterdir()
     assert result.stderr == f"m31a-mp: recording into sessions/{directory.name}\n"
-    assert calls(Session.named(directory.name, directory.parent)) == {"sh": (0, 1)}
+    assert outcomes(loaded(directory.parent, directory.name)) == {"sh": (0, 1)}
 
 
 def test_run_records_name_and_phase_as_told(one: Session) -> None:
     for command in ("false", "true", "false"):
         run(one, "--tool", "check", "--phase", "verify", "--", command)
-    assert calls(one) == {"check": (1, 2)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"check": (1, 2)}
     metrics = load(one.sessions_dir, one.id)
     assert metrics
     (phase,) = metrics.phases
@@ -289,7 +283,7 @@ def test_run_runs_its_command_when_the_session_is_damaged(one: Session) -> None:
     assert result.stderr.count("\n") == 1
     Path(one.metrics).unlink()
     run(one, "--", "true")
-    assert calls(one) == {"echo": (1, 0), "true": (1, 0)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"echo": (1, 0), "true": (1, 0)}
 
 
 def test_run_in_a_session_whose_owner_crashed_takes_over_what_is_left(one: Session) -> None:
@@ -300,7 +294,7 @@ def test_run_in_a_session_whose_owner_crashed_takes_over_what_is_left(one: Sessi
             os.kill(pid, signal.SIGKILL)
     assert status(one).state in {State.NOT_CLOSED, State.RUNNING}  # what is staged here is a writer's
     run(one, "--", "true")
-    assert calls(one) == {"left": (1, 0), "true": (1, 0)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"left": (1, 0), "true": (1, 0)}
 
 
 # --- Other owners -------------------------------------------------------------------------------------
@@ -311,7 +305,7 @@ def test_run_attaches_to_a_session_that_is_owned(one: Session) -> None:
         result = run(one, "--", "true")
         assert (result.returncode, result.stderr) == (0, "")
         assert [tool.name for tool in collector.snapshot().tools] == ["true"]
-        assert calls(one) == {}
+        assert outcomes(loaded(one.sessions_dir, one.id)) == {}
 
 
 def test_last_run_of_a_session_merges_when_the_owner_is_gone(one: Session) -> None:
@@ -319,7 +313,7 @@ def test_last_run_of_a_session_merges_when_the_owner_is_gone(one: Session) -> No
         collector.stop()
         assert process.communicate("x\n") == ("got x\n", "")
     assert process.returncode == 7
-    assert calls(one) == {"sh": (0, 1)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
     assert status(one).unmerged == 0
 
 
@@ -351,7 +345,7 @@ def test_run_hands_on_a_signal_and_records_what_comes_of_it(one: Session, name: 
         process.send_signal(getattr(signal, f"SIG{name}"))
         assert process.communicate() == (f"got {name}\n", "")
     assert process.returncode == expected
-    assert calls(one) == {"sh": (0, 1)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
 
 
 def test_run_ended_before_its_command_starts_does_not_start_it(one: Session, tmp_path: Path) -> None:
@@ -363,7 +357,7 @@ def test_run_ended_before_its_command_starts_does_not_start_it(one: Session, tmp
         process.terminate()
     assert process.wait() == 143
     assert not (tmp_path / "ran").exists()
-    assert calls(one) == {}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {}
 
 
 @pytest.mark.parametrize("owned", [True, False])
@@ -383,7 +377,7 @@ def test_killed_run_still_records_its_call(one: Session, owned: bool) -> None:
     assert [(tool.name, tool.fail_count) for tool in found.metrics.tools] == [("sh", 1)]
     if collector:
         collector.stop()
-    assert calls(one) == {"sh": (0, 1)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
     assert status(one).state is State.FINISHED
 
 
@@ -393,7 +387,7 @@ def test_run_whose_keeper_is_killed_says_so(one: Session) -> None:
         assert process.wait() == 137
         _, err = process.communicate("x\n")
     assert err == "m31a-mp: the process that waits for sh was killed; this call may not be recorded\n"
-    assert calls(one) == {}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {}
 
 
 # --- On a terminal ------------------------------------------------------------------------------------
@@ -438,7 +432,7 @@ def test_ctrl_c_ends_a_command_and_the_call_is_recorded(one: Session) -> None:
         terminal.read_until("ready")
         terminal.type("\x03")
         assert terminal.end()[0] == -signal.SIGINT  # for which a shell tells 130
-    assert calls(one) == {"sh": (0, 1)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
 
 
 def test_empty_session_makes_none_and_says_so(tmp_path: Path) -> None:
@@ -455,7 +449,7 @@ def test_ctrl_c_ends_a_script_in_which_commands_are_run(one: Session) -> None:
         terminal.read_until("ready")
         terminal.type("\x03")
         assert "ready" not in terminal.end()[1]
-    assert calls(one) == {"sh": (0, 1)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
 
 
 def test_ctrl_z_stops_a_run_and_fg_goes_on(one: Session) -> None:
@@ -471,7 +465,7 @@ def test_ctrl_z_stops_a_run_and_fg_goes_on(one: Session) -> None:
         terminal.read_until("got hello")
         terminal.type("echo status=$?\n")
         terminal.read_until("status=7")
-    assert calls(one) == {"sh": (0, 1)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
 
 
 def test_command_that_stops_itself_gives_the_shell_its_terminal_back(one: Session) -> None:
@@ -485,7 +479,7 @@ def test_command_that_stops_itself_gives_the_shell_its_terminal_back(one: Sessio
         terminal.read_until("back")
         terminal.type("echo status=$?\n")
         terminal.read_until("status=0")
-    assert calls(one) == {"sh": (1, 0)}
+    assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (1, 0)}
 
 
 def test_stopped_run_that_is_continued_alone_has_its_command_go_on(one: Session) -> None:

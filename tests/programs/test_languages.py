@@ -173,7 +173,7 @@ def finish(worker: subprocess.Popen[str], rounds: int = 0) -> None:
     assert worker.returncode == 0
 
 
-def counted(*rounds: int) -> tuple[int, int]:
+def as_counted(*rounds: int) -> tuple[int, int]:
     """What so many rounds of some workers are counted as, for one tool."""
     return sum(rounds), sum(n * (n + 1) // 2 for n in rounds)
 
@@ -220,8 +220,8 @@ def test_workers_of_all_languages_at_once_under_an_owner_that_flushes_all_the_ti
         assert [worker.wait() for worker in running] == [0, 0]
     for worker, count in foreign:
         finish(worker, count)
-    expected = dict.fromkeys(NAMES, counted(*(count for _, count in foreign)))
-    expected |= {f"python {i}": counted(numbers[i]) for i in range(2)}
+    expected = dict.fromkeys(NAMES, as_counted(*(count for _, count in foreign)))
+    expected |= {f"python {i}": as_counted(numbers[i]) for i in range(2)}
     assert place.calls() == expected | {"make": samples(4)}
     assert place.findings() == []
     assert flushes > 2
@@ -247,8 +247,8 @@ def test_worker_killed_at_random_loses_at_most_the_round_that_it_was_in(language
         place.collector.flush()
     calls = place.calls()
     for tool, last in killed:
-        assert calls[tool] in (counted(last), counted(last + 1))
-    assert calls["python"] == counted(6)
+        assert calls[tool] in (as_counted(last), as_counted(last + 1))
+    assert calls["python"] == as_counted(6)
     assert calls["make"] == samples(6)
     assert place.findings() == []
 
@@ -263,7 +263,7 @@ def test_worker_stopped_in_the_lock_holds_up_other_languages_only_and_nobody_los
         others = [place.start(other, 3) for other in ("bash", "js") if shutil.which(INTERPRETERS[other][0])]
         with Forked(count_up, place.attach(), "python", 50_000, numbers, 0) as python:
             assert python.wait() == 0
-        assert place.calls() == {"python": counted(50_000)}
+        assert place.calls() == {"python": as_counted(50_000)}
         assert all(worker.poll() is None for worker in others)
         if is_killed:
             kill(holder)
@@ -274,9 +274,9 @@ def test_worker_stopped_in_the_lock_holds_up_other_languages_only_and_nobody_los
         finish(worker, 3)
     place.collector.flush()
     of_holder = 0 if is_killed else 2
-    expected = dict.fromkeys(NAMES, counted(of_holder, *[3 for _ in others]))
+    expected = dict.fromkeys(NAMES, as_counted(of_holder, *[3 for _ in others]))
     expected["make"] = samples(len(others) + (not is_killed))
-    assert place.calls() == expected | {"python": counted(50_000)}
+    assert place.calls() == expected | {"python": as_counted(50_000)}
     assert place.findings() == []
 
 
@@ -325,7 +325,7 @@ def test_worker_that_waits_while_the_journal_is_sealed_writes_into_the_next_one(
     finish(worker, 1)
     assert sealed.read_bytes() == WHOLE + b"\n"
     place.collector.flush()
-    assert place.calls() == dict.fromkeys(NAMES, counted(1)) | {"make": samples(1), "whole": (1, 7)}
+    assert place.calls() == dict.fromkeys(NAMES, as_counted(1)) | {"make": samples(1), "whole": (1, 7)}
     assert place.findings() == []
 
 
@@ -348,7 +348,7 @@ def test_what_a_dead_writer_left_does_not_cost_the_next_line(
     finish(place.start(language, 1), 1)
     assert Path(place.journal).read_bytes().startswith(tail)
     place.collector.flush()
-    expected = dict.fromkeys(NAMES, counted(1)) | {"make": samples(1)}
+    expected = dict.fromkeys(NAMES, as_counted(1)) | {"make": samples(1)}
     if tail.startswith(WHOLE):
         expected["whole"] = 1, 7
     assert place.calls() == expected

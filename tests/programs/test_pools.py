@@ -18,6 +18,7 @@ import pytest
 from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
 
 from m31a_mp import Collector, Recorder, attach, compact, load, verify
+from metrics_of import calls, count, files_under
 from workers import Counters
 
 METHODS = ["fork", "forkserver", "spawn"]
@@ -78,87 +79,81 @@ class Service:
         return work_with(self.recorder, i)
 
 
-@pytest.fixture
-def collector(sessions: Path) -> Iterator[Collector]:
-    with Collector("s", sessions) as collector:
-        yield collector
-    assert verify(sessions, "s") == []
-
-
-def files(sessions: Path) -> set[str]:
-    directory = sessions / "s"
-    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+@pytest.fixture(autouse=True)
+def _nothing_is_damaged(tmp_path: Path) -> Iterator[None]:
+    yield  # until the collector is stopped, which is made later
+    assert verify(tmp_path, "s") == []
 
 
 AT_REST = {"metrics.json", "journal.lock", "owner.lock", "segments"}
 
 
-def assert_counted(collector: Collector, sessions: Path, tasks: int = TASKS) -> None:
+def assert_counted(collector: Collector, tmp_path: Path, tasks: int = TASKS) -> None:
     """All tasks are counted, and after a flush there is nothing of the workers that are gone."""
     failures = len(range(0, tasks, 3))
     for metrics in (collector.snapshot(), None):
         if metrics is None:
             collector.flush()
-            metrics = load(sessions, "s")  # noqa: PLW2901  # the same question once more
+            metrics = load(tmp_path, "s")  # noqa: PLW2901  # the same question once more
             assert metrics
         tool = next(tool for tool in metrics.tools if tool.name == "task")
         assert (tool.call_count, tool.fail_count) == (tasks, failures)
         assert (metrics.dropped, metrics.rejected) == ({}, 0)
-    assert files(sessions) == AT_REST
+    assert files_under(tmp_path / "s") == AT_REST
 
 
 @pytest.mark.parametrize("method", METHODS)
 class TestPool:
     @pytest.mark.slow
-    def test_initializer(self, collector: Collector, sessions: Path, method: str) -> None:
+    def test_initializer(self, collector: Collector, tmp_path: Path, method: str) -> None:
         with get_context(method).Pool(2, start, (collector,)) as pool:
             pool.map(work, range(TASKS), chunksize=1)
             pool.close()
             pool.join()
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     def test_initializer_that_attaches_by_name(
-        self, collector: Collector, sessions: Path, method: str
+        self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
-        with get_context(method).Pool(2, start_by_name, (sessions,)) as pool:
+        with get_context(method).Pool(2, start_by_name, (tmp_path,)) as pool:
             pool.map(work, range(TASKS), chunksize=1)
             pool.close()
             pool.join()
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     @pytest.mark.slow
-    def test_collector_as_an_argument(self, collector: Collector, sessions: Path, method: str) -> None:
+    def test_collector_as_an_argument(self, collector: Collector, tmp_path: Path, method: str) -> None:
         with get_context(method).Pool(2) as pool:
             pool.starmap(work_with, [(collector, i) for i in range(TASKS)], chunksize=1)
             pool.close()
             pool.join()
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     @pytest.mark.slow
     def test_workers_that_are_recycled_leave_nothing_behind(
-        self, collector: Collector, sessions: Path, method: str
+        self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
         with get_context(method).Pool(2, start, (collector,), maxtasksperchild=6) as pool:
             pids = pool.map(work, range(TASKS), chunksize=1)
             pool.close()
             pool.join()
         assert len(set(pids)) >= TASKS // 6  # the last tasks may be dealt to one worker more
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     def test_worker_that_is_killed_is_counted_and_leaves_nothing_behind(
-        self, collector: Collector, sessions: Path, method: str
+        self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
         with get_context(method).Pool(2, start, (collector,)) as pool:
             pool.apply_async(work_and_die, (0,))  # never returns: a pool forgets such a task
             pool.map(work, range(1, TASKS), chunksize=1)
-            while multiprocessing.active_children() and counted(collector) < TASKS:
+            while multiprocessing.active_children() and count(collector.snapshot()) < TASKS:
                 os.sched_yield()
             pool.terminate()
             pool.join()
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     def test_pool_that_is_terminated_at_work_leaves_nothing_behind(
-        self, collector: Collector, sessions: Path, tmp_path: Path, method: str
+        self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
         numbers = Counters(tmp_path / "numbers", 2)
         with get_context(method).Pool(2, start, (collector,)) as pool:
@@ -167,83 +162,79 @@ class TestPool:
             for i in range(2):
                 numbers.wait_for(i, 1)
         pool.join()
-        assert_counted(collector, sessions, 2)
-
-
-def counted(recorder: Recorder) -> int:
-    return sum(tool.call_count for tool in recorder.snapshot().tools)
+        assert_counted(collector, tmp_path, 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
 class TestExecutor:
     @pytest.mark.slow
-    def test_initializer(self, collector: Collector, sessions: Path, method: str) -> None:
+    def test_initializer(self, collector: Collector, tmp_path: Path, method: str) -> None:
         with ProcessPoolExecutor(2, get_context(method), start, (collector,)) as pool:
             list(pool.map(work, range(TASKS)))
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     @pytest.mark.slow
-    def test_collector_as_an_argument(self, collector: Collector, sessions: Path, method: str) -> None:
+    def test_collector_as_an_argument(self, collector: Collector, tmp_path: Path, method: str) -> None:
         with ProcessPoolExecutor(2, get_context(method)) as pool:
             list(pool.map(work_with, [collector] * TASKS, range(TASKS)))
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     def test_worker_that_is_killed_breaks_the_pool_and_is_counted(
-        self, collector: Collector, sessions: Path, method: str
+        self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
         with ProcessPoolExecutor(1, get_context(method), start, (collector,)) as pool:
             assert pool.submit(work, 1).result()
             with pytest.raises(BrokenProcessPool):
                 pool.submit(work_and_die, 0).result()
-        assert_counted(collector, sessions, 2)
+        assert_counted(collector, tmp_path, 2)
 
-    def test_owner_that_keeps_its_file_fresh(self, sessions: Path, method: str) -> None:
-        with Collector("s", sessions, flush_interval=0.001) as collector:
+    def test_owner_that_keeps_its_file_fresh(self, tmp_path: Path, method: str) -> None:
+        with Collector("s", tmp_path, flush_interval=0.001) as collector:
             with ProcessPoolExecutor(2, get_context(method), start, (collector,)) as pool:
                 list(pool.map(run_child, range(TASKS)))
-            assert_counted(collector, sessions)
-        assert {tool.name: tool.call_count for tool in collector.snapshot().tools} == {
+            assert_counted(collector, tmp_path)
+        assert calls(collector.snapshot()) == {
             "task": TASKS,
             "true": TASKS,
         }
 
-    def test_executor_that_outlives_the_collector_loses_nothing(self, sessions: Path, method: str) -> None:
-        with Collector("s", sessions) as collector:
+    def test_executor_that_outlives_the_collector_loses_nothing(self, tmp_path: Path, method: str) -> None:
+        with Collector("s", tmp_path) as collector:
             pool = ProcessPoolExecutor(1, get_context(method), start, (collector,))
             assert pool.submit(work, 0).result()
-        assert counted(collector) == 1
+        assert count(collector.snapshot()) == 1
         assert pool.submit(work, 1).result()
         pool.shutdown()
-        assert compact(sessions, "s").metrics.tools[0].call_count == 2
-        assert files(sessions) == AT_REST
+        assert compact(tmp_path, "s").metrics.tools[0].call_count == 2
+        assert files_under(tmp_path / "s") == AT_REST
 
 
-def test_method_of_an_object_that_has_the_collector(collector: Collector, sessions: Path) -> None:
+def test_method_of_an_object_that_has_the_collector(collector: Collector, tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         list(pool.map(Service(collector).work, range(TASKS)))
-    assert_counted(collector, sessions)
+    assert_counted(collector, tmp_path)
 
 
 def test_executor_that_recycles_its_workers_leaves_nothing_behind(
-    collector: Collector, sessions: Path
+    collector: Collector, tmp_path: Path
 ) -> None:
     # One worker and one task at a time: with more, the executor of Python 3.11 waits for ever.
     context = get_context("forkserver")
     with ProcessPoolExecutor(1, context, start, (collector,), max_tasks_per_child=2) as pool:
         pids = {pool.submit(work, i).result() for i in range(6)}
     assert len(pids) == 3
-    assert_counted(collector, sessions, 6)
+    assert_counted(collector, tmp_path, 6)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])  # the fork server has an environment of its own
 def test_initializer_finds_the_session_in_the_environment(
-    collector: Collector, sessions: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    collector: Collector, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in collector.env().items():
         monkeypatch.setenv(name, value)
     with ProcessPoolExecutor(2, get_context(method), start_from_env) as pool:
         list(pool.map(work, range(TASKS)))
-    assert_counted(collector, sessions)
+    assert_counted(collector, tmp_path)
 
 
 def test_threads_of_a_pool_share_the_collector(collector: Collector) -> None:
@@ -266,28 +257,28 @@ def _no_workers_are_left() -> Iterator[None]:
 @pytest.mark.usefixtures("_no_workers_are_left")
 class TestJoblib:
     @pytest.mark.slow
-    def test_collector_as_an_argument(self, collector: Collector, sessions: Path) -> None:
+    def test_collector_as_an_argument(self, collector: Collector, tmp_path: Path) -> None:
         tasks = (joblib.delayed(work_with)(collector, i) for i in range(TASKS))
         pids = joblib.Parallel(n_jobs=2)(tasks)
         assert os.getpid() not in pids
-        assert counted(collector) == TASKS
+        assert count(collector.snapshot()) == TASKS
         get_reusable_executor().shutdown(wait=True)
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     def test_workers_that_wait_for_more_keep_their_records_and_are_counted_again(
-        self, collector: Collector, sessions: Path
+        self, collector: Collector, tmp_path: Path
     ) -> None:
         with joblib.Parallel(n_jobs=2) as parallel:
             for i in range(1, 4):
                 parallel(joblib.delayed(work_with)(collector, i) for i in range(TASKS))
                 collector.flush()
-                assert counted(collector) == i * TASKS
+                assert count(collector.snapshot()) == i * TASKS
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
         collector.flush()
-        assert files(sessions) == AT_REST
+        assert files_under(tmp_path / "s") == AT_REST
 
     def test_function_of_the_main_program_that_has_the_collector_in_it(
-        self, collector: Collector, sessions: Path
+        self, collector: Collector, tmp_path: Path
     ) -> None:
         @collector.tool("task")
         def task(i: int) -> int:
@@ -301,17 +292,17 @@ class TestJoblib:
 
         joblib.Parallel(n_jobs=2)(joblib.delayed(attempt)(i) for i in range(TASKS))
         get_reusable_executor().shutdown(wait=True)
-        assert_counted(collector, sessions)
+        assert_counted(collector, tmp_path)
 
     @pytest.mark.parametrize("backend", ["multiprocessing", "threading", "sequential"])
-    def test_other_backends(self, collector: Collector, sessions: Path, backend: str) -> None:
+    def test_other_backends(self, collector: Collector, tmp_path: Path, backend: str) -> None:
         tasks = (joblib.delayed(work_with)(collector, i) for i in range(TASKS))
         joblib.Parallel(n_jobs=2, backend=backend)(tasks)
-        assert counted(collector) == TASKS
+        assert count(collector.snapshot()) == TASKS
         collector.stop()
-        assert files(sessions) == AT_REST
+        assert files_under(tmp_path / "s") == AT_REST
 
-    def test_worker_that_is_killed_is_counted(self, collector: Collector, sessions: Path) -> None:
+    def test_worker_that_is_killed_is_counted(self, collector: Collector, tmp_path: Path) -> None:
         def die(i: int) -> None:
             work_with(collector, i)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -320,11 +311,11 @@ class TestJoblib:
             joblib.Parallel(n_jobs=2)([joblib.delayed(die)(0), joblib.delayed(work_with)(collector, 1)])
         get_reusable_executor().shutdown(wait=True, kill_workers=True)
         collector.flush()
-        assert counted(collector) >= 1
-        assert files(sessions) == AT_REST
+        assert count(collector.snapshot()) >= 1
+        assert files_under(tmp_path / "s") == AT_REST
 
 
-def test_pool_forked_by_a_program_with_threads_that_record(collector: Collector, sessions: Path) -> None:
+def test_pool_forked_by_a_program_with_threads_that_record(collector: Collector, tmp_path: Path) -> None:
     done = threading.Event()
 
     def record() -> None:
@@ -342,7 +333,7 @@ def test_pool_forked_by_a_program_with_threads_that_record(collector: Collector,
     for thread in threads:
         thread.join()
     collector.stop()
-    metrics = load(sessions, "s")
+    metrics = load(tmp_path, "s")
     assert metrics
-    assert {tool.name: tool.call_count for tool in metrics.tools}["task"] == TASKS
-    assert files(sessions) == AT_REST
+    assert calls(metrics)["task"] == TASKS
+    assert files_under(tmp_path / "s") == AT_REST

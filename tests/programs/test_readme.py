@@ -171,7 +171,7 @@ def test_files_of_the_project_that_a_document_names_exist(document: Path) -> Non
     text = document.read_text("utf-8")
     for name in re.findall(r"(?<![\w/.])(?:src|tests|scripts)/[\w./]*\w", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"`((?:\w+/)?test_\w+\.py)`", text):
+    for name in re.findall(r"`(?!tests/)((?:\w+/)*test_\w+\.py)`", text):
         assert (ROOT / "tests" / name).exists(), name
 
 

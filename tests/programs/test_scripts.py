@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from m31a_mp import Collector, SessionMetrics, attach, load, verify
+from metrics_of import loaded, outcomes
+from workers import under_way
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -34,27 +34,6 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
         text=True,
         check=False,
     )
-
-
-@contextmanager
-def started(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A program that is under way: it has said `ready`."""
-    with subprocess.Popen(
-        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def calls(session: Path) -> dict[str, tuple[int, int]]:
-    """What metrics.json says of the tools: name -> succeeded, failed."""
-    metrics = load(session.parent, session.name)
-    assert metrics is not None
-    return {tool.name: (tool.success_count, tool.fail_count) for tool in metrics.tools}
 
 
 @pytest.fixture
@@ -140,7 +119,7 @@ def test_pool_demo_sees_one_record_that_is_missing(
 def test_run_tool_passes_on_output_and_exit_status(session: Path) -> None:
     result = run("run_tool.py", session, "--", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (result.returncode, result.stdout, result.stderr) == (7, "out\n", "err\n")
-    assert calls(session) == {"sh": (0, 1)}
+    assert outcomes(loaded(session.parent, session.name)) == {"sh": (0, 1)}
     assert not verify(session.parent, session.name)
 
 
@@ -148,7 +127,7 @@ def test_run_tool_passes_on_success_and_standard_input(session: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "run_tool.py"), str(session), "--", "cat", "--", "-"]
     result = subprocess.run(command, input="in\n", capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "in\n", "")
-    assert calls(session) == {"cat": (1, 0)}
+    assert outcomes(loaded(session.parent, session.name)) == {"cat": (1, 0)}
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
@@ -157,14 +136,14 @@ def test_run_tool_tells_the_signal_that_ended_its_command(
 ) -> None:
     result = run("run_tool.py", session, "--", "sh", "-c", f"kill -{signal_number:d} $$")
     assert result.returncode == 128 + signal_number
-    assert calls(session) == {"sh": (0, 1)}
+    assert outcomes(loaded(session.parent, session.name)) == {"sh": (0, 1)}
 
 
 def test_run_tool_without_such_a_command_is_127(session: Path) -> None:
     result = run("run_tool.py", session, "--", "no-such-command")
     assert result.returncode == 127
     assert result.stderr == "run_tool: no-such-command: No such file or directory\n"
-    assert calls(session) == {"no-such-command": (0, 1)}
+    assert outcomes(loaded(session.parent, session.name)) == {"no-such-command": (0, 1)}
 
 
 def test_run_tool_with_a_file_that_is_no_program_is_126(session: Path, tmp_path: Path) -> None:
@@ -173,7 +152,7 @@ def test_run_tool_with_a_file_that_is_no_program_is_126(session: Path, tmp_path:
     result = run("run_tool.py", session, "--", file)
     assert result.returncode == 126
     assert result.stderr == f"run_tool: {file}: Permission denied\n"
-    assert calls(session) == {"file": (0, 1)}
+    assert outcomes(loaded(session.parent, session.name)) == {"file": (0, 1)}
 
 
 @pytest.mark.parametrize("arguments", [[], ["dir"], ["dir", "true"], ["dir", "--"], ["dir", "--", ""]])
@@ -187,7 +166,10 @@ def test_run_tool_lets_a_python_child_record(session: Path) -> None:
     child = "from m31a_mp import Recorder; Recorder.from_env().record_tool_call('inner', True, 5)"
     result = run("run_tool.py", session, "--", sys.executable, "-c", child)
     assert result.returncode == 0, result.stderr
-    assert list(calls(session).items()) == [("inner", (1, 0)), (Path(sys.executable).name, (1, 0))]
+    assert list(outcomes(loaded(session.parent, session.name)).items()) == [
+        ("inner", (1, 0)),
+        (Path(sys.executable).name, (1, 0)),
+    ]
 
 
 def test_run_tool_attaches_to_a_session_that_is_owned(session: Path) -> None:
@@ -196,7 +178,7 @@ def test_run_tool_attaches_to_a_session_that_is_owned(session: Path) -> None:
         result = run("run_tool.py", session, "--", "true")
         assert (result.returncode, result.stderr) == (0, "")
         assert [tool.name for tool in collector.snapshot().tools] == ["mine", "true"]
-    assert calls(session) == {"mine": (1, 0), "true": (1, 0)}
+    assert outcomes(loaded(session.parent, session.name)) == {"mine": (1, 0), "true": (1, 0)}
 
 
 def test_run_tool_runs_its_command_when_metrics_json_is_damaged(session: Path) -> None:
@@ -207,7 +189,7 @@ def test_run_tool_runs_its_command_when_metrics_json_is_damaged(session: Path) -
     assert result.stderr.startswith("run_tool: this call is recorded, but not merged into metrics.json: ")
     (session / "metrics.json").unlink()
     assert run("compact.py", session).returncode == 0
-    assert calls(session) == {"echo": (1, 0)}
+    assert outcomes(loaded(session.parent, session.name)) == {"echo": (1, 0)}
 
 
 _WAITS_FOR_A_SIGNAL = """
@@ -224,10 +206,10 @@ def test_run_tool_forwards_a_signal_and_records_what_comes_of_it(
     session: Path, signal_number: signal.Signals
 ) -> None:
     command = (sys.executable, "-c", _WAITS_FOR_A_SIGNAL)
-    with started(sys.executable, SCRIPTS / "run_tool.py", session, "--", *command) as process:
+    with under_way(sys.executable, SCRIPTS / "run_tool.py", session, "--", *command) as process:
         process.send_signal(signal_number)
         assert process.wait() == signal_number
-    assert calls(session) == {Path(sys.executable).name: (0, 1)}
+    assert outcomes(loaded(session.parent, session.name)) == {Path(sys.executable).name: (0, 1)}
 
 
 _RECORDS_WHEN_TOLD = """
@@ -241,14 +223,17 @@ Recorder.from_env().record_tool_call("inner", True, 5)
 
 def test_killed_run_tool_still_records_its_call_and_what_its_child_recorded(session: Path) -> None:
     command = (sys.executable, "-c", _RECORDS_WHEN_TOLD)
-    with started(sys.executable, SCRIPTS / "run_tool.py", session, "--", *command) as process:
+    with under_way(sys.executable, SCRIPTS / "run_tool.py", session, "--", *command) as process:
         process.kill()
         process.wait()
         assert process.stdin
         assert process.stdout
         process.stdin.close()
         assert process.stdout.read() == ""  # the child has ended, and who recorded its call and merged
-    assert calls(session) == {"inner": (1, 0), Path(sys.executable).name: (1, 0)}
+    assert outcomes(loaded(session.parent, session.name)) == {
+        "inner": (1, 0),
+        Path(sys.executable).name: (1, 0),
+    }
 
 
 # --- compact.py ---------------------------------------------------------------------------------------
@@ -267,11 +252,11 @@ sys.stdin.read()
 @pytest.fixture
 def abandoned(session: Path) -> Path:
     """A session whose owner was killed with ten records of his own, and one of a worker."""
-    with started(sys.executable, "-c", _OWNER, session.parent, session.name) as owner:
+    with under_way(sys.executable, "-c", _OWNER, session.parent, session.name) as owner:
         attach(session.name, session.parent).record_tool_call("worker", True, 1)
         owner.kill()
         owner.wait()
-    assert calls(session) == {}
+    assert outcomes(loaded(session.parent, session.name)) == {}
     return session
 
 
@@ -279,14 +264,14 @@ def test_compact_recovers_what_a_killed_owner_left(abandoned: Path) -> None:
     result = run("compact.py", abandoned)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"{abandoned}: 11 records recovered\n"
-    assert calls(abandoned) == {"tool": (5, 5), "worker": (1, 0)}
+    assert outcomes(loaded(abandoned.parent, abandoned.name)) == {"tool": (5, 5), "worker": (1, 0)}
 
 
 def test_compact_once_more_recovers_nothing(abandoned: Path) -> None:
     run("compact.py", abandoned)
     result = run("compact.py", f"{abandoned}/")
     assert (result.returncode, result.stdout) == (0, f"{abandoned}: 0 records recovered\n")
-    assert calls(abandoned) == {"tool": (5, 5), "worker": (1, 0)}
+    assert outcomes(loaded(abandoned.parent, abandoned.name)) == {"tool": (5, 5), "worker": (1, 0)}
 
 
 def test_compact_sets_garbage_aside_and_says_so(abandoned: Path) -> None:
@@ -309,8 +294,8 @@ def test_compact_refuses_while_the_owner_lives(session: Path) -> None:
         assert (result.returncode, result.stdout) == (3, "")
         assert f"is owned by pid {os.getpid()}" in result.stderr
         assert result.stderr.count("\n") == 1
-        assert calls(session) == {}
-    assert calls(session) == {"tool": (1, 0)}
+        assert outcomes(loaded(session.parent, session.name)) == {}
+    assert outcomes(loaded(session.parent, session.name)) == {"tool": (1, 0)}
 
 
 @pytest.mark.parametrize(
@@ -334,7 +319,7 @@ def test_compact_rebuilds_a_damaged_file_when_told_so(session: Path) -> None:
     assert (result.returncode, result.stderr) == (1, "")
     assert "1 record recovered" in result.stdout
     assert "set aside: metrics.json." in result.stdout
-    assert calls(session) == {"tool": (1, 0)}
+    assert outcomes(loaded(session.parent, session.name)) == {"tool": (1, 0)}
 
 
 # --- demo and test ------------------------------------------------------------------------------------

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m31a_mp import (
     CancellationMetric,
+    Collector,
     CompletionMetric,
     EditStrategyMetric,
     LLMMetric,
@@ -24,10 +27,15 @@ from m31a_mp import (
     StartupMetric,
     Timeline,
     ToolMetric,
+    Usage,
     WorkflowPhase,
+    attach,
+    load,
 )
 from m31a_mp.kinds.histogram import Histogram
-from strategies import INT64_MAX, any_counts, names
+from m31a_mp.segments import staging
+from m31a_mp.session.paths import Session
+from strategies import INT64_MAX, Record, any_counts, entries, expected, few_records, names
 
 WHOLE = SessionMetrics(
     "s",
@@ -236,3 +244,94 @@ def test_plan_outcome_without_a_time_is_no_entry_of_a_file() -> None:
     outcome = PlanOutcome("T-7", "edit", "", True, 1)
     with pytest.raises(ValueError, match=r"plan_outcomes\[0\].timestamp is missing"):
         SessionMetrics("s", plan_outcomes=[outcome]).to_json()
+
+
+USAGE = Usage(10, 20, 35)
+
+
+class TestWholeFile:
+    def test_file_has_the_keys_of_the_go_structs_and_rfc_3339_times(self, sessions: Path) -> None:
+        with Collector("s", sessions) as collector:
+            collector.record_tool_call("bash", True, 1)
+            collector.record_llm_interaction("plan", USAGE, 0.5)
+            collector.record_phase_duration("plan", 1, True)
+        document = orjson.loads((sessions / "s" / "metrics.json").read_bytes())
+        assert {"session_id", "started_at", "updated_at", "tools", "llms", "phases"} <= document.keys()
+        assert document["tools"] == [
+            {
+                "name": "bash",
+                "call_count": 1,
+                "success_count": 1,
+                "fail_count": 0,
+                "total_duration_ms": 1,
+                "avg_duration_ms": 1.0,
+                "min_duration_ms": 1,
+                "max_duration_ms": 1,
+                "durations": {"scale": 4, "zero_count": 0, "offset": -160, "bucket_counts": [1]},
+            }
+        ]
+        assert document["llms"] == [
+            {
+                "phase": "plan",
+                "prompt_tokens": 10,
+                "completion_tokens": 20,
+                "total_tokens": 35,
+                "cost": 0.5,
+                "interaction_count": 1,
+            }
+        ]
+        assert document["phases"] == [
+            {
+                "phase": "plan",
+                "duration_ms": 1,
+                "transition_count": 0,
+                "heal_trigger_count": 0,
+                "bisect_trigger_count": 0,
+                "success": True,
+                "heal_success_count": 0,
+                "heal_fail_count": 0,
+                "bisect_success_count": 0,
+                "bisect_fail_count": 0,
+            }
+        ]
+        assert document["timeline"].keys() == {
+            "step_seconds", "starts", "tool_calls", "failures",
+            "interactions", "tokens", "costs", "unknown_costs",
+        }  # fmt: skip
+        for key in ("started_at", "updated_at"):
+            assert document[key].endswith("Z")
+            assert datetime.fromisoformat(document[key]).utcoffset() == timedelta(0)
+
+    def test_empty_lists_are_lists(self, sessions: Path) -> None:
+        Collector("s", sessions).stop()
+        document = orjson.loads((sessions / "s" / "metrics.json").read_bytes())
+        assert [document["tools"], document["llms"], document["phases"]] == [[], [], []]
+
+    @settings(max_examples=30)
+    @given(
+        records=st.lists(few_records, min_size=1, max_size=40),
+        turns=st.lists(st.integers(0, 2), min_size=40, max_size=40),
+        flushes=st.sets(st.integers(0, 39)),
+    )
+    def test_which_process_recorded_what_does_not_show_in_the_result(
+        self, all_sessions: Path, records: list[Record], turns: list[int], flushes: set[int]
+    ) -> None:
+        name = uuid.uuid4().hex
+        session = Session.named(name, all_sessions)
+        with Collector(name, all_sessions) as collector:
+            stagings = [staging.Staging(session) for _ in range(3)]
+            workers = []
+            for stage in stagings:
+                worker = attach(name, all_sessions)
+                worker._put = stage.put
+                workers.append(worker)
+            for i, record in enumerate(records):
+                record.perform(workers[turns[i]])
+                if i in flushes:
+                    stagings[turns[i]].hand_over()
+                    collector.flush() if i % 2 else None
+            for stage in reversed(stagings):
+                stage.close()
+        metrics = load(all_sessions, name)
+        assert metrics
+        assert entries(metrics) == expected(enumerate(records))

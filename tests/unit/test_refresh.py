@@ -22,6 +22,7 @@ from m31a_mp import Collector, attach, compact, load, refresh, verify
 from m31a_mp.metrics import compactor
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
+from metrics_of import calls
 from workers import Forked
 
 NAME = "m31a_mp refresh"
@@ -46,14 +47,14 @@ def await_that(condition: Callable[[], object]) -> None:
         time.sleep(0.0005)
 
 
-def published(sessions: Path) -> dict[str, int]:
+def calls_published(sessions: Path) -> dict[str, int]:
     """What `metrics.json` says, without asking anybody else."""
     metrics = load(sessions, "s")
-    return {tool.name: tool.call_count for tool in metrics.tools} if metrics else {}
+    return calls(metrics) if metrics else {}
 
 
 def await_published(sessions: Path, wanted: dict[str, int]) -> None:
-    await_that(lambda: published(sessions) == wanted)
+    await_that(lambda: calls_published(sessions) == wanted)
 
 
 class Gate:
@@ -140,7 +141,7 @@ class TestInterval:
     def test_any_other_number_is_taken(self, sessions: Path, enabled: bool, value: float) -> None:
         with Collector("s", sessions, enabled, flush_interval=value) as collector:
             collector.record_tool_call("bash", True, 1)
-        assert published(sessions) == ({"bash": 1} if enabled else {})
+        assert calls_published(sessions) == ({"bash": 1} if enabled else {})
 
 
 class TestStop:
@@ -156,7 +157,7 @@ class TestStop:
         gate.open.set()
         stopping.join()
         assert not refreshers()
-        assert published(sessions) == {"bash": 1}
+        assert calls_published(sessions) == {"bash": 1}
         Collector("s", sessions).stop()
 
     def test_refresh_whose_turn_comes_after_stop_leaves_the_session_alone(self, sessions: Path) -> None:
@@ -164,9 +165,9 @@ class TestStop:
         collector.stop()
         collector.record_tool_call("late", True, 1)
         collector._refresh()
-        assert published(sessions) == {}
+        assert calls_published(sessions) == {}
         collector.flush()
-        assert published(sessions) == {"late": 1}
+        assert calls_published(sessions) == {"late": 1}
 
     def test_refresh_that_waits_while_stop_is_put_off_does_not_hold_it_up(
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,7 +201,7 @@ class TestStop:
         monkeypatch.setattr(files, "reached", stop)
         collector.record_tool_call("bash", True, 1)
         await_that(lambda: not refreshers())
-        assert published(sessions) == {"bash": 1}
+        assert calls_published(sessions) == {"bash": 1}
         assert not caplog.records
         Collector("s", sessions).stop()
 
@@ -213,7 +214,7 @@ class TestStop:
         for thread in threads:
             thread.join()
         assert not refreshers()
-        assert published(sessions) == {"bash": 1}
+        assert calls_published(sessions) == {"bash": 1}
 
     def test_stop_by_a_signal_handler_in_the_middle_of_anything(self, sessions: Path) -> None:
         def own() -> None:
@@ -247,7 +248,7 @@ class TestStop:
         assert gone() is None
         await_that(lambda: not refreshers())
         with Collector("s", sessions):
-            assert published(sessions) == {"bash": 1}
+            assert calls_published(sessions) == {"bash": 1}
 
     def test_collector_that_is_dropped_in_the_middle_of_a_refresh_goes_when_that_ends(
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch
@@ -259,7 +260,7 @@ class TestStop:
         del collector
         gate.open.set()
         await_that(lambda: not refreshers())
-        assert published(sessions) == {"bash": 1}
+        assert calls_published(sessions) == {"bash": 1}
         Collector("s", sessions).stop()
 
 
@@ -343,7 +344,7 @@ class TestFork:
         assert len(refreshers()) == 1
         gate.open.set()
         collector.stop()
-        assert published(sessions) == {"owner": 1, "child": 1}
+        assert calls_published(sessions) == {"owner": 1, "child": 1}
 
     def test_children_forked_at_any_moment_of_refreshes_lose_nothing_and_end(self, sessions: Path) -> None:
         def work() -> None:
@@ -359,7 +360,7 @@ class TestFork:
                 with Forked(work) as child:
                     assert child.wait() == 0
             assert len(refreshers()) == 1
-        assert published(sessions) == {"owner": 40, "child": 800}
+        assert calls_published(sessions) == {"owner": 40, "child": 800}
         assert verify(sessions, "s") == []
 
 

@@ -22,6 +22,7 @@ import pytest
 from m31a_mp import Collector, PhaseMetric, Recorder, ToolMetric, WorkflowPhase, attach, timing
 from m31a_mp.segments.format import DATA_OFFSET
 from m31a_mp.timing import Measured
+from metrics_of import measured
 from strategies import bare
 from workers import Forked
 
@@ -47,18 +48,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@pytest.fixture
-def collector(sessions: Path) -> Iterator[Collector]:
-    with Collector("s", sessions) as collector:
-        yield collector
-
-
-def calls(recorder: Recorder) -> dict[str, tuple[int, int, int]]:
-    """Of each tool the successes, the failures and the milliseconds."""
-    tools = recorder.snapshot().tools
-    return {tool.name: (tool.success_count, tool.fail_count, tool.total_duration_ms) for tool in tools}
-
-
 ENDS: list[BaseException] = [
     ValueError("of the tool"),
     KeyboardInterrupt(),
@@ -75,7 +64,7 @@ class TestBlock:
     ) -> None:
         with collector.tool_call("bash"):
             clock.advance(took)
-        assert calls(collector) == {"bash": (1, 0, recorded)}
+        assert measured(collector) == {"bash": (1, 0, recorded)}
 
     def test_clock_is_one_that_nobody_sets(self) -> None:
         assert REAL_CLOCK is time.monotonic_ns
@@ -87,12 +76,12 @@ class TestBlock:
         with pytest.raises(type(end)) as caught, collector.tool_call("bash"):
             clock.advance(7, end)
         assert caught.value is end
-        assert calls(collector) == {"bash": (0, 1, 7)}
+        assert measured(collector) == {"bash": (0, 1, 7)}
 
     def test_exception_that_is_caught_inside_is_no_failure(self, collector: Collector) -> None:
         with collector.tool_call("bash"), suppress(ValueError):
             raise ValueError
-        assert calls(collector) == {"bash": (1, 0, 0)}
+        assert measured(collector) == {"bash": (1, 0, 0)}
 
     def test_return_break_and_continue_out_of_the_block_are_no_failures(self, collector: Collector) -> None:
         def search() -> int:
@@ -107,14 +96,14 @@ class TestBlock:
             with collector.tool_call("bash"):
                 break
         assert search() == 1
-        assert calls(collector) == {"bash": (3, 0, 0)}
+        assert measured(collector) == {"bash": (3, 0, 0)}
 
     def test_block_can_say_that_it_failed(self, collector: Collector, clock: Clock) -> None:
         with collector.tool_call("bash") as call:
             assert call.success
             call.success = False
             clock.advance(3)
-        assert calls(collector) == {"bash": (0, 1, 3)}
+        assert measured(collector) == {"bash": (0, 1, 3)}
 
     def test_block_that_says_it_succeeded_and_raises_has_failed(self, collector: Collector) -> None:
         def bash() -> None:
@@ -124,7 +113,7 @@ class TestBlock:
 
         with pytest.raises(ValueError, match="late"):
             bash()
-        assert calls(collector) == {"bash": (0, 1, 0)}
+        assert measured(collector) == {"bash": (0, 1, 0)}
 
     @pytest.mark.parametrize("value", [0, None, "no"])
     def test_outcome_that_is_no_bool_raises_where_it_is_set(self, collector: Collector, value: Any) -> None:
@@ -139,9 +128,9 @@ class TestBlock:
 
         generator = lines()
         next(generator)
-        assert not calls(collector)
+        assert not measured(collector)
         del generator
-        assert calls(collector) == {"tail": (0, 1, 0)}
+        assert measured(collector) == {"tail": (0, 1, 0)}
 
     @pytest.mark.parametrize("name", ["", "x" * 4097, None, b"bash", 1])
     def test_wrong_name_raises_before_anything_is_done(self, collector: Collector, name: Any) -> None:
@@ -159,11 +148,11 @@ class TestBlock:
         assert (metrics.tools, metrics.phases) == ([], [])
 
     def test_block_of_another_process_is_recorded_by_its_recorder(
-        self, collector: Collector, sessions: Path, clock: Clock
+        self, collector: Collector, tmp_path: Path, clock: Clock
     ) -> None:
-        with attach("s", sessions).tool_call("bash"):
+        with attach("s", tmp_path).tool_call("bash"):
             clock.advance(1)
-        assert calls(collector) == {"bash": (1, 0, 1)}
+        assert measured(collector) == {"bash": (1, 0, 1)}
 
     def test_block_whose_session_is_stopped_meanwhile_is_counted_by_the_next_flush(
         self, collector: Collector, clock: Clock
@@ -172,7 +161,7 @@ class TestBlock:
             collector.stop()
             clock.advance(5)
         collector.flush()
-        assert calls(collector) == {"bash": (1, 0, 5)}
+        assert measured(collector) == {"bash": (1, 0, 5)}
 
     def test_fork_in_the_block_counts_in_each_process_that_leaves_it(self, collector: Collector) -> None:
         stopwatch = collector.tool_call("bash")
@@ -180,7 +169,7 @@ class TestBlock:
         with Forked(stopwatch.__exit__, None, None, None) as child:
             assert child.wait() == 0
         stopwatch.__exit__(ValueError, ValueError(), None)
-        assert calls(collector) == {"bash": (1, 1, 0)}
+        assert measured(collector) == {"bash": (1, 1, 0)}
 
 
 class TestMany:
@@ -191,7 +180,7 @@ class TestMany:
                 clock.advance(10)
                 raise ValueError
             clock.advance(100)
-        assert calls(collector) == {"bash": (1, 1, 121)}
+        assert measured(collector) == {"bash": (1, 1, 121)}
 
     def test_one_object_can_be_entered_while_it_is_entered_and_again(
         self, collector: Collector, clock: Clock
@@ -206,7 +195,7 @@ class TestMany:
             clock.advance(100)
         with call:
             clock.advance(1000)
-        assert calls(collector) == {"bash": (2, 1, 1121)}
+        assert measured(collector) == {"bash": (2, 1, 1121)}
 
     def test_one_object_in_tasks_that_overlap_adds_up_to_the_same(
         self, collector: Collector, clock: Clock
@@ -234,7 +223,7 @@ class TestMany:
                 await tasks[1]
 
         asyncio.run(main())
-        assert calls(collector) == {"fetch": (2, 1, 3 + 12 + 21)}
+        assert measured(collector) == {"fetch": (2, 1, 3 + 12 + 21)}
 
     def test_threads_that_share_objects_and_functions_lose_nothing(self, collector: Collector) -> None:
         shared = collector.tool_call("shared")
@@ -279,7 +268,7 @@ class TestOthersAtOnce:
 
     @pytest.mark.parametrize("is_async", [False, True])
     def test_tasks_that_say_they_failed_or_raise(
-        self, sessions: Path, collector: Collector, clock: Clock, is_async: bool
+        self, tmp_path: Path, collector: Collector, clock: Clock, is_async: bool
     ) -> None:
         stopwatch = collector.tool_call("fetch")
         gates = [asyncio.Event() for _ in range(3)]
@@ -309,12 +298,12 @@ class TestOthersAtOnce:
             assert [type(result) for result in found] == [type(None), type(None), ValueError, type(None)]
 
         asyncio.run(main())
-        assert self.told(sessions) == [(False, 10), (True, 20), (False, 30)]
+        assert self.told(tmp_path) == [(False, 10), (True, 20), (False, 30)]
         assert not stopwatch._under_way
 
     @pytest.mark.parametrize("is_async", [False, True])
     def test_tasks_with_an_exit_stack(
-        self, sessions: Path, collector: Collector, clock: Clock, is_async: bool
+        self, tmp_path: Path, collector: Collector, clock: Clock, is_async: bool
     ) -> None:
         stopwatch = collector.tool_call("fetch")
         gates = [asyncio.Event(), asyncio.Event()]
@@ -335,9 +324,9 @@ class TestOthersAtOnce:
                 await task
 
         asyncio.run(main())
-        assert self.told(sessions) == [(False, 10), (True, 20)]
+        assert self.told(tmp_path) == [(False, 10), (True, 20)]
 
-    def test_threads(self, sessions: Path, collector: Collector, clock: Clock) -> None:
+    def test_threads(self, tmp_path: Path, collector: Collector, clock: Clock) -> None:
         stopwatch = collector.tool_call("bash")
         gates = [threading.Event(), threading.Event()]
         entered = threading.Barrier(3)
@@ -356,11 +345,11 @@ class TestOthersAtOnce:
             clock.advance(10)
             gate.set()
             thread.join()
-        assert self.told(sessions) == [(False, 10), (True, 20)]
+        assert self.told(tmp_path) == [(False, 10), (True, 20)]
         assert not stopwatch._under_way
 
     def test_generators_that_one_thread_runs_in_turns(
-        self, sessions: Path, collector: Collector, clock: Clock
+        self, tmp_path: Path, collector: Collector, clock: Clock
     ) -> None:
         stopwatch = collector.tool_call("tail")
 
@@ -375,10 +364,10 @@ class TestOthersAtOnce:
         for generator in generators:
             clock.advance(10)
             assert next(generator, None) is None
-        assert self.told(sessions) == [(False, 10), (True, 20)]
+        assert self.told(tmp_path) == [(False, 10), (True, 20)]
 
     def test_async_generators_that_one_task_runs_in_turns(
-        self, sessions: Path, collector: Collector, clock: Clock
+        self, tmp_path: Path, collector: Collector, clock: Clock
     ) -> None:
         stopwatch = collector.tool_call("tail")
 
@@ -396,10 +385,10 @@ class TestOthersAtOnce:
                 assert await anext(generator, None) is None
 
         asyncio.run(main())
-        assert self.told(sessions) == [(False, 10), (True, 20)]
+        assert self.told(tmp_path) == [(False, 10), (True, 20)]
 
     def test_generator_that_is_driven_in_another_context_and_thread(
-        self, sessions: Path, collector: Collector, clock: Clock
+        self, tmp_path: Path, collector: Collector, clock: Clock
     ) -> None:
         stopwatch = collector.tool_call("tail")
 
@@ -417,11 +406,11 @@ class TestOthersAtOnce:
                 thread = threading.Thread(target=list, args=(generator,))
                 thread.start()
                 thread.join()
-        assert self.told(sessions) == [(False, 10), (True, 20), (True, 20)]
+        assert self.told(tmp_path) == [(False, 10), (True, 20), (True, 20)]
         assert not stopwatch._under_way
 
     def test_block_without_a_with_that_is_left_in_another_context(
-        self, sessions: Path, collector: Collector, clock: Clock
+        self, tmp_path: Path, collector: Collector, clock: Clock
     ) -> None:
         stopwatch = collector.tool_call("bash")
         one, other = Context(), Context()
@@ -430,18 +419,18 @@ class TestOthersAtOnce:
                 one.run(stopwatch.__enter__).success = False
                 clock.advance(1)
                 other.run(stopwatch.__exit__, None, None, None)
-        assert self.told(sessions) == [(False, 1), (True, 1)] * 10
+        assert self.told(tmp_path) == [(False, 1), (True, 1)] * 10
         assert not stopwatch._under_way
         assert len(one.run(timing._entered.get)) <= 1
         assert not other.run(timing._entered.get)
 
-    def test_block_that_is_left_twice_is_recorded_once(self, sessions: Path, collector: Collector) -> None:
+    def test_block_that_is_left_twice_is_recorded_once(self, tmp_path: Path, collector: Collector) -> None:
         stopwatch = collector.tool_call("bash")
         stopwatch.__enter__()
         stopwatch.__exit__(None, None, None)
         with pytest.raises(RuntimeError, match="left more often"):
             stopwatch.__exit__(None, None, None)
-        assert self.told(sessions) == [(True, 0)]
+        assert self.told(tmp_path) == [(True, 0)]
 
     def test_children_that_are_forked_in_the_block(self, collector: Collector) -> None:
         stopwatch = collector.tool_call("bash")
@@ -453,7 +442,7 @@ class TestOthersAtOnce:
         if not pid:
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert calls(collector) == {"bash": (2, 2, 0)}
+        assert measured(collector) == {"bash": (2, 2, 0)}
 
     def test_stopwatch_that_is_kept_does_not_grow(self, collector: Collector) -> None:
         stopwatch = collector.tool_call("bash")
@@ -494,7 +483,7 @@ class TestAsync:
                 call.success = False
 
         asyncio.run(main())
-        assert calls(collector) == {"fetch": (0, 1, 5)}
+        assert measured(collector) == {"fetch": (0, 1, 5)}
         assert collector.snapshot().phases == [PhaseMetric("plan", 5, 1, success=True)]
 
     def test_coroutine_function_is_measured_from_its_first_step_to_its_last(
@@ -508,9 +497,9 @@ class TestAsync:
 
         coroutine = fetch("a", retries=4)
         clock.advance(1000)
-        assert not calls(collector)
+        assert not measured(collector)
         assert_type(asyncio.run(coroutine), str)
-        assert calls(collector) == {"fetch": (1, 0, 4)}
+        assert measured(collector) == {"fetch": (1, 0, 4)}
 
     def test_coroutine_that_is_never_awaited_is_not_recorded(self, collector: Collector) -> None:
         @collector.tool("fetch")
@@ -518,7 +507,7 @@ class TestAsync:
             raise AssertionError
 
         fetch().close()
-        assert not calls(collector)
+        assert not measured(collector)
 
     def test_task_that_is_cancelled_has_failed_and_is_cancelled(
         self, collector: Collector, clock: Clock
@@ -537,7 +526,7 @@ class TestAsync:
             assert task.cancelled()
 
         asyncio.run(main())
-        assert calls(collector) == {"fetch": (0, 1, 8)}
+        assert measured(collector) == {"fetch": (0, 1, 8)}
 
     def test_tasks_that_overlap_are_measured_each_by_itself(self, collector: Collector, clock: Clock) -> None:
         @collector.tool("fetch")
@@ -554,7 +543,7 @@ class TestAsync:
                 await task
 
         asyncio.run(main())
-        assert calls(collector) == {"fetch": (2, 0, 30)}
+        assert measured(collector) == {"fetch": (2, 0, 30)}
 
 
 class Shell:
@@ -603,7 +592,7 @@ class TestDecorator:
         with pytest.raises(KeyboardInterrupt) as caught:
             bash()
         assert caught.value is end
-        assert calls(collector) == {"bash": (0, 1, 2)}
+        assert measured(collector) == {"bash": (0, 1, 2)}
 
     def test_function_that_calls_itself_counts_each_call(self, collector: Collector, clock: Clock) -> None:
         @collector.tool("walk")
@@ -612,7 +601,7 @@ class TestDecorator:
             return walk(depth - 1) + 1 if depth else 0
 
         assert walk(3) == 3
-        assert calls(collector) == {"walk": (4, 0, 4 + 3 + 2 + 1)}
+        assert measured(collector) == {"walk": (4, 0, 4 + 3 + 2 + 1)}
 
     def test_methods_partials_and_callable_objects_are_functions(self, collector: Collector) -> None:
         class Tool:
@@ -629,7 +618,7 @@ class TestDecorator:
         assert Tool.static(2) == 2
         assert collector.tool("partial")(partial(max, 3))(2) == 3
         assert asyncio.run(collector.tool("object")(Shell())()) == 3
-        assert set(calls(collector)) == {"method", "static", "partial", "object"}
+        assert set(measured(collector)) == {"method", "static", "partial", "object"}
 
     def test_generators_are_refused_for_the_time_of_their_call_says_nothing(
         self, collector: Collector
@@ -694,7 +683,7 @@ class TestRun:
         assert result.args == command
         assert (result.returncode, result.stdout, result.stderr) == (3, "in", "error\n")
         clock.advance(1)
-        assert calls(collector) == {"sh": (0, 1, 0)}
+        assert measured(collector) == {"sh": (0, 1, 0)}
 
     def test_status_0_is_success(self, collector: Collector, clock: Clock, tmp_path: Path) -> None:
         popen = subprocess.Popen.communicate
@@ -707,7 +696,7 @@ class TestRun:
             patch.setattr(subprocess.Popen, "communicate", slow)
             assert collector.run("pwd > here", tool="sh", shell=True, cwd=tmp_path).returncode == 0
         assert (tmp_path / "here").read_text("utf-8") == f"{tmp_path}\n"
-        assert calls(collector) == {"sh": (1, 0, 12)}
+        assert measured(collector) == {"sh": (1, 0, 12)}
 
     @pytest.mark.parametrize(
         ("command", "options", "error"),
@@ -739,12 +728,12 @@ class TestRun:
     def test_child_records_into_the_session(self, collector: Collector) -> None:
         before = dict(os.environ)
         collector.run(python(RECORD), tool="python", check=True)
-        assert calls(collector)["child"] == (1, 0, 5)
+        assert measured(collector)["child"] == (1, 0, 5)
         assert dict(os.environ) == before
 
-    def test_child_of_a_worker_records_into_the_session(self, collector: Collector, sessions: Path) -> None:
-        attach("s", sessions).run(python(RECORD), tool="python", check=True)
-        assert calls(collector)["child"] == (1, 0, 5)
+    def test_child_of_a_worker_records_into_the_session(self, collector: Collector, tmp_path: Path) -> None:
+        attach("s", tmp_path).run(python(RECORD), tool="python", check=True)
+        assert measured(collector)["child"] == (1, 0, 5)
 
     def test_given_environment_is_all_that_the_child_gets_besides_the_session(
         self, collector: Collector, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,251 @@
+"""A fork at any moment of a call, which goes on in the child first, late, or last: both lose nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m31a_mp import Collector, Recorder, attach, compact, verify
+from m31a_mp.segments import staging, writer
+from m31a_mp.system import files
+from metrics_of import SESSION
+from moments import LONG, Moments, assert_exactly, traces_every_instruction
+from workers import Forked
+
+STEPS_OF_A_RECORD = [
+    "allocate segment",
+    "rename segment",
+    "lengthen journal",
+    "append to journal",
+    "delete segment",
+]
+
+
+@pytest.mark.parametrize("child_goes_on", ["first", "late"])
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS_OF_A_RECORD)
+def test_child_forked_at_a_step_of_a_record_harms_nothing_when_it_goes_on(  # noqa: PLR0913, PLR0917
+    step: str,
+    side: str,
+    child_goes_on: str,
+    collector: Collector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hold, release = os.pipe()
+    pid: int | None = None
+
+    def fork(point: str) -> None:
+        # As a signal handler would. The child goes on with the record before its parent does, or when its
+        # parent is far ahead.
+        nonlocal pid
+        if point == f"{side} {step}" and pid is None:
+            pid = os.fork()
+            if pid == 0 and child_goes_on == "late":
+                os.read(hold, 1)
+            elif pid and child_goes_on == "first":
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(files, "reached", fork)
+    recorded = 0
+    try:
+        while recorded < 2000:
+            collector.record_tool_call(LONG, True, 1)
+            if pid == 0:
+                collector.record_tool_call("child", True, 1)
+                os._exit(0)
+            recorded += 1
+    except BaseException:
+        if pid == 0:
+            traceback.print_exc()
+            os._exit(1)
+        raise
+    finally:
+        os.write(release, b"x")
+        assert pid, f"records do not pass through {step}"
+        _, status = os.waitpid(pid, 0)
+        os.close(hold)
+        os.close(release)
+
+    assert status == 0
+    assert_exactly(collector, tmp_path, {LONG: 2000, "child": 1})
+
+
+class SystemCalls:
+    """Calls a function right before the nth of the system calls by which files are made and changed."""
+
+    NAMES = ("open", "pwrite", "ftruncate", "rename", "unlink")
+
+    def __init__(self, nth: int, function: Callable[[], object]) -> None:
+        self._left = nth
+        self._function = function
+        self.where = ""
+
+    def trace(self, call: Callable[[], object]) -> bool:
+        """Make a call; returns whether it makes so many."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name in self.NAMES:
+                patch.setattr(os, name, partial(self._pass, name, getattr(os, name)))
+            call()
+        return bool(self.where)
+
+    def _pass(self, name: str, real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            self.where = f"{name}{arguments[:1]}"
+            self._function()
+        return real(*arguments, **options)
+
+
+def first_record(recorder: Recorder, nth: int) -> None:
+    recorder.record_tool_call(f"call {nth}", True, 1)
+
+
+def record_that_changes_segment(recorder: Recorder, nth: int) -> None:
+    recorder.record_tool_call(f"call {nth}".ljust(500), True, 1)
+
+
+def stop_recorder(recorder: Recorder, _: int) -> None:
+    recorder.stop()
+
+
+def do_nothing(_: Recorder, __: int) -> None:
+    pass
+
+
+def fill_segment(recorder: Recorder, nth: int) -> None:
+    for _ in range(3):
+        recorder.record_tool_call(f"before {nth}", True, 1)
+
+
+Call = Callable[[Recorder, int], None]
+CALLS: list[tuple[Call, Call]] = [
+    (do_nothing, first_record),
+    (fill_segment, record_that_changes_segment),
+    (fill_segment, stop_recorder),
+]
+CALL_NAMES = ["first record", "record that changes segment", "stop"]
+
+
+class ForkingAgainAndAgain:
+    """Makes a call again and again, each time with a fork one moment later. Both processes go on.
+
+    In turn, the child goes on with the call before its parent does ("first"), when its parent has recorded
+    more ("late"), or when its parent has handed all of that over ("last").
+    """
+
+    def __init__(self, sessions: Path, places: Path, prepare: Call, call: Call) -> None:
+        self._sessions = sessions
+        self._places = places
+        self._prepare = prepare
+        self._call = call
+
+    def run(self, moments: type[Moments | SystemCalls], orders: Sequence[str]) -> None:
+        writer.FIRST_SEGMENT_BYTES, writer.MAX_SEGMENT_BYTES = 640, 1024
+        with self._places.open("w") as told:
+            for nth in itertools.count(1):
+                if not (where := self._fork_at(moments, nth, orders[nth % len(orders)])):
+                    return
+                told.write(where + "\n")
+
+    def _fork_at(self, moments: type[Moments | SystemCalls], nth: int, order: str) -> str:
+        """Returns where that was; nothing if the call has not so many moments."""
+        staging._stagings.clear()  # as in a new process
+        recorder = attach(SESSION, self._sessions)
+        self._prepare(recorder, nth)
+        hold, release = os.pipe()
+        pid: int | None = None
+
+        def fork() -> None:
+            nonlocal pid
+            pid = os.fork()
+            if pid == 0 and order != "first":
+                os.read(hold, 1)
+            elif pid and order == "first":
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+        moment = moments(nth, fork)
+        if moment.trace(partial(self._call, recorder, nth)):
+            for _ in range(2):
+                recorder.record_tool_call(f"{'parent' if pid else 'child'} {nth}", True, 1)
+            if not pid:
+                os.kill(os.getpid(), signal.SIGKILL)
+                raise AssertionError
+            if order == "last":
+                recorder.stop()
+            os.write(release, b"x")
+            _, status = os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, moment.where
+            recorder.stop()
+        os.close(hold)
+        os.close(release)
+        return moment.where
+
+    def assert_nothing_is_lost(self, least: int) -> None:
+        """Not what either process recorded before, while or after at least so many forks."""
+        forks = self._places.read_text().splitlines()
+        assert len(forks) >= least
+        metrics = compact(self._sessions, SESSION).metrics
+        calls = {tool.name.rstrip(): tool.call_count for tool in metrics.tools}
+        expected = {"parent": {2}, "child": {2}}
+        if self._prepare is fill_segment:
+            expected["before"] = {3}
+        if self._call is not stop_recorder:
+            expected["call"] = {1, 2}  # twice if the child had it all to itself, the fork coming first
+        wrong = [
+            (f"{what} {nth}", calls.get(f"{what} {nth}"), where)
+            for nth, where in enumerate(forks, 1)
+            for what, counts in expected.items()
+            if calls.get(f"{what} {nth}") not in counts
+        ]
+        assert wrong == []
+        assert (metrics.dropped, metrics.rejected) == ({}, 0)
+        assert verify(self._sessions, SESSION) == []
+
+
+@pytest.mark.slow
+@traces_every_instruction
+@pytest.mark.parametrize(
+    ("prepare", "call", "least"),
+    [
+        (*CALLS[0], 80),
+        (*CALLS[1], 200),
+        (*CALLS[2], 150),
+    ],
+    ids=CALL_NAMES,
+)
+def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(
+    prepare: Call, call: Call, least: int, sessions: Path, tmp_path: Path
+) -> None:
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call)
+    with Forked(forking.run, Moments, ["first", "late", "last"]) as child:  # where nothing else traces
+        assert child.wait() == 0
+    forking.assert_nothing_is_lost(least)
+
+
+@pytest.mark.parametrize("order", ["first", "late", "last"])
+@pytest.mark.parametrize(
+    ("prepare", "call", "least"),
+    [(*calls, least) for calls, least in zip(CALLS, (4, 10, 6), strict=True)],
+    ids=CALL_NAMES,
+)
+def test_fork_right_before_a_system_call_loses_nothing_however_late_the_child_makes_it(  # noqa: PLR0913, PLR0917
+    prepare: Call,
+    call: Call,
+    least: int,
+    order: str,
+    sessions: Path,
+    tmp_path: Path,
+) -> None:
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call)
+    with Forked(forking.run, SystemCalls, [order]) as child:
+        assert child.wait() == 0
+    forking.assert_nothing_is_lost(least)
