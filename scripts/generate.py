@@ -20,8 +20,20 @@ from pathlib import Path
 
 import m31a_mp
 from m31a_mp.kinds.catalog import KINDS, TABLES
-from m31a_mp.kinds.declaration import Always, Effect, Ended, If, Into, Kind, Unknown, Value, Values
-from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, REQUIRED, SHORT_NAME, TEXT, Field
+from m31a_mp.kinds.declaration import (
+    Always,
+    Effect,
+    Ended,
+    Ends,
+    If,
+    Into,
+    Kind,
+    Unknown,
+    Value,
+    Values,
+    When,
+)
+from m31a_mp.kinds.fields import CALL, COUNT, FILES, FLAG, NAME, PRICE, REQUIRED, SHORT_NAME, TEXT, Field
 from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, Timed
 from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.timeline import COUNTS, Steps
@@ -52,6 +64,7 @@ def _indented(lines: Iterable[str], by: int = 1) -> Iterable[str]:
 
 # --- Recording ----------------------------------------------------------------------------------------
 
+_FEW = 2
 _GROUPS = {
     "usage": ("Usage | None", "Usage", "check_usage"),
     "outcome": ("PlanOutcome", "PlanOutcome", "check_outcome"),
@@ -63,7 +76,7 @@ def _recording() -> Iterable[str]:
     yield f'"""The `record_*` methods.\n\n{_NOTE}\n"""'
     yield "\nfrom __future__ import annotations\n"
     checks = sorted({field.check.__name__ for kind in KINDS for field in _arguments(kind).values() if field})
-    yield f"from m31a_mp.kinds.checks import MAX_SHORT_NAME_BYTES, EncodedNames, {', '.join(checks)}"
+    yield f"from m31a_mp.kinds.checks import MAX_SHORT_NAME_BYTES, EncodedNames, {', '.join(checks)}, is_call"
     yield "from m31a_mp.plan import PlanOutcome, check_outcome"
     yield "from m31a_mp.usage import Usage, check_usage"
     yield "TYPE_CHECKING = False"
@@ -96,8 +109,8 @@ def _method(kind: Kind) -> Iterable[str]:
     required = [f"{name}: {_annotation(name, f)}" for name, f in arguments.items() if not _is_optional(f)]
     given = {name: f for name, f in arguments.items() if f and f.is_optional}
     optional = [f"{name}: {f.annotation} = {f.default!r}" for name, f in given.items()]
-    # One that may be left out is not by keyword alone: Python calls such a function some 50 ns slower.
-    typed = [*required, *(["*"] if len(optional) > 1 else []), *optional]
+    # A few that may be left out are not by keyword alone: Python calls such a function some 50 ns slower.
+    typed = [*required, *(["*"] if len(optional) > _FEW else []), *optional]
     yield f"def record_{kind.event}(self, {', '.join(typed)}) -> None:"
     yield from _indented(_documentation(kind))
     nothing = [f"{name} is None" for name in kind.grouped if "None" in _GROUPS[name][0]]  # to record
@@ -154,11 +167,13 @@ def _is_odd(field: Field, names: list[str]) -> str:
 _IS_ODD = {
     NAME.type: "type({0}) is not str",
     SHORT_NAME.type: "type({0}) is not str",
+    CALL.type: "not is_call({0})",
     FLAG.type: "{0} is not True and {0} is not False",
     COUNT.type: "type({0}) is not int or {0} >> 63",
     PRICE.type: "{0} is not None and (type({0}) is not float or not 0.0 <= {0} < _INFINITE)",
 }
 _SHOWN = {
+    CALL.type: '"{{{0}}}"',
     COUNT.type: "{{{0}}}",
     FLAG.type: '{{"true" if {0} else "false"}}',
     PRICE.type: '{{"null" if {0} is None else repr({0})}}',
@@ -341,12 +356,20 @@ def _fold(kind: Kind, given: Mapping[str, Field]) -> Iterable[str]:
         broken = (f"{' + '.join(rule.parts)} > {rule.whole}" for rule in rules)
         yield f"if {' or '.join([*_guards(checked), *broken])}:"
         yield "    raise ValueError"
+    if isinstance(first, Ends):
+        raise TypeError(f"{kind.event} only ends a call")
     if not isinstance(first, Into):
         yield f"entry = {first.name}"
         values = (f"tuple({name})" if kind.fields[name].type == FILES.type else name for name in first.fields)
         yield f"entry.add(time, {', '.join(values)})"
         return
     yield f'entry = {first.table.name}[record["{key}"]]'
+    yield from _into_tables(kind, given, first)
+
+
+def _into_tables(kind: Kind, given: Mapping[str, Field], first: Into) -> Iterable[str]:
+    """What adds a checked record to `entry`, that of the first table, and to the others."""
+    others = kind.into[1:]
     tables = [into for into in others if isinstance(into, Into) and (into.key in given or not into.key)]
     for into in tables:  # all that may fail comes before the first addition
         if isinstance(into.table, Table):
@@ -364,6 +387,10 @@ def _fold(kind: Kind, given: Mapping[str, Field]) -> Iterable[str]:
                 yield from _indented(added)
             else:
                 yield from added
+    for ends in kind.into:
+        if isinstance(ends, Ends) and ends.call in given:
+            end = f"{ends.table.name}.end({ends.call})"
+            yield f"if {ends.call} is not None:\n    {end}" if given[ends.call].is_optional else end
 
 
 def _entry(into: Into) -> str:
@@ -395,6 +422,7 @@ def _guards(fields: Mapping[str, Field]) -> Iterable[str]:
 _IS_RIGHT = {
     NAME.type: "is_name",
     SHORT_NAME.type: "is_short_name",
+    CALL.type: "is_call",
     TEXT.type: "is_text",
     FILES.type: "is_files",
 }
@@ -443,6 +471,8 @@ def _addition(
         case Ended():
             yield effect.success, True, f"{target}.append({effect.duration_ms})"
             yield effect.success, False, f"{target}.append(~{effect.duration_ms})"
+        case When():
+            yield "", True, f"if time > {target}:\n    {target} = time"
         case Values():
             value = f"(time, {', '.join(effect.fields)})"
             yield "", True, f"value = {value}\nif value > {target}:\n    {target} = value"

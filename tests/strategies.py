@@ -12,16 +12,17 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from m31a_mp import PlanOutcome, SessionMetrics, ToolMetric, Usage
+from m31a_mp import PhaseMetric, PlanOutcome, SessionMetrics, ToolMetric, Usage
 from m31a_mp._recording import Recording
 from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
 from m31a_mp.kinds.catalog import EVENTS, KINDS, TABLES
-from m31a_mp.kinds.declaration import Into, Kind, Whole
-from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT
+from m31a_mp.kinds.declaration import Ends, Into, Kind, Whole
+from m31a_mp.kinds.fields import CALL, COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT
 from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.kinds.latest import Single
-from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, Latest, Part, Sum, Timed, TimedCalls
+from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, LastTime, Latest, Part, Sum, Timed, TimedCalls
+from m31a_mp.kinds.running import Running
 from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.timeline import Steps
 from m31a_mp.segments.drain import drain
@@ -75,11 +76,11 @@ Fields = dict[str, Any]
 def expected(records: Iterable[tuple[int, Record]]) -> Entries:
     """What records of these times must add up to, as in `metrics.json`; no two have the same time."""
     in_order = sorted(records, key=lambda item: item[0])
-    of: dict[str, list[tuple[int, Into | Whole, Fields]]] = {name: [] for name in TABLES}
+    of: dict[str, list[tuple[int, Ends | Into | Whole, Fields]]] = {name: [] for name in TABLES}
     for time, record in in_order:
         kind = EVENTS[record.event]
         for into in kind.into:
-            table = into.table if isinstance(into, Into) else into
+            table = into.table if isinstance(into, Into | Ends) else into
             of[table.name].append((time, into, kind.complete(record.fields())))
     found = {name: _EXPECTED[type(table)](table, of[name]) for name, table in TABLES.items()}
     return found | {"timeline": _sums(found["timeline"])}
@@ -105,7 +106,7 @@ def _expected_entries(table: Any, records: list[tuple[int, Any, Fields]]) -> lis
 _EMPTY: dict[str, Any] = {
     "durations": None, "min_duration_ms": None, "max_duration_ms": None, "errors": {},
     "unknown_cost_count": 0, "prompt_hash": "", "truncated_input": False,
-    "heal_duration_ms": 0, "heal_loop_count": 0, "files": (), "error_type": "",
+    "interrupted_count": 0, "heal_duration_ms": 0, "heal_loop_count": 0, "files": (), "error_type": "",
 }  # fmt: skip
 
 
@@ -123,6 +124,8 @@ def _expected_part(name: str, part: Part, values: list[Any]) -> Fields:  # noqa:
             return {name: _most(sum(given))}
         case Exact():
             return {name: _total(given)}
+        case LastTime():
+            return {}  # times are left out, as `entries` leaves them out
         case Latest():
             return dict(zip(part.zeros, values[-1] if values else part.zeros.values(), strict=True))
         case Earliest():
@@ -231,12 +234,26 @@ def _expected_timeline(table: Any, records: list[tuple[int, Any, Fields]]) -> Fi
     return {"step_seconds": seconds, "starts": sorted(steps), **columns}
 
 
+def _expected_running(table: Any, records: list[tuple[int, Any, Fields]]) -> list[Fields]:
+    """The calls that began and did not end; no two have the same id."""
+    del table
+    ended = {fields[into.call] for _, into, fields in records if isinstance(into, Ends)}
+    begun = [fields for _, into, fields in records if not isinstance(into, Ends)]
+    return [{"name": fields["name"]} for fields in begun if fields["call"] not in ended]
+
+
 _EXPECTED: dict[type, Callable[[Any, list[tuple[int, Any, Fields]]], Any]] = {
     Table: _expected_entries,
     Happenings: _expected_list,
     Single: _expected_single,
+    Running: _expected_running,
     Steps: _expected_timeline,
 }
+
+
+def untimed(phases: Iterable[PhaseMetric]) -> list[PhaseMetric]:
+    """Phases without the times at which they were entered and ended."""
+    return [replace(phase, entered_at=None, ended_at=None) for phase in phases]
 
 
 def bare(tools: Iterable[ToolMetric]) -> list[ToolMetric]:
@@ -252,8 +269,12 @@ def entries(metrics: SessionMetrics) -> Entries:
     ]
     for happening in (entry for found in lists for entry in found):
         happening.pop("timestamp")
+    for entry in (*document["phases"], *document.get("running", [])):
+        for time in ("entered_at", "ended_at", "started_at"):
+            entry.pop(time, None)
     none: dict[str, Any] = {
-        name: [] if isinstance(table, Table | Happenings) else None for name, table in TABLES.items()
+        name: [] if isinstance(table, Table | Happenings | Running) else None
+        for name, table in TABLES.items()
     }
     found = {name: document.get(name, none[name]) for name in TABLES}
     return found | {"timeline": _sums(found["timeline"])}
@@ -287,6 +308,7 @@ def _values(
     return {
         NAME.type: names,
         SHORT_NAME.type: short,
+        CALL.type: st.uuids().map(str),
         TEXT.type: st.just("") | short,
         FILES.type: st.lists(short, max_size=2).map(tuple),
         COUNT.type: counts,
@@ -316,6 +338,9 @@ def _record(kind: Kind, given: Fields) -> Record:
     for rule in kind.rules:  # make it true: a share of the whole for each part
         for part in rule.parts:
             given[part] = min(given[part], given[rule.whole] // len(rule.parts))
+    for name in kind.only_failed:
+        if given[name] is not None:
+            given["success"] = False
     if "usage" in kind.grouped:
         whole, parts = kind.grouped["usage"][:3], kind.grouped["usage"][3:]
         given["usage"] = Usage(*(given[name] for name in whole), **{name: given[name] for name in parts})

@@ -9,10 +9,12 @@ from m31a_mp.kinds.checks import (
     MAX_SHORT_NAME_BYTES,
     EncodedNames,
     check_bool,
+    check_call,
     check_int,
     check_name,
     check_price,
     check_short_name,
+    is_call,
 )
 from m31a_mp.plan import PlanOutcome, check_outcome
 from m31a_mp.usage import Usage, check_usage
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 _INFINITE = float("inf")
 _ERROR = EncodedNames("error", "", MAX_SHORT_NAME_BYTES)
 _MODEL = EncodedNames("model", "", MAX_SHORT_NAME_BYTES)
+_NAME = EncodedNames("name")
 _PHASE = EncodedNames("phase")
 _PROMPT_HASH = EncodedNames("prompt_hash", "", MAX_SHORT_NAME_BYTES)
 _REASON = EncodedNames("reason")
@@ -50,7 +53,9 @@ class Recording:
     _session: Session | None
     _put: Callable[..., None]
 
-    def record_tool_call(self, name: str, success: bool, duration_ms: int, error: str | None = None) -> None:
+    def record_tool_call(
+        self, name: str, success: bool, duration_ms: int, error: str | None = None, call: str | None = None
+    ) -> None:
         """Record a completed tool call.
 
         Args:
@@ -58,6 +63,7 @@ class Recording:
             success: Whether it did what it should.
             duration_ms: How long it took, in milliseconds.
             error: Why it failed, in a short name: `timeout`, `exit 1`, the class of an exception.
+            call: The id that it began with, if `record_tool_started` was told of it.
         """
         if self._session is None:
             return
@@ -67,7 +73,7 @@ class Recording:
             success = check_bool("success", success)
         if type(duration_ms) is not int or duration_ms >> 63:
             duration_ms = check_int("duration_ms", duration_ms)
-        if error is None:
+        if error is None and call is None:
             self._put("tool_call", (_TOOL_CALL_TRUE if success else _TOOL_CALL_FALSE)[name], duration_ms)
             return
         members = f"{(_TOOL_CALL_TRUE if success else _TOOL_CALL_FALSE)[name]}{duration_ms}"
@@ -77,7 +83,28 @@ class Recording:
             if success:
                 raise ValueError("error is of a call that failed, but success is true")
             members += _ERROR[error]
+        if call is not None:
+            if not is_call(call):
+                call = check_call("call", call)
+            members += f',"call":"{call}"'
         self._put("tool_call", members)
+
+    def record_tool_started(self, name: str, call: str) -> None:
+        """Record that a tool call begins. `tool_call()`, `tool()` and `run()` do so by themselves.
+
+        The call is under way until its id comes in `record_tool_call`.
+
+        Args:
+            name: The tool.
+            call: An id that no other call ever has: at most 256 printable characters of ASCII.
+        """
+        if self._session is None:
+            return
+        if type(name) is not str:
+            name = check_name("name", name)
+        if not is_call(call):
+            call = check_call("call", call)
+        self._put("tool_started", f'{_NAME[name]},"call":"{call}"')
 
     def record_llm_interaction(
         self,

@@ -52,6 +52,7 @@ class ToolMetric:
         min_duration_ms, max_duration_ms: The shortest and the longest; None where they are not known.
         durations: The histogram of the durations; None where there is none.
         errors: Why calls failed: how many for each name of an error. At most 100 names; the rest is `other`.
+        interrupted_count: Calls whose process died in them. They failed, and their durations are not known.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ToolMetric:
     max_duration_ms: int | None = field(default=None, metadata=OPTIONAL)
     durations: Histogram | None = field(default=None, metadata=OPTIONAL)
     errors: dict[str, int] = field(default_factory=dict, metadata=OPTIONAL)
+    interrupted_count: int = field(default=0, metadata=OPTIONAL)
 
     def quantile(self, q: float) -> float | None:
         """The duration that a part of the calls did not exceed, within 2.2 %.
@@ -155,6 +157,8 @@ class PhaseMetric:
         bisect_success_count, bisect_fail_count: and bisecting.
         heal_duration_ms: How long self-healing took, in all.
         heal_loop_count: How often self-healing went in a loop.
+        entered_at, ended_at: When it was last entered, and when its duration was last recorded: aware times
+            in UTC, or None.
     """
 
     phase: str
@@ -169,6 +173,8 @@ class PhaseMetric:
     bisect_fail_count: int = 0
     heal_duration_ms: int = field(default=0, metadata=OPTIONAL)
     heal_loop_count: int = field(default=0, metadata=OPTIONAL)
+    entered_at: datetime | None = field(default=None, metadata=OPTIONAL)
+    ended_at: datetime | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(slots=True)
@@ -207,6 +213,23 @@ class CancellationMetric:
     phase: str
     reason: str
     timestamp: datetime
+
+
+@dataclass(slots=True)
+class RunningCall:
+    """A tool call under way.
+
+    Attributes:
+        name: The tool.
+        started_at: When it began; aware, in UTC.
+        pid: The process that makes it; 0 if that is not known.
+        host: The machine of that process; empty if it is not known.
+    """
+
+    name: str
+    started_at: datetime
+    pid: int = field(default=0, metadata=OPTIONAL)
+    host: str = field(default="", metadata=OPTIONAL)
 
 
 @dataclass(slots=True)
@@ -316,6 +339,7 @@ class SessionMetrics:
     completion_count: int = field(default=0, metadata=OPTIONAL)
     cancellations: list[CancellationMetric] = field(default_factory=list, metadata=OPTIONAL)
     cancellation_count: int = field(default=0, metadata=OPTIONAL)
+    running: list[RunningCall] = field(default_factory=list, metadata=OPTIONAL)
     timeline: Timeline | None = field(default=None, metadata=OPTIONAL)
     rest: dict[str, Any] | None = field(default=None, repr=False, compare=False)
     """Not for users: what is not shown, so that `merge` is exact; None where this library did not make it."""
@@ -334,6 +358,15 @@ class SessionMetrics:
             unknown_cost_count=_sum(llm.unknown_cost_count for llm in self.llms),
             dropped=_sum(self.dropped.values()),
         )
+
+    @property
+    def current_phase(self) -> PhaseMetric | None:
+        """The phase that was entered last; None if it has ended, or no phase was entered."""
+        entered = [phase for phase in self.phases if phase.entered_at]
+        last = max(entered, key=lambda phase: (phase.entered_at, phase.phase), default=None)
+        if last is None or (last.ended_at and last.entered_at and last.ended_at >= last.entered_at):
+            return None
+        return last
 
     def tool(self, name: str) -> ToolMetric | None:
         """The entry of a tool; None if no call of it is counted."""

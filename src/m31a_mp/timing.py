@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from time import monotonic_ns
 
 from m31a_mp.kinds import checks
+from m31a_mp.system import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +28,18 @@ class Measured:
         error: Set it to a short name that says why; then it has failed. Of an exception it is the class's.
     """
 
-    __slots__ = ("_error", "_started", "_success", "entered_by", "is_left")
+    __slots__ = ("_error", "_started", "_success", "call", "entered_by", "generation", "is_left")
 
-    def __init__(self, entered_by: int = 0) -> None:
-        """Not for users: `entered_by` is the id of the frame whose block it is."""
+    def __init__(self, entered_by: int = 0, call: str | None = None) -> None:
+        """Not for users.
+
+        Args:
+            entered_by: The id of the frame whose block it is.
+            call: The id of the call, if it has one.
+        """
+        self.call = call
         self.entered_by = entered_by
+        self.generation = fork.generation
         self.is_left = False
         self._success = True
         self._error: str | None = None
@@ -76,9 +84,14 @@ class Stopwatch:
     __slots__ = ("_enter", "_leave", "_under_way")
 
     def __init__(
-        self, leave: Callable[[bool, int, str | None], None], enter: Callable[[], None] | None = None
+        self, leave: Callable[[bool, int, str | None, str | None], None], enter: Callable[[], str | None]
     ) -> None:
-        """Not for users: `leave` takes the success, the milliseconds, and why it failed."""
+        """Not for users.
+
+        Args:
+            leave: Takes the success, the milliseconds, why it failed, and what `enter` returned.
+            enter: Is called when a block is entered, and returns the id of the call if it has one.
+        """
         self._leave = leave
         self._enter = enter
         self._under_way: dict[Measured, None] = {}
@@ -108,9 +121,7 @@ class Stopwatch:
         return _returning(None)
 
     def _begin(self, frame: FrameType | None) -> Measured:
-        if self._enter:
-            self._enter()
-        measured = Measured(id(frame))
+        measured = Measured(id(frame), self._enter())
         self._under_way[measured] = None
         entered = _entered.get()
         if entered and (len(entered) > _FEW or entered[-1].is_left):
@@ -131,7 +142,11 @@ class Stopwatch:
         error = measured.error
         if exc_type and error is None:
             error = _short(exc_type.__name__)
-        self._leave(measured.success and error is None, measured.milliseconds(), error)
+        fork.settle()
+        if (
+            measured.generation == fork.generation
+        ):  # in a child that was forked in the block, it is the parent's
+            self._leave(measured.success and error is None, measured.milliseconds(), error, measured.call)
 
     def _find(self, frame: int) -> Measured:
         """Take the block that is being left out of those under way."""

@@ -52,7 +52,7 @@ def test_line_of_a_process_holds_the_fields_of_its_record_in_their_order(record:
 
 @pytest.mark.parametrize("kind", KINDS, ids=EVENTS)
 def test_message_names_the_argument_that_is_wrong(kind: Kind, sessions: Path) -> None:
-    good = {"name": "a", "short name": "a", "count": 1, "flag": True, "price": 0.5}
+    good = {"name": "a", "short name": "a", "count": 1, "flag": False, "price": 0.5, "call": "1"}
     grouped = {name for names in kind.grouped.values() for name in names}
     arguments = {name: good[field.type] for name, field in kind.fields.items() if name not in grouped}
     whole = {"usage": Usage(1, 2, 3), "outcome": PlanOutcome("T", "edit", "", True, 1)}

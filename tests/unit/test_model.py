@@ -280,6 +280,7 @@ class TestWholeFile:
                 "interaction_count": 1,
             }
         ]
+        assert document["phases"][0].pop("ended_at") <= document["updated_at"]
         assert document["phases"] == [
             {
                 "phase": "plan",

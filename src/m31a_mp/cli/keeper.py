@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from errno import ENOEXEC
-from functools import partial
 
 from m31a_mp.collector import Collector
 from m31a_mp.errors import MetricsError
 from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import Recorder
+from m31a_mp.system.calls import new_call
 from m31a_mp.timing import error_of
 
 CANNOT_EXECUTE = 126
@@ -94,15 +94,16 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
             records = _Records()
             if phase is not None:
                 records.make(recorder.record_phase_transition, phase)
+            call = new_call()
+            records.make(recorder.record_tool_started, tool, call)
             started = time.monotonic_ns()
             ended = _keep(command, {**os.environ, **recorder.env()}, runner, held, complain)
             status = _as_told(ended)
             duration_ms = (time.monotonic_ns() - started) // 1_000_000
-            records.make(
-                partial(recorder.record_tool_call, error=error_of(ended)), tool, status == 0, duration_ms
-            )
+            success, error = status == 0, error_of(ended)
+            records.make(recorder.record_tool_call, tool, success, duration_ms, error, call)
             if phase is not None:
-                records.make(recorder.record_phase_duration, phase, duration_ms, status == 0)
+                records.make(recorder.record_phase_duration, phase, duration_ms, success)
             records.make(recorder.bring_out)
             recorded(records.error)
             if os.getppid() != runner:

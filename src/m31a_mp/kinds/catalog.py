@@ -12,11 +12,37 @@ new.
 
 from __future__ import annotations
 
-from m31a_mp.kinds.declaration import Always, Effect, Ended, If, Into, Kind, Unknown, Value, Values, Within
-from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT, optional
+from m31a_mp.kinds.declaration import (
+    Always,
+    Effect,
+    Ended,
+    Ends,
+    If,
+    Into,
+    Kind,
+    Unknown,
+    Value,
+    Values,
+    When,
+    Within,
+)
+from m31a_mp.kinds.fields import CALL, COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT, optional
 from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.kinds.latest import Single
-from m31a_mp.kinds.parts import Counts, Derived, Earliest, Ever, Exact, Latest, Mean, Sum, Timed, TimedCalls
+from m31a_mp.kinds.parts import (
+    Counts,
+    Derived,
+    Earliest,
+    Ever,
+    Exact,
+    LastTime,
+    Latest,
+    Mean,
+    Sum,
+    Timed,
+    TimedCalls,
+)
+from m31a_mp.kinds.running import Running
 from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.timeline import Steps
 
@@ -24,8 +50,9 @@ TOOLS = Table(
     "tools",
     "name",
     calls=TimedCalls(),
-    avg_duration_ms=Mean("total_duration_ms", "call_count"),
+    avg_duration_ms=Mean("total_duration_ms", "call_count", without="interrupted_count"),
     errors=Counts(),
+    interrupted_count=Sum(),
 )
 LLMS = Table(
     "llms",
@@ -43,6 +70,8 @@ PHASES = Table(
     "phases",
     "phase",
     ended=Latest({"duration_ms": 0, "success": False}, keep="latest"),
+    entered_at=LastTime(keep="entered"),
+    ended_at=LastTime(keep="ended"),
     transition_count=Sum(),
     heal_trigger_count=Sum(),
     bisect_trigger_count=Sum(),
@@ -91,6 +120,7 @@ COMPLETIONS = Happenings(
     failure=Derived(lambda shown: not (shown["success"] or shown["timeout"])),
 )
 CANCELLATIONS = Happenings("cancellations", "phase", "reason", count="cancellation_count")
+RUNNING = Running("running", "name", "call")
 TIMELINE = Steps("timeline")
 
 TABLES = {
@@ -105,6 +135,7 @@ TABLES = {
         STARTUP,
         COMPLETIONS,
         CANCELLATIONS,
+        RUNNING,
         TIMELINE,
     )
 }
@@ -119,10 +150,17 @@ _PHASE = {"phase": "The phase."}
 KINDS = (
     Kind(
         "tool_call",
-        {"name": NAME, "success": FLAG, "duration_ms": COUNT, "error": optional(SHORT_NAME)},
+        {
+            "name": NAME,
+            "success": FLAG,
+            "duration_ms": COUNT,
+            "error": optional(SHORT_NAME),
+            "call": optional(CALL),
+        },
         (
             Into(TOOLS, "name", {"calls": Ended("success", "duration_ms"), "errors": Value("error")}),
             Into(TIMELINE, "", {"tool_calls": Always(), "failures": If("success", wanted=False)}),
+            Ends(RUNNING, "call"),
         ),
         "Record a completed tool call.",
         {
@@ -130,10 +168,25 @@ KINDS = (
             "success": "Whether it did what it should.",
             **_DURATION,
             "error": "Why it failed, in a short name: `timeout`, `exit 1`, the class of an exception.",
+            "call": "The id that it began with, if `record_tool_started` was told of it.",
         },
+        usual=("call",),
         only_failed=("error",),
         command="tool",
         example="tool make --failed --duration-ms 420 --error 'exit 2'",
+    ),
+    Kind(
+        "tool_started",
+        {"name": NAME, "call": CALL},
+        (RUNNING,),
+        "Record that a tool call begins. `tool_call()`, `tool()` and `run()` do so by themselves.\n\n"
+        "The call is under way until its id comes in `record_tool_call`.",
+        {
+            "name": "The tool.",
+            "call": "An id that no other call ever has: at most 256 printable characters of ASCII.",
+        },
+        command="started",
+        example="started make --call 8f2e77",
     ),
     Kind(
         "llm_interaction",
@@ -200,13 +253,13 @@ KINDS = (
     Kind(
         "phase_transition",
         {"phase": NAME},
-        (Into(PHASES, "phase", {"transition_count": Always()}),),
+        (Into(PHASES, "phase", {"transition_count": Always(), "entered_at": When()}),),
         "Record that the workflow entered a phase.",
     ),
     Kind(
         "phase_duration",
         {"phase": NAME, "duration_ms": COUNT, "success": FLAG},
-        (Into(PHASES, "phase", {"ended": Values(("duration_ms", "success"))}),),
+        (Into(PHASES, "phase", {"ended": Values(("duration_ms", "success")), "ended_at": When()}),),
         "Record how long a phase took, and its outcome. The latest call wins; durations do not add up.\n\n"
         "A call whose clock is more than a day ahead when it is merged counts as made at that moment.",
         {**_PHASE, **_DURATION, "success": "Whether it succeeded."},

@@ -9,6 +9,7 @@ INT64_MAX = 2**63 - 1
 _INFINITE = float("inf")
 MAX_NAME_BYTES = 4096
 MAX_SHORT_NAME_BYTES = 1024
+MAX_CALL_BYTES = 256
 MAX_FILES = 1000
 _NUMPY_BOOLS = ("numpy.bool", "numpy.bool_")  # since version 2, and before
 
@@ -96,6 +97,14 @@ def check_short_name(field: str, value: object) -> str:
     return check_name(field, value, MAX_SHORT_NAME_BYTES)
 
 
+def check_call(field: str, value: object) -> str:
+    """The id of a call: 1 to 256 printable characters of ASCII, without quotes and backslashes."""
+    text = check_name(field, value, MAX_CALL_BYTES)
+    if not is_call(text):
+        raise ValueError(f"{field} must be printable ASCII without quotes and backslashes")
+    return text
+
+
 def check_files(field: str, value: object) -> tuple[str, ...]:
     """Names of files: at most 1,000, each of 1 to 4096 bytes of UTF-8."""
     if not isinstance(value, list | tuple):
@@ -120,6 +129,13 @@ def is_name(value: object, limit: int = MAX_NAME_BYTES) -> bool:
 def is_short_name(value: object) -> bool:
     """Whether a value of JSON is a name as `check_short_name` wants it."""
     return is_name(value, MAX_SHORT_NAME_BYTES)
+
+
+def is_call(value: object) -> bool:
+    """Whether a value is an id as `check_call` wants it; it stands in a line of JSON as it is."""
+    if type(value) is not str or not 0 < len(value) <= MAX_CALL_BYTES:
+        return False
+    return value.isascii() and value.isprintable() and '"' not in value and "\\" not in value
 
 
 def is_files(value: object) -> bool:

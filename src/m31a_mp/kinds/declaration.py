@@ -9,7 +9,8 @@ from typing import Any
 from m31a_mp.kinds.fields import COUNT, NAME, PRICE, SHORT_NAME, Field
 from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.kinds.latest import Single
-from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, Latest, Sum, Timed, TimedCalls
+from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, LastTime, Latest, Sum, Timed, TimedCalls
+from m31a_mp.kinds.running import Running
 from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.timeline import Steps
 
@@ -69,6 +70,14 @@ class Values:
 
 
 @dataclass(frozen=True)
+class When:
+    """Gives the time of the record."""
+
+    def of(self, values: Mapping[str, Any]) -> None:
+        """Nothing: the time is not among the values."""
+
+
+@dataclass(frozen=True)
 class Ended:
     """Adds a call: whether it succeeded, and how long it took."""
 
@@ -80,7 +89,7 @@ class Ended:
         return values[self.success], values[self.duration_ms]
 
 
-Effect = Always | Ended | If | Unknown | Value | Values
+Effect = Always | Ended | If | Unknown | Value | Values | When
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,19 @@ class Into:
     table: Table | Steps
     key: str
     adds: Mapping[str, Effect]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The end of a call under way.
+
+    Attributes:
+        table: The calls.
+        call: The field of the record that has the call's id; where it is None, the call was not begun.
+    """
+
+    table: Running
+    call: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,7 @@ class Within:
             raise ValueError(f"{' and '.join(self.parts)} are more than {self.whole}")
 
 
-Whole = Happenings | Single
+Whole = Happenings | Running | Single
 """What takes the fields of a record as they are."""
 
 
@@ -141,7 +163,7 @@ class Kind:
 
     event: str
     fields: Mapping[str, Field]
-    into: tuple[Into | Whole, ...]
+    into: tuple[Ends | Into | Whole, ...]
     documentation: str
     about: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
@@ -186,6 +208,7 @@ _TAKES: dict[type, tuple[object, ...]] = {
     Sum: (Always, If, Unknown, COUNT.type),
     Exact: (PRICE.type,),
     Latest: (Values,),
+    LastTime: (When,),
     Earliest: (SHORT_NAME.type,),
     Ever: (If,),
     Timed: (COUNT.type,),

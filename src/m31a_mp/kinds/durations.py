@@ -139,6 +139,12 @@ class Calls(Durations):
         self._take_in()
         return self._calls, self._successes, self._failures
 
+    def interrupt(self) -> None:
+        """Add a call that failed, whose duration nobody knows."""
+        self._take_in()
+        self._calls += 1
+        self._failures += 1
+
     def merge(self, other: Durations) -> None:
         """Add the calls of another one."""
         super().merge(other)

@@ -41,6 +41,7 @@ def optional(field: Field, default: Any = None) -> Field:
 
 NAME = Field("name", "str", checks.check_name)
 SHORT_NAME = Field("short name", "str", checks.check_short_name)
+CALL = Field("call", "str", checks.check_call)
 TEXT = Field("text", "str", checks.check_text)
 FILES = Field("files", "list[str]", checks.check_files)
 COUNT = Field("count", "int", checks.check_int)

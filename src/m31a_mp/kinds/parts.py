@@ -15,7 +15,7 @@ from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.durations import Calls, Durations
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.histogram import Histogram
-from m31a_mp.kinds.times import plausible
+from m31a_mp.kinds.times import from_ns, plausible, to_ns
 
 
 def integer(value: object) -> int:
@@ -141,6 +141,36 @@ class Latest:
         if time is None and any(values):
             time = at.updated  # it came with `save()`, or from another program
         return () if time is None else (at.time(time), *values)
+
+
+@dataclass(frozen=True)
+class LastTime:
+    """The time of the latest record, in ns; 0 while there is none.
+
+    Attributes:
+        keep: What the checkpoint calls it: what is shown has microseconds.
+    """
+
+    keep: str
+
+    def zero(self) -> int:
+        return 0
+
+    def merged(self, mine: int, theirs: int) -> int:
+        return max(mine, theirs)
+
+    def show(self, name: str, value: int, shown: dict[str, Any]) -> None:
+        shown[name] = from_ns(value) if value else None
+
+    def save(self, value: int, kept: dict[str, Any]) -> None:
+        if value:
+            kept[self.keep] = value
+
+    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> int:
+        shown, time = getattr(metric, name), kept.get(self.keep)
+        if time is None:
+            time = to_ns(shown) if shown else 0
+        return at.time(time)
 
 
 @dataclass(frozen=True)
@@ -279,7 +309,11 @@ class Derived:
 
 
 class Mean(Derived):
-    """A sum for each of a number of records."""
+    """A sum for each of a number of records, of which some have no value."""
 
-    def __init__(self, total: str, count: str) -> None:
-        super().__init__(lambda shown: shown[total] / shown[count] if shown[count] else 0.0)
+    def __init__(self, total: str, count: str, *, without: str) -> None:
+        def mean(shown: Mapping[str, Any]) -> float:
+            valued = shown[count] - shown[without]
+            return shown[total] / valued if valued > 0 else 0.0
+
+        super().__init__(mean)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from m31a_mp.kinds.bounded import BoundedCounts
-from m31a_mp.kinds.checks import is_files, is_name, is_short_name, is_text
+from m31a_mp.kinds.checks import is_call, is_files, is_name, is_short_name, is_text
 from m31a_mp.metrics.totals import Totals
 
 
@@ -32,6 +32,7 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
     startup: Any = totals.tables["startup"]
     completions: Any = totals.tables["completions"]
     cancellations: Any = totals.tables["cancellations"]
+    running: Any = totals.tables["running"]
     timeline: Any = totals.tables["timeline"]
     start = end = 0  # of the step that the records fall into
     step_tool_calls = step_failures = step_interactions = step_tokens = step_unknown_costs = 0
@@ -71,13 +72,34 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                     else:
                         entry.calls.append(~duration_ms)
                         step_failures += 1
+                elif len(record) == 6 and "call" in record:
+                    success = record["success"]
+                    duration_ms = record["duration_ms"]
+                    call = record["call"]
+                    if (
+                        type(success) is not bool
+                        or not is_call(call)
+                        or type(duration_ms) is not int
+                        or duration_ms >> 63
+                    ):
+                        raise ValueError
+                    entry = tools[record["name"]]
+                    step_tool_calls += 1
+                    if success:
+                        entry.calls.append(duration_ms)
+                    else:
+                        entry.calls.append(~duration_ms)
+                        step_failures += 1
+                    running.end(call)
                 else:
                     success = record["success"]
                     duration_ms = record["duration_ms"]
                     error = record.get("error")
+                    call = record.get("call")
                     if (
                         type(success) is not bool
                         or (error is not None and not is_short_name(error))
+                        or (call is not None and not is_call(call))
                         or type(duration_ms) is not int
                         or duration_ms >> 63
                     ):
@@ -93,6 +115,15 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                         if entry.errors is None:
                             entry.errors = BoundedCounts()
                         entry.errors.add(error)
+                    if call is not None:
+                        running.end(call)
+            elif event == "tool_started":
+                name = record["name"]
+                call = record["call"]
+                if not is_name(name) or not is_call(call):
+                    raise ValueError
+                entry = running
+                entry.add(time, name, call)
             elif event == "llm_interaction":
                 if len(record) == 7:  # nothing that may be left out is there
                     prompt_tokens = record["prompt_tokens"]
@@ -236,6 +267,8 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
             elif event == "phase_transition":
                 entry = phases[record["phase"]]
                 entry.transition_count += 1
+                if time > entry.entered_at:
+                    entry.entered_at = time
             elif event == "phase_duration":
                 duration_ms = record["duration_ms"]
                 success = record["success"]
@@ -245,6 +278,8 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                 value = (time, duration_ms, success)
                 if value > entry.ended:
                     entry.ended = value
+                if time > entry.ended_at:
+                    entry.ended_at = time
             elif event == "heal_trigger":
                 entry = phases[record["phase"]]
                 entry.heal_trigger_count += 1

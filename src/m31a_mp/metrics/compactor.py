@@ -12,15 +12,17 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from errno import ELOOP, ENXIO
 from typing import TypeVar
 
 from m31a_mp.errors import SessionOwnedError
 from m31a_mp.journal import reader
+from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics import rejected
 from m31a_mp.metrics.fold import Fold
+from m31a_mp.metrics.interrupted import Callers, count_interrupted
 from m31a_mp.metrics.rejected import Rejected, shown
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
@@ -122,28 +124,71 @@ def compact_session(  # noqa: PLR0913  # most of them by name
         files.sync_parents(session.root)  # the process that made it may have been killed right after
     while True:
         counted = fold.records
-        # Where metrics.json is gone or damaged, nobody knows which numbers there were: a copy that is
-        # restored later must not have counted the number of a journal that is sealed now.
-        above = fold.totals.journal if published else max(fold.totals.journal, time.time_ns() // 10**8)
-        drained, failure = _drain_and_seal(session, fold.totals.journal, above, timeout)
-        # From here on nobody waits for this process: writers append to a new journal.
-        damaged = _reject_damaged(session, fold, drained)
-        has_sealed = _fold_sealed(session, fold, deadline)
-        if not failure:
-            _forget_the_gone(session, fold.totals, drained.writers)
+        taken = _take_everything(session, fold, deadline, timeout, is_known=published is not None)
         _check_time(deadline - _publishing_seconds(fold.totals))
-        if has_sealed or damaged or published is None or not is_durable:
+        if taken.has_news or taken.damaged or published is None or not is_durable:
             if not is_owned():
                 raise _not_owned(session)
             rejected.append(session.rejected, fold.rejected)
             metrics_file.publish(session, fold.totals)
-        _delete(session, fold.totals.journal, damaged)
-        if not failure:
+        _delete(session, fold.totals.journal, taken.damaged)
+        if not taken.failure:
             metrics = fold.totals.to_metrics(session.id)
-            return Compaction(metrics, fold.records, fold.rejected, drained.unreadable)
+            return Compaction(metrics, fold.records, fold.rejected, taken.unreadable)
         if fold.records == counted:
-            raise failure
+            raise taken.failure
         # Once more: the journal that is gone now may have been what filled the disk.
+
+
+@dataclass
+class _Taken:
+    """The result of a drain and a fold.
+
+    Attributes:
+        has_news: Whether a journal was folded, or a call found to be interrupted.
+        damaged: The files that are not what their names say, and where they are to be put.
+        unreadable: Why segments could not be read, which were left for the next time.
+        failure: Why the journal did not take everything, if it did not.
+    """
+
+    has_news: bool = False
+    damaged: dict[str, str] = field(default_factory=dict)
+    unreadable: list[OSError] = field(default_factory=list)
+    failure: OSError | None = None
+
+
+def _take_everything(
+    session: Session, fold: Fold, deadline: float, timeout: float | None, *, is_known: bool
+) -> _Taken:
+    """Drain, seal and fold what is there; once more, if a process with a call under way died meanwhile.
+
+    Args:
+        session: The session.
+        fold: What it is added to.
+        deadline: Until when, by `time.monotonic()`.
+        timeout: Seconds to wait for the journal's lock.
+        is_known: Whether `metrics.json` tells which numbers of journals there were.
+    """
+    taken, callers = _Taken(), Callers()
+    while True:
+        callers.look(fold.totals)
+        # Where metrics.json is gone or damaged, nobody knows which numbers there were: a copy that is
+        # restored later must not have counted the number of a journal that is sealed now.
+        above = fold.totals.journal if is_known else max(fold.totals.journal, time.time_ns() // 10**8)
+        drained, taken.failure = _drain_and_seal(session, fold.totals.journal, above, timeout)
+        # From here on nobody waits for this process: writers append to a new journal.
+        taken.damaged |= _reject_damaged(session, fold, drained)
+        taken.has_news |= _fold_sealed(session, fold, deadline)
+        taken.unreadable = drained.unreadable
+        if taken.failure:
+            return taken
+        if taken.unreadable or not callers.look(fold.totals):
+            break
+    if not taken.unreadable:  # what is not read may be the end of a call, or its beginning
+        taken.has_news |= count_interrupted(fold, callers.dead) > 0
+        fold.totals.tables[RUNNING.name].forget_ended()
+    _forget_the_gone(session, fold.totals, drained.writers)
+    return taken
 
 
 def _not_owned(session: Session) -> SessionOwnedError:

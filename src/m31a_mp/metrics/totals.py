@@ -12,10 +12,11 @@ from typing import Any
 
 import orjson
 
-from m31a_mp.kinds.catalog import TABLES
+from m31a_mp.kinds.catalog import RUNNING, TABLES, TIMELINE, TOOLS
 from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.parts import Restoring, integer
 from m31a_mp.kinds.tables import Entries
+from m31a_mp.kinds.timeline import COUNTS
 from m31a_mp.kinds.times import from_ns, plausible, to_ns
 from m31a_mp.model import SessionMetrics, has_records
 
@@ -88,6 +89,21 @@ class Totals:
                 f"{name!r:.80} would be one of more than {MAX_ENTRIES} distinct names, "
                 f"or make them longer than {MAX_NAMES_BYTES} bytes in all"
             )
+
+    def interrupt(self, call: str) -> None:
+        """Count a call under way as one whose process died in it: a failure that took nobody knows how long.
+
+        Raises:
+            TooManyEntriesError: There is no room for its tool. It is not under way any more.
+        """
+        time, name = self.tables[RUNNING.name].take(call)
+        self.check_room(TOOLS.name, name)
+        tool = self.entry(TOOLS.name, name, time)
+        tool.first = min(tool.first, time)
+        tool.calls.interrupt()
+        tool.interrupted_count += 1
+        counts = (int(column in {"tool_calls", "failures"}) for column in COUNTS)
+        self.tables[TIMELINE.name].add(time, *counts, costs=[])
 
     def settle(self) -> None:
         """Count what waits in the tables to be counted with more of its kind."""

@@ -67,6 +67,25 @@ def seen_alive(identity: ProcessIdentity) -> bool:
     return not _differ(_started(identity.pid), identity.started)
 
 
+def proven_dead(identity: ProcessIdentity) -> bool:
+    """Whether that process is certainly gone. One of another pid namespace is not known to be.
+
+    A process of an earlier boot is, and so is one of another machine, of which the boot is another.
+    """
+    here = current()
+    if _differ(identity.boot_id, here.boot_id):
+        return True
+    if not (identity.boot_id == here.boot_id != "" and identity.namespace == here.namespace != 0):
+        return False
+    try:
+        state, started = _state_and_start(identity.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return os.path.isdir("/proc/self")  # else it is not there, or shows nobody
+    except (OSError, IndexError, ValueError):
+        return False
+    return state in {"X", "Z"} or _differ(started, identity.started)
+
+
 def _differ(one: object, other: object) -> bool:
     """Whether both are known, and not the same."""
     return bool(one and other) and one != other
@@ -131,12 +150,23 @@ def start_time(pid: int) -> str | None:
 def _started(pid: int) -> int:
     """When the process started, in ticks of its own; 0 if it cannot be told."""
     try:
-        stat = files.read(f"/proc/{pid}/stat")
-        # The second field is the command in parentheses and may hold anything, spaces and ")" included.
-        # What follows the last ")" starts at field 3; the start is field 22 (proc_pid_stat(5)).
-        return int(stat.rpartition(b")")[2].split()[19])
+        return _state_and_start(pid)[1]
     except (OSError, IndexError, ValueError):
         return 0 if sys.platform == "linux" else _started_elsewhere(pid)
+
+
+def _state_and_start(pid: int) -> tuple[str, int]:
+    """What /proc says of a process: its state in one letter, and when it started.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: It does not show such a process.
+        OSError, IndexError, ValueError: It does not say.
+    """
+    stat = files.read(f"/proc/{pid}/stat")
+    # The second field is the command in parentheses and may hold anything, spaces and ")" included.
+    # What follows the last ")" starts at field 3; the start is field 22 (proc_pid_stat(5)).
+    fields = stat.rpartition(b")")[2].split()
+    return fields[0].decode(), int(fields[19])
 
 
 def _started_elsewhere(pid: int) -> int:

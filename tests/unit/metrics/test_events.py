@@ -14,7 +14,7 @@ from m31a_mp import Collector, compact
 from m31a_mp.journal.batch import Batch
 from m31a_mp.kinds.catalog import EVENTS, KINDS
 from m31a_mp.kinds.declaration import Kind
-from m31a_mp.kinds.fields import COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT
+from m31a_mp.kinds.fields import CALL, COUNT, FILES, FLAG, NAME, PRICE, SHORT_NAME, TEXT
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.totals import Totals
@@ -58,6 +58,7 @@ GOOD: dict[str, object] = {
     NAME.type: "plan",
     SHORT_NAME.type: "opus",
     TEXT.type: "",
+    CALL.type: "a.1@host",
     FILES.type: ["a.py"],
     COUNT.type: 1,
     FLAG.type: True,

@@ -1,0 +1,40 @@
+"""The ids of the calls that this process makes."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+
+from m31a_mp.kinds.call import Caller
+from m31a_mp.system import fork, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Makes the next id of this process; None: the first one is not made yet.
+_next: Callable[[], str] | None = None
+
+
+def new_call() -> str:
+    """An id that no other call has, of this process and of any other one, now or later."""
+    global _next  # noqa: PLW0603
+    fork.settle()
+    make = _next
+    if make is None:
+        _next = make = _ids()
+    return make()
+
+
+def _ids() -> Callable[[], str]:
+    me = process.current()
+    caller = Caller(me.pid, me.started, me.namespace, me.boot_id, os.uname().nodename)
+    before, behind = caller.ids(os.urandom(8).hex())
+    numbers = count(1)
+    return lambda: f"{before}{next(numbers):x}{behind}"
+
+
+@fork.after_in_child("process")
+def _forget_parent() -> None:
+    global _next  # noqa: PLW0603
+    _next = None
