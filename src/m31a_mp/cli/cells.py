@@ -38,20 +38,30 @@ def cost(amount: float, unknown: int = 0, interactions: int | None = None) -> st
 
 def ago(time: datetime) -> str:
     """How long ago a time was."""
-    seconds = max(datetime.now(UTC) - time, timedelta()) // timedelta(seconds=1)
+    return whole_seconds(max(datetime.now(UTC) - time, timedelta()) // timedelta(seconds=1))
+
+
+def whole_seconds(seconds: int) -> str:
+    """A duration of which no parts of a second are known."""
     return f"{seconds} s" if seconds < 60 else duration(seconds * 1000)  # noqa: PLR2004  # as in every clock
 
 
 def duration(milliseconds: float | None) -> str:
-    """A duration: two units at most; `-` if it is not known."""
+    """A duration: two units at most; `-` if it is not known.
+
+    It is cut, never rounded up: 59,999 ms are not yet a minute. Only of less than ten milliseconds there are
+    parts of one.
+    """
     if milliseconds is None:
         return "-"
-    if milliseconds < 1000:  # noqa: PLR2004  # as in every clock
-        whole = isinstance(milliseconds, int) or milliseconds.is_integer()
-        return f"{milliseconds:.0f} ms" if whole else f"{milliseconds:.1f} ms"
-    if milliseconds < 60_000:  # noqa: PLR2004
-        return f"{milliseconds / 1000:.1f} s"
-    minutes, seconds = divmod(int(milliseconds) // 1000, 60)
+    if milliseconds < 10:  # noqa: PLR2004
+        return f"{int(10 * milliseconds) / 10:g} ms"
+    whole = int(milliseconds)
+    if whole < 1000:  # noqa: PLR2004  # as in every clock
+        return f"{whole} ms"
+    if whole < 60_000:  # noqa: PLR2004
+        return f"{whole // 100 / 10:.1f} s"
+    minutes, seconds = divmod(whole // 1000, 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from m31a_mp.cli.cells import cost, duration, part
-from m31a_mp.cli.entries import rounded
+from m31a_mp.cli.entries import quantile
 from m31a_mp.cli.layout import Column, Table
 from m31a_mp.model import ModelMetric, SessionMetrics, ToolMetric
 from m31a_mp.system.log import shown
@@ -138,9 +138,7 @@ def _difference(one: Any, two: Any) -> tuple[float, ...]:
 
 
 def _quantiles(one: Any, two: Any) -> list[str]:
-    return [
-        _both(duration(rounded(one.quantile(q))), duration(rounded(two.quantile(q)))) for q in (0.5, 0.95)
-    ]
+    return [_both(quantile(one, q), quantile(two, q)) for q in (0.5, 0.95)]
 
 
 def _both(before: str, after: str) -> str:

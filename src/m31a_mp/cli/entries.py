@@ -178,8 +178,8 @@ def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
                 bad(tool.fail_count),
                 part(tool.success_count, tool.call_count),
                 duration(tool.avg_duration_ms),
-                duration(rounded(tool.quantile(0.5))),
-                duration(rounded(tool.quantile(0.95))),
+                quantile(tool, 0.5),
+                quantile(tool, 0.95),
                 duration(tool.max_duration_ms),
                 duration(tool.total_duration_ms),
             ]
@@ -196,7 +196,7 @@ def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
             f"{succeeded:,}",
             bad(metrics.totals.tool_failures),
             part(succeeded, calls),
-            duration(rounded(average)),
+            duration(average),
             "",
             "",
             duration(longest),
@@ -225,8 +225,8 @@ def _model_table(models: list[ModelMetric], metrics: SessionMetrics) -> Table:
             [
                 shown(model.model),
                 *(f"{number:,}" for number in numbers),
-                duration(rounded(model.quantile(0.5))),
-                duration(rounded(model.quantile(0.95))),
+                quantile(model, 0.5),
+                quantile(model, 0.95),
                 cost(model.cost, model.unknown_cost_count, model.interaction_count),
             ]
         )
@@ -326,11 +326,16 @@ def _shown_value(name: str, value: Any) -> str:
     return shown(str(value)) or "-"
 
 
-def rounded(milliseconds: float | None) -> float | None:
-    """A quantile or a mean for people: of more than 10 ms, no parts of one."""
-    if milliseconds is None or milliseconds < 10:  # noqa: PLR2004
-        return milliseconds
-    return round(milliseconds)
+def quantile(entry: ToolMetric | ModelMetric, q: float) -> str:
+    """The duration that a part of the calls or interactions did not exceed.
+
+    That of a model is an estimate, which no longest duration bounds: of it the nearest tenth of a second
+    is shown.
+    """
+    found = entry.quantile(q)
+    if isinstance(entry, ModelMetric) and found and 1000 <= found < 59_900:  # noqa: PLR2004
+        found = round(found, -2)
+    return duration(found)
 
 
 def _name_of(entry: Any) -> str:
