@@ -386,7 +386,7 @@ def test_ls_has_a_row_for_every_session(call: Call, sessions: Path) -> None:
         listed = call("ls", sessions, "--json").json
     assert (result.status, result.err) == (0, "")
     assert result.row("open")[:2] == ["not closed", "-"]
-    assert result.row("open")[4:] == ["1", "0", "0", "0.0000", "1"]
+    assert result.row("open")[4:] == ["1", "0", "0", "-", "1"]
     assert result.row("finished")[:2] == ["finished", "-"]
     assert result.row("finished")[4:] == ["4", "1", "1,100", "0.7500", "-"]
     assert result.row("running")[:2] == ["running", str(os.getpid())]

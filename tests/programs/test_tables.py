@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from m31a_mp.cli.cells import duration
+from m31a_mp.cli.cells import cost, duration
 
 # --- Cells --------------------------------------------------------------------------------------------
 
@@ -28,3 +28,24 @@ from m31a_mp.cli.cells import duration
 )
 def test_duration_is_never_rounded_up_to_another_unit(milliseconds: float, expected: str) -> None:
     assert duration(milliseconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("amount", "expected"),
+    [
+        (0.0, "0.0000"),
+        (1234.5, "1,234.5000"),
+        (0.0001, "0.0001"),
+        (3e-5, "0.00003"),
+        (1.27e-7, "0.00000013"),
+        (5e-324, "< 0.000000001"),
+    ],
+)
+def test_small_cost_is_written_without_an_exponent(amount: float, expected: str) -> None:
+    assert cost(amount, 0, 2) == expected
+    assert cost(amount, 1, 2) == f"at least {expected}"
+
+
+def test_cost_of_no_interaction_is_no_number() -> None:
+    assert cost(0.0, 0, 0) == "-"
+    assert cost(0.5, 0, 0) == "0.5000"  # another program may count otherwise

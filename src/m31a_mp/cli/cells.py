@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from m31a_mp.cli.layout import Cell
+
+_LEAST_OF_FOUR_PLACES = 0.0001
+# A smaller amount would have more zeros than a column has room for.
+_LEAST_AMOUNT = 1e-9
 
 
 def count(number: int, noun: str) -> str:
@@ -32,8 +37,16 @@ def cost(amount: float, unknown: int = 0, interactions: int | None = None) -> st
     """
     if unknown and unknown == interactions:
         return "not known"
-    text = f"{amount:,.4f}" if amount >= 0.0001 or not amount else f"{amount:.2g}"  # noqa: PLR2004  # what 4 places show
-    return f"at least {text}" if unknown else text
+    if interactions == 0 and not amount:
+        return "-"
+    return f"at least {_amount(amount)}" if unknown else _amount(amount)
+
+
+def _amount(amount: float) -> str:
+    """Four decimals; of less than these show, two digits that say something."""
+    if amount >= _LEAST_OF_FOUR_PLACES or amount <= 0:
+        return f"{amount:,.4f}"
+    return f"{Decimal(f'{amount:.2g}'):f}" if amount >= _LEAST_AMOUNT else f"< {_LEAST_AMOUNT:.9f}"
 
 
 def ago(time: datetime) -> str:
