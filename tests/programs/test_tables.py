@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from m31a_mp.cli.cells import cost, duration
+from m31a_mp.cli.layout import Column, Table
+from m31a_mp.cli.tables import View
+
+
+def printed(view: Any, width: int) -> list[str]:
+    """The lines on a terminal of that width."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False)
+    console.print(view)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
 
 # --- Cells --------------------------------------------------------------------------------------------
 
@@ -49,3 +65,15 @@ def test_small_cost_is_written_without_an_exponent(amount: float, expected: str)
 def test_cost_of_no_interaction_is_no_number() -> None:
     assert cost(0.0, 0, 0) == "-"
     assert cost(0.5, 0, 0) == "0.5000"  # another program may count otherwise
+
+
+# --- Tables -------------------------------------------------------------------------------------------
+
+
+def test_remark_of_a_heading_is_not_in_the_footer() -> None:
+    table = Table(
+        "Models", [Column("model"), Column("calls", 1)], [["x" * 30, "1"]], remark="; 1 without one"
+    )
+    lines = printed(View([Text("head"), table], []), 30)
+    assert lines[2] == "Models; 1 without one"
+    assert lines[-1] == "no room for: calls (Models)"

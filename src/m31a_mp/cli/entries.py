@@ -210,7 +210,7 @@ def _error_table(tools: list[ToolMetric]) -> Table:
     errors = [(number, tool.name, error) for tool in tools for error, number in tool.errors.items()]
     errors.sort(key=lambda item: (-item[0], item[1:]))
     if len(errors) > _ERRORS_SHOWN:
-        table.title += f", the most frequent {_ERRORS_SHOWN} of {len(errors):,}"
+        table.remark = f", the most frequent {_ERRORS_SHOWN} of {len(errors):,}"
     for number, tool, error in errors[:_ERRORS_SHOWN]:
         table.rows.append([shown(tool), shown(error), f"{number:,}"])
     return table
@@ -232,7 +232,7 @@ def _model_table(models: list[ModelMetric], metrics: SessionMetrics) -> Table:
         )
     unnamed = metrics.totals.llm_interactions - sum(model.interaction_count for model in metrics.models)
     if metrics.models and unnamed > 0:
-        table.title += f"; {count(unnamed, 'interaction')} without one"
+        table.remark = f"; {count(unnamed, 'interaction')} without one"
     return table
 
 
@@ -297,15 +297,16 @@ def _strategy_table(strategies: list[EditStrategyMetric]) -> Table:
 def _happenings_table(happenings: Happenings, metrics: SessionMetrics) -> Table:
     """The latest of them; their columns are those of the declaration."""
     items, number = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
-    title = happenings.name.replace("_", " ").capitalize()
+    remark = ""
     if number > min(len(items), _HAPPENINGS_SHOWN):
-        title += f", the latest {min(len(items), _HAPPENINGS_SHOWN)} of {number:,}"
+        remark = f", the latest {min(len(items), _HAPPENINGS_SHOWN)} of {number:,}"
     fields = [*happenings.fields, *happenings.derived]
     names = [
         Column(_title_of(name), i, is_right=name.endswith("_ms"), may_be_cut=not i)
         for i, name in enumerate(fields)
     ]
-    table = Table(title, (*names, Column("ago", len(names))))
+    title = happenings.name.replace("_", " ").capitalize()
+    table = Table(title, (*names, Column("ago", len(names))), remark=remark)
     for item in items[-_HAPPENINGS_SHOWN:]:
         first, *others = (_shown_value(name, getattr(item, name)) for name in fields)
         table.rows.append([first, *(cut(value, _VALUE_CELLS) for value in others), ago(item.timestamp)])
