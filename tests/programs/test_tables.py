@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
+from itertools import dropwhile, islice, takewhile
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.text import Text
+from test_cli import Call, Result, call, directory
 
+from m31a_mp import Collector, Usage
 from m31a_mp.cli.cells import cost, duration
 from m31a_mp.cli.layout import Column, Table
 from m31a_mp.cli.tables import View
+
+__all__ = ["call", "directory"]  # fixtures
 
 
 def printed(view: Any, width: int) -> list[str]:
@@ -20,6 +27,17 @@ def printed(view: Any, width: int) -> list[str]:
     console.print(view)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
+
+
+def table_of(result: Result, title: str) -> list[str]:
+    """The lines of a table behind its heading; none if it is not there."""
+    lines = iter(result.out.splitlines())
+    return list(takewhile(bool, islice(dropwhile(lambda line: not line.startswith(title), lines), 1, None)))
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a row."""
+    return re.split(r"\s{2,}", line.strip())
 
 
 # --- Cells --------------------------------------------------------------------------------------------
@@ -77,3 +95,26 @@ def test_remark_of_a_heading_is_not_in_the_footer() -> None:
     lines = printed(View([Text("head"), table], []), 30)
     assert lines[2] == "Models; 1 without one"
     assert lines[-1] == "no room for: calls (Models)"
+
+
+def test_models_have_a_sum_where_there_are_several(call: Call, directory: Path) -> None:
+    usage = Usage(900, 100, 1000, cached_tokens=500, reasoning_tokens=30)
+    with Collector(directory.name, directory.parent) as collector:
+        collector.record_llm_interaction("plan", usage, 0.25, model="opus", duration_ms=2000)
+        assert "in all" not in table_of(call("show", directory), "Models")
+        collector.record_llm_interaction("plan", usage, None, model="haiku")
+    total = ["2", "800", "1,000", "0", "140", "60", "2,000", "at least 0.2500"]
+    assert cells(table_of(call("show", directory, "--top", "1"), "Models")[-1]) == ["in all", *total]
+
+
+def test_every_table_has_a_title_and_an_empty_line_before_and_behind(call: Call, directory: Path) -> None:
+    for name in (directory.name, "two"):
+        with Collector(name, directory.parent) as collector:
+            collector.record_edit_strategy("whole_file")
+    lines = call("show", directory, directory.with_name("two")).out.splitlines()
+    assert lines[:3] == ["the sum of 2 sessions", "", "Sessions"]
+    started = next(i for i, line in enumerate(lines) if line.startswith("started "))
+    assert [lines[started - 1], *lines[started + 1 : started + 4]] == [
+        *("", "", "Edit strategies"),
+        "strategy    edits",
+    ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -86,7 +87,7 @@ _MORE_OF_PHASES: tuple[tuple[Column, Callable[[PhaseMetric], int], Callable[[int
     (Column("bisected", 9), lambda phase: phase.bisect_success_count, "{:,}".format),
     (Column("not bisected", 10), lambda phase: phase.bisect_fail_count, bad),
 )
-_STRATEGIES = (Column("edit strategy", is_right=False, may_be_cut=True), Column("edits", 1))
+_STRATEGIES = (Column("strategy", is_right=False, may_be_cut=True), Column("edits", 1))
 
 SORTS: dict[str, Callable[[Any], Any]] = {
     "name": lambda entry: entry.name if isinstance(entry, ToolMetric) else _name_of(entry),
@@ -219,21 +220,26 @@ def _error_table(tools: list[ToolMetric]) -> Table:
 def _model_table(models: list[ModelMetric], metrics: SessionMetrics) -> Table:
     table = Table("Models", _MODELS)
     for model in models:
-        tokens = parts_of_tokens(model)
-        numbers = (model.interaction_count, *tokens, model.total_tokens)
-        table.rows.append(
-            [
-                shown(model.model),
-                *(f"{number:,}" for number in numbers),
-                quantile(model, 0.5),
-                quantile(model, 0.95),
-                cost(model.cost, model.unknown_cost_count, model.interaction_count),
-            ]
-        )
+        quantiles = quantile(model, 0.5), quantile(model, 0.95)
+        table.rows.append([shown(model.model), *_use_of([model], quantiles)])
+    if len(metrics.models) > 1:
+        table.total = ["in all", *_use_of(metrics.models, ("", ""))]
     unnamed = metrics.totals.llm_interactions - sum(model.interaction_count for model in metrics.models)
     if metrics.models and unnamed > 0:
         table.remark = f"; {count(unnamed, 'interaction')} without one"
     return table
+
+
+def _use_of(models: Sequence[ModelMetric], quantiles: Iterable[str]) -> list[Cell]:
+    """What interactions with some models add up to."""
+    interactions = sum(model.interaction_count for model in models)
+    tokens = [sum(parts) for parts in zip(*map(parts_of_tokens, models), strict=True)]
+    unknown = sum(model.unknown_cost_count for model in models)
+    return [
+        *(f"{number:,}" for number in (interactions, *tokens, sum(model.total_tokens for model in models))),
+        *quantiles,
+        cost(math.fsum(model.cost for model in models), unknown, interactions),
+    ]
 
 
 def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
@@ -289,7 +295,7 @@ def _phase_table(phases: list[PhaseMetric]) -> Table:
 
 
 def _strategy_table(strategies: list[EditStrategyMetric]) -> Table:
-    table = Table("", _STRATEGIES)
+    table = Table("Edit strategies", _STRATEGIES)
     table.rows += [[shown(strategy.strategy), f"{strategy.count:,}"] for strategy in strategies]
     return table
 

@@ -189,16 +189,18 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Texts and tables, each table with an empty line before it; and notes at the end."""
+    """Texts and tables, with an empty line before and behind each table; and notes at the end."""
 
     parts: Sequence[Text | Table | Activity]
     notes: Sequence[str]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for i, part in enumerate(self.parts):
-            if i and not isinstance(part, Text):
+        above: Text | Table | Activity | None = None
+        for part in self.parts:
+            if above is not None and not (isinstance(above, Text) and isinstance(part, Text)):
                 yield ""
             yield part
+            above = part
         notes = [Text(note) for note in self.notes]
         if hidden := self._hidden(options.max_width):
             notes.append(Text(f"no room for: {hidden}", "dim"))
