@@ -145,7 +145,7 @@ def test_show_names_errors_models_and_costs_that_are_not_known(call: Call, direc
     assert "the program took 900 ms to start: configuration 40 ms" in result.out
     assert "heal time" in result.out
     assert result.row("search_replace") == ["1"]
-    assert result.row("T-1") == ["edit", "-", "yes", "8.3 s", "0", "0", "a.py, b.py", "-", "0 s"]
+    assert result.row("T-1") == ["edit", "yes", "8.3 s", "0", "0", "a.py, b.py", "0 s"]
     assert call("show", directory, "--json").json["totals"]["unknown_cost_count"] == 2
     assert call("ls", directory.parent).row(directory.name)[-2] == "at least 0.2500"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from datetime import UTC, datetime
 from itertools import dropwhile, islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from rich.console import Console
 from rich.text import Text
 from test_cli import Call, Result, call, directory
 
-from m31a_mp import Collector, Usage
+from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage
 from m31a_mp.cli.cells import cost, duration
+from m31a_mp.cli.entries import Choice, metrics_views
 from m31a_mp.cli.layout import Column, Table
-from m31a_mp.cli.tables import View
+from m31a_mp.cli.tables import ALL, View
 
 __all__ = ["call", "directory"]  # fixtures
 
@@ -118,3 +120,38 @@ def test_every_table_has_a_title_and_an_empty_line_before_and_behind(call: Call,
         *("", "", "Edit strategies"),
         "strategy    edits",
     ]
+
+
+def header_at(width: int, metrics: SessionMetrics, title: str, choice: Choice = ALL) -> list[str]:
+    """The titles of a table's columns where there is so much room."""
+    [table] = [
+        view for view in metrics_views(metrics, choice) if isinstance(view, Table) and view.title == title
+    ]
+    lines = printed(table, width)
+    assert max(map(len, lines)) <= width
+    return cells(lines[1])
+
+
+def test_plan_outcomes_keep_success_and_error_before_all_else() -> None:
+    at = datetime.now(UTC)
+    text = "rename the module and everything that imports it"
+    outcomes = [
+        PlanOutcome("task-1", "edit", text, False, 8300, 1234, 5, ("a.py",), "timeout", at),
+        PlanOutcome("task-2", "edit", text, True, 8300, 2, 5, ("a.py",) * 20, "", at),
+    ]
+    metrics = SessionMetrics("one", plan_outcomes=outcomes, plan_outcome_count=32)
+    title = "Plan outcomes"
+    assert header_at(40, metrics, title) == ["task", "action", "success", "error type", "ago"]
+    first = ["task", "action", "success", "duration", "heals used", "tool calls"]
+    assert header_at(80, metrics, title) == [*first, "error type", "ago"]
+    assert header_at(200, metrics, title)[2] == "description"
+    [table] = [view for view in metrics_views(metrics, ALL) if isinstance(view, Table)]
+    lines = printed(table, 80)
+    assert lines[0] == "Plan outcomes, the latest 2 of 32"
+    assert lines[1].index("heals used") + len("heals used") == lines[3].index("1,234") + len("1,234")
+
+
+def test_column_of_a_happening_that_says_nothing_is_not_there() -> None:
+    outcomes = [PlanOutcome("task-1", "edit", "", True, 8300, timestamp=datetime.now(UTC))]
+    titles = header_at(200, SessionMetrics("one", plan_outcomes=outcomes), "Plan outcomes")
+    assert titles == ["task", "action", "success", "duration", "heals used", "tool calls", "ago"]

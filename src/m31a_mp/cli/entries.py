@@ -11,7 +11,7 @@ from rich.text import Text
 
 from m31a_mp.cli.activity import Activity
 from m31a_mp.cli.cells import ago, bad, cost, count, duration, part
-from m31a_mp.cli.layout import Cell, Column, Table, cut
+from m31a_mp.cli.layout import Cell, Column, Table
 from m31a_mp.kinds.catalog import TABLES
 from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.model import (
@@ -27,9 +27,10 @@ from m31a_mp.system.log import shown
 
 Entry = TypeVar("Entry")
 
-_VALUE_CELLS = 40  # of a field of a single happening
 _HAPPENINGS_SHOWN = 10
 _ERRORS_SHOWN = 10
+# Which fields of a happening give way first where not all have room: the higher ones; the others have 1.
+_GIVES_WAY = {"success": 0, "error_type": 0, "description": 2, "files": 2}
 
 # Where not all columns have room, those of rank 0 stay, and the others come in the order of their rank.
 _TOOLS = (
@@ -164,7 +165,7 @@ def _tables(metrics: SessionMetrics, choice: Choice) -> Iterator[Table]:
     yield _phase_table(choice.of(metrics.phases))
     yield _strategy_table(choice.of(metrics.edit_strategies))
     for table in TABLES.values():
-        if isinstance(table, Happenings):
+        if isinstance(table, Happenings) and getattr(metrics, table.name):
             yield _happenings_table(table, metrics)
 
 
@@ -301,22 +302,29 @@ def _strategy_table(strategies: list[EditStrategyMetric]) -> Table:
 
 
 def _happenings_table(happenings: Happenings, metrics: SessionMetrics) -> Table:
-    """The latest of them; their columns are those of the declaration."""
+    """The latest of them; their columns are those of the declaration that say anything."""
     items, number = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
-    remark = ""
-    if number > min(len(items), _HAPPENINGS_SHOWN):
-        remark = f", the latest {min(len(items), _HAPPENINGS_SHOWN)} of {number:,}"
-    fields = [*happenings.fields, *happenings.derived]
-    names = [
-        Column(_title_of(name), i, is_right=name.endswith("_ms"), may_be_cut=not i)
-        for i, name in enumerate(fields)
-    ]
-    title = happenings.name.replace("_", " ").capitalize()
-    table = Table(title, (*names, Column("ago", len(names))), remark=remark)
-    for item in items[-_HAPPENINGS_SHOWN:]:
-        first, *others = (_shown_value(name, getattr(item, name)) for name in fields)
-        table.rows.append([first, *(cut(value, _VALUE_CELLS) for value in others), ago(item.timestamp)])
+    items = items[-_HAPPENINGS_SHOWN:]
+    values = {
+        name: [_shown_value(name, getattr(item, name)) for item in items]
+        for name in (*happenings.fields, *happenings.derived)
+    }
+    values = {name: column for name, column in values.items() if any(value != "-" for value in column)}
+    values["ago"] = [ago(item.timestamp) for item in items]
+    first, *others = values
+    ranked = [first, *sorted(others, key=lambda name: _GIVES_WAY.get(name, 1))]
+    columns = [_happening_column(name, ranked.index(name), getattr(items[0], name, 0)) for name in values]
+    table = Table(happenings.name.replace("_", " ").capitalize(), columns)
+    if number > len(items):
+        table.remark = f", the latest {len(items)} of {number:,}"
+    table.rows += zip(*values.values(), strict=True)
     return table
+
+
+def _happening_column(name: str, rank: int, value: Any) -> Column:
+    """The column of a field by what it holds: numbers are aligned, and only texts may be cut."""
+    is_flag, is_number = isinstance(value, bool), isinstance(value, int)
+    return Column(_title_of(name), rank, is_right=is_number and not is_flag, may_be_cut=not is_number)
 
 
 def _title_of(name: str) -> str:
@@ -328,6 +336,8 @@ def _shown_value(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if name.endswith("_ms"):
         return duration(value)
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, tuple):
         value = ", ".join(value)
     return shown(str(value)) or "-"
