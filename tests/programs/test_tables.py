@@ -155,3 +155,35 @@ def test_column_of_a_happening_that_says_nothing_is_not_there() -> None:
     outcomes = [PlanOutcome("task-1", "edit", "", True, 8300, timestamp=datetime.now(UTC))]
     titles = header_at(200, SessionMetrics("one", plan_outcomes=outcomes), "Plan outcomes")
     assert titles == ["task", "action", "success", "duration", "heals used", "tool calls", "ago"]
+
+
+def fill_with_two_of_all(directory: Path) -> None:
+    """Two entries at least in each table."""
+    with Collector(directory.name, directory.parent) as collector:
+        for name in ("first", "second"):
+            for error in ("timeout", "exit 1", *(f"error {i}" for i in range(9))):
+                collector.record_tool_call(name, False, 20, error=error)
+            collector.record_llm_interaction(name, Usage(9, 1, 10), 0.5, model=name)
+            collector.record_phase_transition(name)
+            collector.record_edit_strategy(name)
+            collector.record_cancellation(name, "timeout")
+
+
+def test_top_is_for_every_table(call: Call, directory: Path) -> None:
+    fill_with_two_of_all(directory)
+    result = call("show", directory, "--top", "1")
+    assert result.out.endswith(
+        "\n\n1 more tool\n1 more model\n1 more phase with model use\n1 more phase\n1 more edit strategy\n"
+    )
+    assert "\nErrors, the most frequent 1 of 22\n" in result.out
+    assert "\nCancellations, the latest 1 of 2\n" in result.out
+    result = call("show", directory, "--top", "100")
+    assert "\nErrors\n" in result.out
+    assert "more" not in result.out
+    assert "\nErrors, the most frequent 10 of 22\n" in call("show", directory).out
+    Collector("two", directory.parent).stop()
+    pair = (directory, directory.with_name("two"))
+    assert "\n\n1 more session\n1 more tool\n" in call("show", *pair, "--top", "1").out
+    compared = call("show", "--compare", *pair, "--top", "1").out
+    assert "\n\n1 more tool that differs\n1 more model that differs\n" in compared
+    assert "more" not in call("show", "--compare", *pair, "--top", "100").out

@@ -12,9 +12,9 @@ _LEAST_OF_FOUR_PLACES = 0.0001
 _LEAST_AMOUNT = 1e-9
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """A number of things: `1 record`, `2 records`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def bad(number: float) -> Cell:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from m31a_mp.cli.cells import cost, duration, part
-from m31a_mp.cli.entries import quantile
+from m31a_mp.cli.entries import Choice, quantile
 from m31a_mp.cli.layout import Column, Table
 from m31a_mp.model import ModelMetric, SessionMetrics, ToolMetric
 from m31a_mp.system.log import shown
@@ -35,15 +35,15 @@ _TOOL_NUMBERS = ("call_count", "fail_count", "total_duration_ms")
 _MODEL_NUMBERS = ("interaction_count", "total_tokens", "cost", "unknown_cost_count", "total_duration_ms")
 
 
-def comparison_views(before: SessionMetrics, after: SessionMetrics, top: int | None) -> list[Text | Table]:
+def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choice) -> list[Text | Table]:
     """The sums of two sessions, and what differs in their tools and models.
 
     Args:
         before: The one session.
         after: The other one.
-        top: How many rows of each table at most; None: all.
+        choice: How many rows of each table at most.
     """
-    tools, models = _tool_table(before, after, top), _model_table(before, after, top)
+    tools, models = _tool_table(before, after, choice), _model_table(before, after, choice)
     return [_sums(before, after), *(table for table in (tools, models) if table.rows)]
 
 
@@ -86,10 +86,12 @@ def _sums(before: SessionMetrics, after: SessionMetrics) -> Table:
     return table
 
 
-def _tool_table(before: SessionMetrics, after: SessionMetrics, top: int | None) -> Table:
+def _tool_table(before: SessionMetrics, after: SessionMetrics, choice: Choice) -> Table:
     found = _differing(before.tools, after.tools, ToolMetric, lambda tool: tool.name)
-    table = Table("Tools that differ", _TOOLS)
-    for name, one, two in found[:top]:
+    table = Table(
+        "Tools that differ", _TOOLS, more=choice.rest(found, "tool that differs", "tools that differ")
+    )
+    for name, one, two in found[: choice.top]:
         table.rows.append(
             [
                 shown(name),
@@ -102,10 +104,12 @@ def _tool_table(before: SessionMetrics, after: SessionMetrics, top: int | None) 
     return table
 
 
-def _model_table(before: SessionMetrics, after: SessionMetrics, top: int | None) -> Table:
+def _model_table(before: SessionMetrics, after: SessionMetrics, choice: Choice) -> Table:
     found = _differing(before.models, after.models, ModelMetric, lambda model: model.model)
-    table = Table("Models that differ", _MODELS)
-    for name, one, two in found[:top]:
+    table = Table(
+        "Models that differ", _MODELS, more=choice.rest(found, "model that differs", "models that differ")
+    )
+    for name, one, two in found[: choice.top]:
         costs = (cost(m.cost, m.unknown_cost_count, m.interaction_count) for m in (one, two))
         table.rows.append(
             [

@@ -16,7 +16,6 @@ from m31a_mp.kinds.catalog import TABLES
 from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.model import (
     EditStrategyMetric,
-    LLMMetric,
     ModelMetric,
     PhaseMetric,
     SessionMetrics,
@@ -27,8 +26,7 @@ from m31a_mp.system.log import shown
 
 Entry = TypeVar("Entry")
 
-_HAPPENINGS_SHOWN = 10
-_ERRORS_SHOWN = 10
+_USUALLY_SHOWN = 10  # of happenings and of errors
 # Which fields of a happening give way first where not all have room: the higher ones; the others have 1.
 _GIVES_WAY = {"success": 0, "error_type": 0, "description": 2, "files": 2}
 
@@ -110,7 +108,7 @@ class Choice:
 
     Attributes:
         sort: A key of `SORTS`; None: in the order of their first record.
-        top: How many of each table at most; None: all.
+        top: How many of each table at most; None: all, but ten of those that are not sorted.
     """
 
     sort: str | None = None
@@ -120,6 +118,16 @@ class Choice:
         """Those of some entries."""
         in_order = sorted(entries, key=SORTS[self.sort]) if self.sort else list(entries)
         return in_order[: self.top]
+
+    def rest(self, entries: Sequence[object], noun: str, plural: str = "") -> str:
+        """How many of some entries there are besides, in words; nothing if that are all."""
+        left = len(entries[self.top :]) if self.top else 0
+        return count(left, f"more {noun}", plural and f"more {plural}") if left else ""
+
+    @property
+    def latest(self) -> int:
+        """How many happenings or errors are shown."""
+        return self.top or _USUALLY_SHOWN
 
 
 def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table | Activity]:
@@ -144,33 +152,20 @@ def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table 
     return views
 
 
-def hidden_entries(metrics: SessionMetrics, choice: Choice) -> list[str]:
-    """What `choice` leaves out, in words."""
-    if choice.top is None:
-        return []
-    left = {
-        "tools": len(metrics.tools) - choice.top,
-        "models": len(metrics.models) - choice.top,
-        "phases": max(len(metrics.llms), len(metrics.phases)) - choice.top,
-        "edit strategies": len(metrics.edit_strategies) - choice.top,
-    }
-    return [f"{number:,} more {noun}" for noun, number in left.items() if number > 0]
-
-
 def _tables(metrics: SessionMetrics, choice: Choice) -> Iterator[Table]:
     yield _tool_table(metrics, choice)
-    yield _error_table(metrics.tools)
-    yield _model_table(choice.of(metrics.models), metrics)
-    yield _llm_table(choice.of(metrics.llms), metrics)
-    yield _phase_table(choice.of(metrics.phases))
-    yield _strategy_table(choice.of(metrics.edit_strategies))
+    yield _error_table(metrics.tools, choice)
+    yield _model_table(metrics, choice)
+    yield _llm_table(metrics, choice)
+    yield _phase_table(metrics.phases, choice)
+    yield _strategy_table(metrics.edit_strategies, choice)
     for table in TABLES.values():
         if isinstance(table, Happenings) and getattr(metrics, table.name):
-            yield _happenings_table(table, metrics)
+            yield _happenings_table(table, metrics, choice)
 
 
 def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
-    table = Table("Tools", _TOOLS)
+    table = Table("Tools", _TOOLS, more=choice.rest(metrics.tools, "tool"))
     for tool in choice.of(metrics.tools):
         table.rows.append(
             [
@@ -207,20 +202,20 @@ def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
     return table
 
 
-def _error_table(tools: list[ToolMetric]) -> Table:
+def _error_table(tools: list[ToolMetric], choice: Choice) -> Table:
     table = Table("Errors", _ERRORS)
     errors = [(number, tool.name, error) for tool in tools for error, number in tool.errors.items()]
     errors.sort(key=lambda item: (-item[0], item[1:]))
-    if len(errors) > _ERRORS_SHOWN:
-        table.remark = f", the most frequent {_ERRORS_SHOWN} of {len(errors):,}"
-    for number, tool, error in errors[:_ERRORS_SHOWN]:
+    if len(errors) > choice.latest:
+        table.remark = f", the most frequent {choice.latest} of {len(errors):,}"
+    for number, tool, error in errors[: choice.latest]:
         table.rows.append([shown(tool), shown(error), f"{number:,}"])
     return table
 
 
-def _model_table(models: list[ModelMetric], metrics: SessionMetrics) -> Table:
-    table = Table("Models", _MODELS)
-    for model in models:
+def _model_table(metrics: SessionMetrics, choice: Choice) -> Table:
+    table = Table("Models", _MODELS, more=choice.rest(metrics.models, "model"))
+    for model in choice.of(metrics.models):
         quantiles = quantile(model, 0.5), quantile(model, 0.95)
         table.rows.append([shown(model.model), *_use_of([model], quantiles)])
     if len(metrics.models) > 1:
@@ -254,9 +249,10 @@ def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
     )
 
 
-def _llm_table(llms: list[LLMMetric], metrics: SessionMetrics) -> Table:
-    table = Table("Model use", _MODEL_USE)
-    for llm in llms:
+def _llm_table(metrics: SessionMetrics, choice: Choice) -> Table:
+    more = choice.rest(metrics.llms, "phase with model use", "phases with model use")
+    table = Table("Model use", _MODEL_USE, more=more)
+    for llm in choice.of(metrics.llms):
         numbers = (llm.interaction_count, llm.prompt_tokens, llm.completion_tokens, llm.total_tokens)
         table.rows.append(
             [
@@ -275,9 +271,11 @@ def _llm_table(llms: list[LLMMetric], metrics: SessionMetrics) -> Table:
     return table
 
 
-def _phase_table(phases: list[PhaseMetric]) -> Table:
+def _phase_table(all_phases: list[PhaseMetric], choice: Choice) -> Table:
+    phases = choice.of(all_phases)
     more = [item for item in _MORE_OF_PHASES if any(item[1](phase) for phase in phases)]
-    table = Table("Phases", (*_PHASES, *(column for column, _, _ in more)))
+    columns = (*_PHASES, *(column for column, _, _ in more))
+    table = Table("Phases", columns, more=choice.rest(all_phases, "phase"))
     for phase in phases:
         is_known = phase.success or phase.duration_ms  # nobody says so before it has ended
         outcome: Cell = "ok" if phase.success else ("failed", "red")
@@ -295,16 +293,17 @@ def _phase_table(phases: list[PhaseMetric]) -> Table:
     return table
 
 
-def _strategy_table(strategies: list[EditStrategyMetric]) -> Table:
-    table = Table("Edit strategies", _STRATEGIES)
-    table.rows += [[shown(strategy.strategy), f"{strategy.count:,}"] for strategy in strategies]
+def _strategy_table(strategies: list[EditStrategyMetric], choice: Choice) -> Table:
+    more = choice.rest(strategies, "edit strategy", "edit strategies")
+    table = Table("Edit strategies", _STRATEGIES, more=more)
+    table.rows += [[shown(strategy.strategy), f"{strategy.count:,}"] for strategy in choice.of(strategies)]
     return table
 
 
-def _happenings_table(happenings: Happenings, metrics: SessionMetrics) -> Table:
+def _happenings_table(happenings: Happenings, metrics: SessionMetrics, choice: Choice) -> Table:
     """The latest of them; their columns are those of the declaration that say anything."""
     items, number = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
-    items = items[-_HAPPENINGS_SHOWN:]
+    items = items[-choice.latest :]
     values = {
         name: [_shown_value(name, getattr(item, name)) for item in items]
         for name in (*happenings.fields, *happenings.derived)

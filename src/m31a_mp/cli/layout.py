@@ -77,6 +77,7 @@ class Table:
         rows: A cell for each column, each row.
         total: A last row, under a line of its own.
         remark: What the heading says behind the title.
+        more: In words, how many rows were left out.
     """
 
     title: str
@@ -84,6 +85,7 @@ class Table:
     rows: list[Sequence[Cell]] = field(default_factory=list)
     total: Sequence[Cell] | None = None
     remark: str = ""
+    more: str = ""
 
     def fit(self, width: int) -> Fit:
         """Choose columns and widths for so many cells."""

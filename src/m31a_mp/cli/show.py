@@ -72,7 +72,7 @@ def command(
     found = [_find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
     choice = Choice(sort, top)
     if compare:
-        _show_comparison(found, top, as_json=as_json)
+        _show_comparison(found, choice, as_json=as_json)
     elif len(found) > 1:
         _show_sum(found, choice, as_json=as_json)
     elif as_json:
@@ -105,11 +105,11 @@ def _show_sum(found: list[_Found], choice: Choice, *, as_json: bool) -> None:
         tables.console().print(tables.sum_view(named, whole, choice))
 
 
-def _show_comparison(found: list[_Found], top: int | None, *, as_json: bool) -> None:
+def _show_comparison(found: list[_Found], choice: Choice, *, as_json: bool) -> None:
     before, after = (one.metrics for one in found)
     if as_json:
         sessions = [{"session": one.name, "totals": tables.totals(one.metrics)} for one in found]
         tables.print_json({"sessions": sessions} | comparison_json(before, after))
     else:
         names = [os.path.relpath(one.name) for one in found]
-        tables.console().print(tables.comparison_view(names, before, after, top))
+        tables.console().print(tables.comparison_view(names, before, after, choice))
