@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from test_cli import Call, Result, call, directory
 
-from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage
+from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, load
 from m31a_mp.cli.cells import cost, duration
 from m31a_mp.cli.entries import Choice, metrics_views
 from m31a_mp.cli.layout import Column, Table
@@ -187,3 +187,39 @@ def test_top_is_for_every_table(call: Call, directory: Path) -> None:
     compared = call("show", "--compare", *pair, "--top", "1").out
     assert "\n\n1 more tool that differs\n1 more model that differs\n" in compared
     assert "more" not in call("show", "--compare", *pair, "--top", "100").out
+
+
+def names_by(call: Call, directory: Path, sort: str, title: str) -> list[str]:
+    """The first column of a table that is sorted."""
+    rows = table_of(call("show", directory, "--sort", sort), title)[2:]
+    return [cells(row)[0] for row in rows if not row.startswith(("─", "in all"))]
+
+
+def test_phases_are_sorted_by_their_duration(call: Call, directory: Path) -> None:
+    with Collector(directory.name, directory.parent) as collector:
+        for name, took in (("plan", 20), ("execute", 90), ("verify", 50)):
+            collector.record_phase_transition(name)
+            collector.record_phase_duration(name, took, True)
+        collector.record_phase_transition("ship")
+        collector.record_phase_transition("ship")
+    for sort in ("total", "max", "p50", "p95"):
+        assert names_by(call, directory, sort, "Phases") == ["execute", "verify", "plan", "ship"]
+    assert names_by(call, directory, "name", "Phases") == ["execute", "plan", "ship", "verify"]
+    assert names_by(call, directory, "calls", "Phases") == ["ship", "plan", "execute", "verify"]
+    assert names_by(call, directory, "cost", "Phases") == ["plan", "execute", "verify", "ship"]
+
+
+@pytest.mark.parametrize("sort", ["calls", "failed", "p50", "p95", "max", "total"])
+def test_column_that_is_sorted_by_is_the_last_to_leave(directory: Path, sort: str) -> None:
+    fill_with_two_of_all(directory)
+    metrics = load(directory.parent, directory.name)
+    assert metrics
+    assert sort in header_at(17, metrics, "Tools", Choice(sort))
+    assert len(header_at(40, metrics, "Tools", Choice(sort))) > 3
+
+
+def test_comparison_is_not_sorted(call: Call, directory: Path) -> None:
+    fill_with_two_of_all(directory)
+    result = call("show", "--compare", directory, directory, "--sort", "p95")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("m31a-mp: --compare has an order of its own")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rich.text import Text
@@ -88,18 +88,52 @@ _MORE_OF_PHASES: tuple[tuple[Column, Callable[[PhaseMetric], int], Callable[[int
 )
 _STRATEGIES = (Column("strategy", is_right=False, may_be_cut=True), Column("edits", 1))
 
-SORTS: dict[str, Callable[[Any], Any]] = {
-    "name": lambda entry: entry.name if isinstance(entry, ToolMetric) else _name_of(entry),
-    "calls": lambda entry: -_calls_of(entry),
-    "failed": lambda entry: -getattr(entry, "fail_count", 0),
-    "p50": lambda entry: -_quantile_of(entry, 0.5),
-    "p95": lambda entry: -_quantile_of(entry, 0.95),
-    "max": lambda entry: -(getattr(entry, "max_duration_ms", 0) or 0),
-    "total": lambda entry: -getattr(entry, "total_duration_ms", 0),
-    "tokens": lambda entry: -getattr(entry, "total_tokens", 0),
-    "cost": lambda entry: -getattr(entry, "cost", 0.0),
+
+def _name_of(entry: Any) -> str:
+    names = ("name", "model", "phase", "strategy")
+    return str(next(getattr(entry, name) for name in names if hasattr(entry, name)))
+
+
+def _calls_of(entry: Any) -> int:
+    counts = ("call_count", "interaction_count", "transition_count", "count")
+    return int(next(getattr(entry, name) for name in counts if hasattr(entry, name)))
+
+
+def _quantile_of(entry: Any, q: float) -> float:
+    is_of_many = isinstance(entry, ToolMetric | ModelMetric)
+    return (entry.quantile(q) or 0.0) if is_of_many else _duration_of(entry, "")
+
+
+def _duration_of(entry: Any, name: str) -> float:
+    """A duration by its name; of a phase, the only one that is known."""
+    return getattr(entry, "duration_ms" if isinstance(entry, PhaseMetric) else name, 0) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """A way to sort entries.
+
+    Attributes:
+        by: What an entry is sorted by; the same for all entries of which it is not known.
+        columns: The titles of the columns that show it.
+    """
+
+    by: Callable[[Any], Any]
+    columns: tuple[str, ...] = ()
+
+
+SORTS: dict[str, Sort] = {
+    "name": Sort(_name_of),
+    "calls": Sort(lambda entry: -_calls_of(entry), ("calls", "interactions", "entered", "edits")),
+    "failed": Sort(lambda entry: -getattr(entry, "fail_count", 0), ("failed",)),
+    "p50": Sort(lambda entry: -_quantile_of(entry, 0.5), ("p50", "duration")),
+    "p95": Sort(lambda entry: -_quantile_of(entry, 0.95), ("p95", "duration")),
+    "max": Sort(lambda entry: -_duration_of(entry, "max_duration_ms"), ("max", "duration")),
+    "total": Sort(lambda entry: -_duration_of(entry, "total_duration_ms"), ("total", "duration")),
+    "tokens": Sort(lambda entry: -getattr(entry, "total_tokens", 0), ("total tokens",)),
+    "cost": Sort(lambda entry: -getattr(entry, "cost", 0.0), ("cost",)),
 }
-"""How entries may be sorted: what each is sorted by. Equal ones stay in the order of their first record."""
+"""How entries may be sorted. Equal ones stay in the order of their first record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +150,16 @@ class Choice:
 
     def of(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of some entries."""
-        in_order = sorted(entries, key=SORTS[self.sort]) if self.sort else list(entries)
+        in_order = sorted(entries, key=SORTS[self.sort].by) if self.sort else list(entries)
         return in_order[: self.top]
+
+    def ranked(self, columns: Sequence[Column]) -> list[Column]:
+        """Some columns, of which the one that is sorted by is the last to leave for want of room."""
+        sought = SORTS[self.sort].columns if self.sort else ()
+        return [
+            replace(column, rank=column.rank and (1 if column.title in sought else column.rank + 1))
+            for column in columns
+        ]
 
     def rest(self, entries: Sequence[object], noun: str, plural: str = "") -> str:
         """How many of some entries there are besides, in words; nothing if that are all."""
@@ -165,7 +207,7 @@ def _tables(metrics: SessionMetrics, choice: Choice) -> Iterator[Table]:
 
 
 def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
-    table = Table("Tools", _TOOLS, more=choice.rest(metrics.tools, "tool"))
+    table = Table("Tools", choice.ranked(_TOOLS), more=choice.rest(metrics.tools, "tool"))
     for tool in choice.of(metrics.tools):
         table.rows.append(
             [
@@ -214,7 +256,7 @@ def _error_table(tools: list[ToolMetric], choice: Choice) -> Table:
 
 
 def _model_table(metrics: SessionMetrics, choice: Choice) -> Table:
-    table = Table("Models", _MODELS, more=choice.rest(metrics.models, "model"))
+    table = Table("Models", choice.ranked(_MODELS), more=choice.rest(metrics.models, "model"))
     for model in choice.of(metrics.models):
         quantiles = quantile(model, 0.5), quantile(model, 0.95)
         table.rows.append([shown(model.model), *_use_of([model], quantiles)])
@@ -251,7 +293,7 @@ def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
 
 def _llm_table(metrics: SessionMetrics, choice: Choice) -> Table:
     more = choice.rest(metrics.llms, "phase with model use", "phases with model use")
-    table = Table("Model use", _MODEL_USE, more=more)
+    table = Table("Model use", choice.ranked(_MODEL_USE), more=more)
     for llm in choice.of(metrics.llms):
         numbers = (llm.interaction_count, llm.prompt_tokens, llm.completion_tokens, llm.total_tokens)
         table.rows.append(
@@ -275,7 +317,7 @@ def _phase_table(all_phases: list[PhaseMetric], choice: Choice) -> Table:
     phases = choice.of(all_phases)
     more = [item for item in _MORE_OF_PHASES if any(item[1](phase) for phase in phases)]
     columns = (*_PHASES, *(column for column, _, _ in more))
-    table = Table("Phases", columns, more=choice.rest(all_phases, "phase"))
+    table = Table("Phases", choice.ranked(columns), more=choice.rest(all_phases, "phase"))
     for phase in phases:
         is_known = phase.success or phase.duration_ms  # nobody says so before it has ended
         outcome: Cell = "ok" if phase.success else ("failed", "red")
@@ -295,7 +337,7 @@ def _phase_table(all_phases: list[PhaseMetric], choice: Choice) -> Table:
 
 def _strategy_table(strategies: list[EditStrategyMetric], choice: Choice) -> Table:
     more = choice.rest(strategies, "edit strategy", "edit strategies")
-    table = Table("Edit strategies", _STRATEGIES, more=more)
+    table = Table("Edit strategies", choice.ranked(_STRATEGIES), more=more)
     table.rows += [[shown(strategy.strategy), f"{strategy.count:,}"] for strategy in choice.of(strategies)]
     return table
 
@@ -352,17 +394,3 @@ def quantile(entry: ToolMetric | ModelMetric, q: float) -> str:
     if isinstance(entry, ModelMetric) and found and 1000 <= found < 59_900:  # noqa: PLR2004
         found = round(found, -2)
     return duration(found)
-
-
-def _name_of(entry: Any) -> str:
-    names = ("model", "phase", "strategy")
-    return str(next(getattr(entry, name) for name in names if hasattr(entry, name)))
-
-
-def _calls_of(entry: Any) -> int:
-    counts = ("call_count", "interaction_count", "transition_count", "count")
-    return int(next(getattr(entry, name) for name in counts if hasattr(entry, name)))
-
-
-def _quantile_of(entry: Any, q: float) -> float:
-    return (entry.quantile(q) or 0.0) if isinstance(entry, ToolMetric | ModelMetric) else 0.0

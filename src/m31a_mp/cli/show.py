@@ -10,8 +10,9 @@ import click
 
 from m31a_mp.cli import tables
 from m31a_mp.cli.comparison import comparison_json
-from m31a_mp.cli.entries import SORTS, Choice
+from m31a_mp.cli.entries import Choice
 from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, sessions_argument
+from m31a_mp.cli.options import choice_options
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, status
 from m31a_mp.metrics.file import read_file
@@ -58,19 +59,17 @@ class _Found:
 
 @click.command("show", epilog=_EPILOG)
 @sessions_argument
-@click.option("--sort", type=click.Choice(list(SORTS)), help="Sort tools, models and phases; largest first.")
-@click.option("--top", type=click.IntRange(1), metavar="N", help="Show the first N of each table only.")
+@choice_options
 @click.option("--compare", is_flag=True, help="Show how the second session differs from the first.")
 @json_option
-def command(
-    directories: tuple[str, ...], sort: str | None, top: int | None, *, compare: bool, as_json: bool
-) -> int:
+def command(directories: tuple[str, ...], choice: Choice, *, compare: bool, as_json: bool) -> int:
     """Show what a session adds up to: tools, model use, phases, who is live."""
     if compare and len(directories) != 2:  # noqa: PLR2004  # before and after
         raise click.UsageError("--compare takes two sessions")
+    if compare and choice.sort:
+        raise click.UsageError("--compare has an order of its own, the largest differences first: no --sort")
     # Not by click, which would split a name at its spaces where it takes several.
     found = [_find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
-    choice = Choice(sort, top)
     if compare:
         _show_comparison(found, choice, as_json=as_json)
     elif len(found) > 1:
