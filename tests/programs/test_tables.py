@@ -223,3 +223,14 @@ def test_comparison_is_not_sorted(call: Call, directory: Path) -> None:
     result = call("show", "--compare", directory, directory, "--sort", "p95")
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("m31a-mp: --compare has an order of its own")
+
+
+def test_watch_sorts_and_cuts_as_show_does(call: Call, directory: Path) -> None:
+    with Collector(directory.name, directory.parent) as collector:
+        for name, took in (("short", 1), ("long", 9), ("longer", 30)):
+            collector.record_tool_call(name, True, took)
+    choice = ("--sort", "total", "--top", "2")
+    watched = call("watch", "--count", "1", directory, *choice)
+    assert watched.out == call("show", directory, *choice).out + "\n"
+    assert [cells(row)[0] for row in table_of(watched, "Tools")[2:4]] == ["longer", "long"]
+    assert call("watch", "--top", "0", directory).status == 2
