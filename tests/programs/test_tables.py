@@ -185,7 +185,7 @@ def test_top_is_for_every_table(call: Call, directory: Path) -> None:
     pair = (directory, directory.with_name("two"))
     assert "\n\n1 more session\n1 more tool\n" in call("show", *pair, "--top", "1").out
     compared = call("show", "--compare", *pair, "--top", "1").out
-    assert "\n\n1 more tool that differs\n1 more model that differs\n" in compared
+    assert "\n\n1 more tool that differs\n21 more errors that differ\n1 more model that differs\n" in compared
     assert "more" not in call("show", "--compare", *pair, "--top", "100").out
 
 
@@ -234,3 +234,47 @@ def test_watch_sorts_and_cuts_as_show_does(call: Call, directory: Path) -> None:
     assert watched.out == call("show", directory, *choice).out + "\n"
     assert [cells(row)[0] for row in table_of(watched, "Tools")[2:4]] == ["longer", "long"]
     assert call("watch", "--top", "0", directory).status == 2
+
+
+# --- Comparisons --------------------------------------------------------------------------------------
+
+
+def test_comparison_has_the_errors_and_phases_that_differ(call: Call, directory: Path) -> None:
+    other = directory.with_name("two")
+    for path, error, number, took in ((directory, "timeout", 1, 500), (other, "exit 2", 3, 800)):
+        with Collector(path.name, path.parent) as collector:
+            collector.record_tool_call("make", False, 20, error=error)
+            for _ in range(number):
+                collector.record_tool_call("grep", False, 0, error="exit 1")
+            collector.record_phase_duration("plan", took, path == directory)
+            collector.record_phase_duration("same", 500, True)
+            if path == other:
+                collector.record_phase_duration("new", 90, True)
+    result = call("show", "--compare", directory, other)
+    assert [cells(row)[0] for row in table_of(result, "Tools that differ")[2:]] == ["grep"]
+    assert [cells(row) for row in table_of(result, "Errors that differ")[2:]] == [
+        ["grep", "exit 1", "1 → 3"],
+        ["make", "exit 2", "0 → 1"],
+        ["make", "timeout", "1 → 0"],
+    ]
+    assert [cells(row) for row in table_of(result, "Phases that differ")[2:]] == [
+        ["plan", "ok → failed", "500 ms → 800 ms"],
+        ["new", "- → ok", "- → 90 ms"],
+    ]
+    document = call("show", "--compare", directory, other, "--json").json
+    assert document["errors"][0] == {"tool": "grep", "error": "exit 1", "calls": [1, 3]}
+    assert document["phases"] == [
+        {"phase": "plan", "success": [True, False], "duration_ms": [500, 800]},
+        {"phase": "new", "success": [None, True], "duration_ms": [None, 90]},
+    ]
+
+
+@pytest.mark.parametrize(("more", "said"), [(0, "phases\n"), (1, "phases by as much as a table shows\n")])
+def test_comparison_says_that_nothing_differs(call: Call, directory: Path, more: int, said: str) -> None:
+    other = directory.with_name("two")
+    for path, took in ((directory, 60_000), (other, 60_000 + more)):
+        with Collector(path.name, path.parent) as collector:
+            collector.record_phase_duration("plan", took, True)
+    out = call("show", "--compare", directory, other).out
+    assert out.endswith(f"\n\nnothing differs in tools, errors, models and {said}")
+    assert "that differ" not in out

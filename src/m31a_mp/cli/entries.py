@@ -26,6 +26,9 @@ from m31a_mp.system.log import shown
 
 Entry = TypeVar("Entry")
 
+FAILED = "failed"
+"""The outcome of a phase that did not succeed."""
+
 _USUALLY_SHOWN = 10  # of happenings and of errors
 # Which fields of a happening give way first where not all have room: the higher ones; the others have 1.
 _GIVES_WAY = {"success": 0, "error_type": 0, "description": 2, "files": 2}
@@ -319,13 +322,12 @@ def _phase_table(all_phases: list[PhaseMetric], choice: Choice) -> Table:
     columns = (*_PHASES, *(column for column, _, _ in more))
     table = Table("Phases", choice.ranked(columns), more=choice.rest(all_phases, "phase"))
     for phase in phases:
-        is_known = phase.success or phase.duration_ms  # nobody says so before it has ended
-        outcome: Cell = "ok" if phase.success else ("failed", "red")
+        word = outcome(phase)
         table.rows.append(
             [
                 shown(phase.phase),
-                outcome if is_known else "-",
-                duration(phase.duration_ms) if is_known else "-",
+                (word, "red") if word == FAILED else word,
+                duration(phase.duration_ms if has_ended(phase) else None),
                 f"{phase.transition_count:,}",
                 f"{phase.heal_trigger_count:,}",
                 f"{phase.bisect_trigger_count:,}",
@@ -333,6 +335,18 @@ def _phase_table(all_phases: list[PhaseMetric], choice: Choice) -> Table:
             ]
         )
     return table
+
+
+def has_ended(phase: PhaseMetric) -> bool:
+    """Whether a phase's duration and outcome are known."""
+    return phase.success or phase.duration_ms > 0
+
+
+def outcome(phase: PhaseMetric) -> str:
+    """A phase's outcome in a word; nobody says so before it has ended."""
+    if not has_ended(phase):
+        return "-"
+    return "ok" if phase.success else FAILED
 
 
 def _strategy_table(strategies: list[EditStrategyMetric], choice: Choice) -> Table:
