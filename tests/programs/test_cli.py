@@ -218,7 +218,7 @@ def test_activity_is_one_line_and_a_clock_that_is_wrong_does_not_flatten_it(
     out = call("show", directory).out
     bars, note = out.partition("Activity\n")[2].splitlines()[:2]
     assert (bars[0], bars[-1], bars.count(" ")) == ("▁", "█", 19)
-    assert note == "1.0 s a column, at most 39 calls in one; 1 far from these left out"
+    assert note == "calls and interactions, 1 s a column, at most 39 in one; 1 far from these left out"
 
 
 def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) -> None:
