@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from datetime import UTC, datetime
 from itertools import dropwhile, islice, takewhile
@@ -234,6 +235,24 @@ def test_watch_sorts_and_cuts_as_show_does(call: Call, directory: Path) -> None:
     assert watched.out == call("show", directory, *choice).out + "\n"
     assert [cells(row)[0] for row in table_of(watched, "Tools")[2:4]] == ["longer", "long"]
     assert call("watch", "--top", "0", directory).status == 2
+
+
+def test_session_that_is_named_twice_counts_once(call: Call, directory: Path) -> None:
+    fill_with_two_of_all(directory)
+    Collector("two", directory.parent).stop()
+    os.symlink(directory, "again")
+    names = (directory, directory.with_name("two"), "again", directory / "metrics.json", directory)
+    result = call("show", *names)
+    assert result.out.startswith("the sum of 2 sessions\n")
+    assert cells(table_of(result, "Tools")[-1])[:2] == ["in all", "22"]
+    assert f"\n{os.path.relpath(directory)} was named 4 times and counts once\n" in result.out
+    assert [cells(row)[0] for row in table_of(result, "Sessions")[2:4]] == [
+        os.path.relpath(path) for path in names[:2]
+    ]
+    document = call("show", *names, "--json").json
+    assert len(document["sessions"]) == 2
+    assert document["totals"]["tool_calls"] == 22
+    assert " was named twice and counts once\n" in call("show", directory, directory).out
 
 
 # --- Comparisons --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from m31a_mp.metrics.file import read_file
 from m31a_mp.metrics.merge import merge
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import SESSION_VARIABLE
+from m31a_mp.system.log import shown
 
 _EPILOG = """\
 \b
@@ -47,6 +48,11 @@ class _Found:
     name: str
     metrics: SessionMetrics
     status: Status | None = None
+
+    @property
+    def directory(self) -> str:
+        """The directory where it is: the same for a session and its file."""
+        return os.path.realpath(self.name).removesuffix("/metrics.json")
 
     def json(self) -> dict[str, Any]:
         return tables.status_json(self.status) if self.status else tables.file_json(self.name, self.metrics)
@@ -94,14 +100,28 @@ def _find(directory: str | None) -> _Found:
         raise TroubleError(str(error), "name a session's directory, or a metrics.json") from None
 
 
-def _show_sum(found: list[_Found], choice: Choice, *, as_json: bool) -> None:
+def _show_sum(named: list[_Found], choice: Choice, *, as_json: bool) -> None:
+    """The sum of what was named; a session that was named more often counts once."""
+    same: dict[str, list[_Found]] = {}
+    for one in named:
+        same.setdefault(one.directory, []).append(one)
+    found = [first for first, *_ in same.values()]
     whole = merge(*(one.metrics for one in found))
     if as_json:
         sums = {"totals": tables.totals(whole), "metrics": whole.to_json()}
         tables.print_json({"sessions": [one.json() for one in found]} | sums)
     else:
-        named = [(os.path.relpath(one.name), one.metrics) for one in found]
-        tables.console().print(tables.sum_view(named, whole, choice))
+        rows = [(os.path.relpath(one.name), one.metrics) for one in found]
+        notes = [
+            f"{shown(os.path.relpath(first.name))} was named {_times(1 + len(others))} and counts once"
+            for first, *others in same.values()
+            if others
+        ]
+        tables.console().print(tables.sum_view(rows, whole, choice, notes))
+
+
+def _times(number: int) -> str:
+    return "twice" if number == 2 else f"{number} times"  # noqa: PLR2004
 
 
 def _show_comparison(found: list[_Found], choice: Choice, *, as_json: bool) -> None:

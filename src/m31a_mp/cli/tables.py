@@ -240,14 +240,16 @@ def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
     return View([head, *metrics_views(metrics, choice)], _loss_notes(metrics, ""))
 
 
-def sum_view(named: Sequence[tuple[str, SessionMetrics]], whole: SessionMetrics, choice: Choice) -> View:
+def sum_view(
+    named: Sequence[tuple[str, SessionMetrics]], whole: SessionMetrics, choice: Choice, notes: Sequence[str]
+) -> View:
     """Several sessions: each in a line, and their sum as tables."""
     table = Table("Sessions", _SUMMED, more=choice.rest(named, "session"))
     for name, metrics in named[: choice.top]:
         table.rows.append([shown(name), *_sums_of(metrics)])
     table.total = ["in all", *_sums_of(whole)]
     head = Text(f"the sum of {count(len(named), 'session')}", "bold")
-    return View([head, table, *metrics_views(whole, choice)], _loss_notes(whole, ""))
+    return View([head, table, *metrics_views(whole, choice)], [*notes, *_loss_notes(whole, "")])
 
 
 def _sums_of(metrics: SessionMetrics) -> list[Cell]:
