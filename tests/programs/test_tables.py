@@ -255,6 +255,17 @@ def test_session_that_is_named_twice_counts_once(call: Call, directory: Path) ->
     assert " was named twice and counts once\n" in call("show", directory, directory).out
 
 
+def test_new_input_is_never_called_input(directory: Path) -> None:
+    with Collector(directory.name, directory.parent) as collector:
+        usage = Usage(900_000, 100, 900_100, cached_tokens=500_000)
+        collector.record_llm_interaction("plan", usage, 0.25, model="opus-of-the-third-generation")
+    metrics = load(directory.parent, directory.name)
+    assert metrics
+    titles = header_at(64, metrics, "Models")
+    assert "new in" in titles
+    assert "cache read" not in titles
+
+
 # --- Comparisons --------------------------------------------------------------------------------------
 
 

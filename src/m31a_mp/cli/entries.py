@@ -54,7 +54,7 @@ _ERRORS = (
 _MODELS = (
     Column("model", is_right=False, may_be_cut=True),
     Column("interactions", 3, short="calls"),
-    Column("new input", 4, short="input"),
+    Column("new input", 4, short="new in"),
     Column("cache read", 6),
     Column("cache write", 7),
     Column("output", 5),
