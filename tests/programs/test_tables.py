@@ -5,21 +5,25 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 from datetime import UTC, datetime
 from itertools import dropwhile, islice, takewhile
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from rich.console import Console
 from rich.text import Text
-from test_cli import Call, Result, call, directory
+from test_cli import COMMANDS, Call, Result, call, directory
 
 from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, load
 from m31a_mp.cli.cells import cost, duration
 from m31a_mp.cli.entries import Choice, metrics_views
 from m31a_mp.cli.layout import Column, Table
+from m31a_mp.cli.record import command as record
 from m31a_mp.cli.tables import ALL, View
+from m31a_mp.kinds.catalog import KINDS
 
 __all__ = ["call", "directory"]  # fixtures
 
@@ -308,3 +312,56 @@ def test_comparison_says_that_nothing_differs(call: Call, directory: Path, more:
     out = call("show", "--compare", directory, other).out
     assert out.endswith(f"\n\nnothing differs in tools, errors, models and {said}")
     assert "that differ" not in out
+
+
+# --- Help ---------------------------------------------------------------------------------------------
+
+RECORDS = sorted(record.commands)
+
+
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in COMMANDS), *(("record", name) for name in RECORDS)], ids=" ".join
+)
+def test_help_fits_80_columns(call: Call, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call(*command, "--help").out.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    assert [
+        line for line in lines if line.endswith("...") and "COMMAND" not in line and "[S" not in line
+    ] == []
+    assert not any("<=x" in line or "x>=" in line for line in lines if "SECONDS" not in line)
+
+
+def test_example_in_several_lines_is_one_command() -> None:
+    [example] = [kind.example for kind in KINDS if kind.command == "startup"]
+    lines = record.commands["startup"].get_help(click.Context(record.commands["startup"])).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.endswith("Example:"))
+    assert lines[start + 1].endswith(" \\")
+    assert shlex.split("\n".join(lines[start + 1 :]).replace("\\\n", "")) == [
+        "m31a-mp",
+        "record",
+        *shlex.split(example),
+    ]
+
+
+def test_help_of_record_says_what_each_command_is_for(call: Call) -> None:
+    out = call("record", "--help").out
+    assert "  completion      Record that a phase was completed.\n" in out
+    assert "  phase           Record that PHASE was entered, or that it ended.\n" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("1.5", "'1.5' is not a whole number"),
+        ("many", "'many' is not a whole number"),
+        ("-1", "-1 is less than 0"),
+        (str(1 << 63), f"{1 << 63} is more than {(1 << 63) - 1}"),
+    ],
+)
+def test_wrong_number_is_told_in_a_sentence(call: Call, directory: Path, given: str, said: str) -> None:
+    result = call("record", "--session", directory, "tool", "make", "--ok", "--duration-ms", given)
+    assert result.status == 2
+    assert result.err == (
+        f"m31a-mp: Invalid value for '--duration-ms': {said}\nhint: m31a-mp record tool --help\n"
+    )

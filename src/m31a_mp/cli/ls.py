@@ -28,7 +28,8 @@ _EPILOG = f"""\
 \b
 Examples:
   m31a-mp ls sessions
-  m31a-mp ls sessions --json | jq '.sessions[] | select(.state == "not closed")'
+  m31a-mp ls sessions --json |
+      jq '.sessions[] | select(.state == "not closed")'
 
 A session is running while its owner or a process that records into it lives.
 It is not closed if its owner ended without giving it up: `m31a-mp compact`, or

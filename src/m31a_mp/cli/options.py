@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from m31a_mp.cli.counts import WholeNumber
 from m31a_mp.cli.entries import SORTS, Choice
 
 _SORT_HELP = f"""\
@@ -26,5 +27,5 @@ def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*arguments, choice=Choice(sort, top), **others)
 
     sort = click.option("--sort", type=click.Choice(list(SORTS)), metavar="KEY", help=_SORT_HELP)
-    top = click.option("--top", type=click.IntRange(1), metavar="N", help=_TOP_HELP)
+    top = click.option("--top", type=WholeNumber(1), metavar="N", help=_TOP_HELP)
     return sort(top(chosen))

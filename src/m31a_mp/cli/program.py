@@ -34,7 +34,7 @@ _COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {
     "run": "Run a command inside a session, and record the call.",
-    "record": "Record one tool call, model use, phase, heal or bisect.",
+    "record": "Record one tool call, model use, phase, or anything else.",
     "show": "Show what a session adds up to.",
     "watch": "Show it live.",
     "ls": "List the sessions in a directory.",
@@ -51,11 +51,11 @@ Example, in two terminals:
 \b
 Exit status:
   0      done, and all is well
-  1      done; but something is damaged: set aside (compact), found (verify), or
-         not to be read (ls, compact)
+  1      done; but something is damaged: set aside (compact),
+         found (verify), or not to be read (ls, compact)
   2      wrong usage
-  3      not done: there is no such session, its owner lives, a file is damaged
-         or of a newer version
+  3      not done: there is no such session, its owner lives,
+         a file is damaged or of a newer version
   125    run could not start the command; or click and rich are not installed
   126    run: the command cannot be executed
   127    run: there is no such command

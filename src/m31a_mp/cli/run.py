@@ -15,7 +15,8 @@ _EPILOG = """\
 \b
 Examples:
   m31a-mp run --session sessions/demo -- pytest -q
-  m31a-mp run --session sessions/demo --tool lint --phase verify -- ruff check .
+  m31a-mp run --session sessions/demo --tool lint --phase verify -- \\
+      ruff check .
 
 The command has this program's streams and terminal. Signals are handed on to
 it, and the exit status is the command's: 128+N if signal N ended it, 127 if

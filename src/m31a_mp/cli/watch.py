@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from m31a_mp.cli import tables
+from m31a_mp.cli.counts import WholeNumber
 from m31a_mp.cli.entries import Choice
 from m31a_mp.cli.keeper import SIGNAL_BASE
 from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument
@@ -60,7 +61,7 @@ _GIVEN_BACK = -2
     metavar="SECONDS",
     help="How often to look.",
 )
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many looks.")
+@click.option("--count", type=WholeNumber(1), metavar="N", help="End after so many looks.")
 @choice_options
 @json_option
 def command(
