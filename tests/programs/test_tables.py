@@ -365,3 +365,39 @@ def test_wrong_number_is_told_in_a_sentence(call: Call, directory: Path, given: 
     assert result.err == (
         f"m31a-mp: Invalid value for '--duration-ms': {said}\nhint: m31a-mp record tool --help\n"
     )
+
+
+# --- Messages -----------------------------------------------------------------------------------------
+
+
+def test_session_of_the_variable_is_said_to_be_of_it(
+    call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = directory / "none" / "q"
+    monkeypatch.setenv("M31A_MP_SESSION", str(gone))
+    for command in ("show", "watch", "verify", "compact"):
+        message = f"m31a-mp: there is no session in {gone}, which M31A_MP_SESSION names\n"
+        assert call(command).err.startswith(message)
+        assert "M31A_MP_SESSION" not in call(command, directory / "other").err
+    fill_with_two_of_all(directory)
+    monkeypatch.setenv("M31A_MP_SESSION", str(directory.parent))
+    message = f"m31a-mp: {directory.parent}, which M31A_MP_SESSION names, is no session; it holds a session\n"
+    assert call("show").err.startswith(message)
+
+
+def test_hints_of_record_can_be_followed(call: Call, directory: Path, tmp_path: Path) -> None:
+    fill_with_two_of_all(tmp_path / "sessions" / "unrelated")
+    tool = ("tool", "x", "--ok", "--duration-ms", "1")
+    named = "m31a-mp record --session sessions/NAME tool ...\n"
+    assert call("record", *tool).err.endswith(f"\nhint: set M31A_MP_SESSION, or: {named}")
+    result = call("record", "--session", "/", *tool)
+    assert result.status == 2
+    assert result.err.startswith("m31a-mp: / cannot be a session: its name '' must be")
+    assert result.err.endswith(named)
+    (tmp_path / "file").touch()
+    assert " ls " not in call("record", "--session", "file/x", *tool).err
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "x").touch()
+    assert call("record", "--session", "place/x", *tool).err.endswith(": m31a-mp ls place\n")
+    wrong = call("record", "--session", directory, "tool", "", "--ok", "--duration-ms", "1")
+    assert wrong.err.endswith("\nhint: m31a-mp record tool --help\n")

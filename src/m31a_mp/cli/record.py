@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 import click
 
 from m31a_mp.cli.counts import WholeNumber
-from m31a_mp.cli.naming import GuessingGroup, TroubleError, named, session_option
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, GuessingGroup, TroubleError, named, path_word, session_option
 from m31a_mp.kinds.catalog import KINDS
 from m31a_mp.kinds.declaration import Kind
 from m31a_mp.kinds.fields import COUNT, FLAG, NAME, Field
 from m31a_mp.plan import PlanOutcome
-from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
+from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, SESSION_VARIABLE, Recorder, attach
+from m31a_mp.session.paths import Session
 from m31a_mp.usage import Usage
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -200,7 +201,7 @@ class _Drops(logging.Filter):
 def _recorder(directory: str | None) -> Iterator[Recorder]:
     """A recorder whose record, when this ends, is in the session, or else that is an error."""
     try:
-        session = named(directory, "m31a-mp record --session")
+        session = named(directory, _how_to_name_one)
     except OSError as error:  # where there is no working directory, a relative name leads nowhere
         raise TroubleError(f"not recorded: {error.strerror}", "name the session by its full path") from None
     drops, log = _Drops(), logging.getLogger("m31a_mp")
@@ -210,10 +211,21 @@ def _recorder(directory: str | None) -> Iterator[Recorder]:
         with attach(session.id, session.sessions_dir, durability=durability) as recorder:
             yield recorder
     except ValueError as error:
-        raise TroubleError(str(error), "m31a-mp record --help", status=2) from None
+        raise TroubleError(
+            str(error), f"{click.get_current_context().command_path} --help", status=2
+        ) from None
     finally:
         log.removeFilter(drops)
     if drops.reason is not None:
-        raise TroubleError(
-            f"not recorded: {drops.reason}", f"mend that, then look: m31a-mp ls {session.sessions_dir}"
-        )
+        raise TroubleError(f"not recorded: {drops.reason}", _how_to_mend(session))
+
+
+def _how_to_name_one() -> str:
+    kind = click.get_current_context().info_name
+    return f"set {SESSION_VARIABLE}, or: m31a-mp record --session {DEFAULT_SESSIONS}/NAME {kind} ..."
+
+
+def _how_to_mend(session: Session) -> str:
+    if os.path.isdir(session.sessions_dir):
+        return f"mend that, then look: m31a-mp ls {path_word(session.sessions_dir)}"
+    return f"mend that, or name another session: {_how_to_name_one()}"
