@@ -30,6 +30,8 @@ from m31a_mp.errors import (
 from m31a_mp.system.log import shown
 
 NAME = "m31a-mp"
+# What writes on stdout, besides click and rich.
+_WRITERS = {__name__, "m31a_mp.cli.tables", "m31a_mp.cli.watch", "m31a_mp.cli.screen"}
 _COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {
@@ -121,8 +123,9 @@ def start(arguments: list[str]) -> int:
         _tell(error.format_message(), _usage_hint(error))
         return CANNOT_START if is_run else getattr(error, "status", error.exit_code)
     except Exception as error:
+        what = "the output cannot be written: " if _is_of_output(error) else ""
         forget_output()
-        _tell(_message(error), _hint(error))
+        _tell(what + _message(error), _hint(error))
         return CANNOT_START if is_run else NOT_DONE
     return int(status or 0)
 
@@ -138,6 +141,15 @@ def forget_output() -> None:
     if sys.stdout is sys.__stdout__ and sys.stdout:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Whether the output failed: the error names no file, and comes from where output is written."""
+    if not isinstance(error, OSError) or error.filename:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals["__name__"]
+    return module.partition(".")[0] in {"click", "rich"} or module in _WRITERS
 
 
 def _tell(message: str, hint: str) -> None:
