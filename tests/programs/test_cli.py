@@ -449,11 +449,11 @@ def test_file_of_a_newer_version_is_not_called_damaged(call: Call, sessions: Pat
     assert result.status == 1
     assert result.row("newer")[0] == "newer version"
     assert result.row("whole")[0] == "finished"
-    assert f"\nnewer: is of version 9; this library reads 1; {helps}\n" in result.out
+    assert f"\nnewer: metrics.json is of version 9; this library reads 1; {helps}\n" in result.out
     assert "damaged" not in result.out
     newer, _ = call("ls", sessions, "--json").json["sessions"]
     assert (newer["state"], newer["totals"]) == (None, None)
-    assert newer["error"].startswith("is of version 9")
+    assert newer["error"].startswith("metrics.json is of version 9")
     for command in (("show",), ("show", "--json"), ("watch", "--count", "1"), ("compact",)):
         result = call(*command, file.parent)
         assert (result.status, result.out) == (3, "")
@@ -886,7 +886,9 @@ def test_output_that_cannot_be_written(directory: Path, full: bool) -> None:
     os.close(writing_end)
     if full:
         assert result.returncode == 3
-        assert re.fullmatch(r"m31a-mp: No space left on device\nhint: .*\n", result.stderr)
+        assert re.fullmatch(
+            r"m31a-mp: the output cannot be written: No space left on device\nhint: .*\n", result.stderr
+        )
     else:
         assert (result.returncode, result.stderr) == (128 + 13, "")
 

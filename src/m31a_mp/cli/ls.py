@@ -79,7 +79,9 @@ def _look(session: Session, count: Callable[[], None]) -> _Row | None:
     except FileNotFoundError:
         return None  # removed meanwhile
     except UnsupportedVersionError as error:
-        return tables.Unreadable(session.id, "newer version", f"{error.reason}; {USE_OTHER_RELEASE}")
+        return tables.Unreadable(
+            session.id, "newer version", f"metrics.json {error.reason}; {USE_OTHER_RELEASE}"
+        )
     except DamagedMetricsError as error:
         return tables.Unreadable(session.id, "damaged", error.reason)
     except (MetricsError, OSError) as error:
