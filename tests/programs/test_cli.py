@@ -502,8 +502,8 @@ def test_ls_of_nothing(call: Call, tmp_path: Path) -> None:
 
 def test_compact_recovers_what_a_crash_left_behind(call: Call, directory: Path) -> None:
     crash(directory)
-    assert call("compact", directory) == Result(0, f"{directory}: 1 record recovered\n", "")
-    assert call("compact", directory) == Result(0, f"{directory}: 0 records recovered\n", "")
+    assert call("compact", directory) == Result(0, f"{directory}: 1 record merged\n", "")
+    assert call("compact", directory) == Result(0, f"{directory}: 0 records merged\n", "")
     document = call("show", directory, "--json").json
     assert (document["state"], document["unmerged"]) == ("finished", 0)
     metrics = load(directory.parent, directory.name)
@@ -546,7 +546,7 @@ def test_compact_of_a_damaged_file_needs_to_be_told(call: Call, directory: Path)
     assert result.err.count("\n") == 2
     result = call("compact", "--rebuild", directory)
     assert result.status == 1
-    assert result.out.startswith(f"{directory}: 1 record recovered\nset aside: metrics.json.")
+    assert result.out.startswith(f"{directory}: 1 record merged\nset aside: metrics.json.")
 
 
 def test_verify_finds_nothing_in_a_crashed_session_and_damage_in_a_damaged_one(
