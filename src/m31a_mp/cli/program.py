@@ -55,7 +55,7 @@ Exit status:
   0      done, and all is well
   1      done; but something is damaged: set aside (compact),
          found (verify), or not to be read (ls, compact)
-  2      wrong usage
+  2      wrong usage (run: 125)
   3      not done: there is no such session, its owner lives,
          a file is damaged or of a newer version
   125    run could not start the command; or click and rich are not installed
