@@ -146,7 +146,7 @@ def test_show_names_errors_models_and_costs_that_are_not_known(call: Call, direc
     assert "the program took 900 ms to start: configuration 40 ms" in result.out
     assert "heal time" in result.out
     assert result.row("search_replace") == ["1"]
-    assert result.row("T-1") == ["edit", "-", "yes", "8.3 s", "0", "0", "a.py, b.py", "-", "0 s"]
+    assert result.row("T-1") == ["edit", "yes", "8.3 s", "0", "0", "a.py, b.py", "0 s"]
     assert call("show", directory, "--json").json["totals"]["unknown_cost_count"] == 2
     assert call("ls", directory.parent).row(directory.name)[-2] == "at least 0.2500"
 
@@ -219,7 +219,7 @@ def test_activity_is_one_line_and_a_clock_that_is_wrong_does_not_flatten_it(
     out = call("show", directory).out
     bars, note = out.partition("Activity\n")[2].splitlines()[:2]
     assert (bars[0], bars[-1], bars.count(" ")) == ("▁", "█", 19)
-    assert note == "1.0 s a column, at most 39 calls in one; 1 far from these left out"
+    assert note == "calls and interactions, 1 s a column, at most 39 in one; 1 far from these left out"
 
 
 def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) -> None:
@@ -387,7 +387,7 @@ def test_ls_has_a_row_for_every_session(call: Call, sessions: Path) -> None:
         listed = call("ls", sessions, "--json").json
     assert (result.status, result.err) == (0, "")
     assert result.row("open")[:2] == ["not closed", "-"]
-    assert result.row("open")[4:] == ["1", "0", "0", "0.0000", "1"]
+    assert result.row("open")[4:] == ["1", "0", "0", "-", "1"]
     assert result.row("finished")[:2] == ["finished", "-"]
     assert result.row("finished")[4:] == ["4", "1", "1,100", "0.7500", "-"]
     assert result.row("running")[:2] == ["running", str(os.getpid())]
@@ -450,11 +450,11 @@ def test_file_of_a_newer_version_is_not_called_damaged(call: Call, sessions: Pat
     assert result.status == 1
     assert result.row("newer")[0] == "newer version"
     assert result.row("whole")[0] == "finished"
-    assert f"\nnewer: is of version 9; this library reads 1; {helps}\n" in result.out
+    assert f"\nnewer: metrics.json is of version 9; this library reads 1; {helps}\n" in result.out
     assert "damaged" not in result.out
     newer, _ = call("ls", sessions, "--json").json["sessions"]
     assert (newer["state"], newer["totals"]) == (None, None)
-    assert newer["error"].startswith("is of version 9")
+    assert newer["error"].startswith("metrics.json is of version 9")
     for command in (("show",), ("show", "--json"), ("watch", "--count", "1"), ("compact",)):
         result = call(*command, file.parent)
         assert (result.status, result.out) == (3, "")
@@ -503,8 +503,8 @@ def test_ls_of_nothing(call: Call, tmp_path: Path) -> None:
 
 def test_compact_recovers_what_a_crash_left_behind(call: Call, directory: Path) -> None:
     crash(directory)
-    assert call("compact", directory) == Result(0, f"{directory}: 1 record recovered\n", "")
-    assert call("compact", directory) == Result(0, f"{directory}: 0 records recovered\n", "")
+    assert call("compact", directory) == Result(0, f"{directory}: 1 record merged\n", "")
+    assert call("compact", directory) == Result(0, f"{directory}: 0 records merged\n", "")
     document = call("show", directory, "--json").json
     assert (document["state"], document["unmerged"]) == ("finished", 0)
     metrics = load(directory.parent, directory.name)
@@ -547,7 +547,7 @@ def test_compact_of_a_damaged_file_needs_to_be_told(call: Call, directory: Path)
     assert result.err.count("\n") == 2
     result = call("compact", "--rebuild", directory)
     assert result.status == 1
-    assert result.out.startswith(f"{directory}: 1 record recovered\nset aside: metrics.json.")
+    assert result.out.startswith(f"{directory}: 1 record merged\nset aside: metrics.json.")
 
 
 def test_verify_finds_nothing_in_a_crashed_session_and_damage_in_a_damaged_one(
@@ -887,7 +887,9 @@ def test_output_that_cannot_be_written(directory: Path, full: bool) -> None:
     os.close(writing_end)
     if full:
         assert result.returncode == 3
-        assert re.fullmatch(r"m31a-mp: No space left on device\nhint: .*\n", result.stderr)
+        assert re.fullmatch(
+            r"m31a-mp: the output cannot be written: No space left on device\nhint: .*\n", result.stderr
+        )
     else:
         assert (result.returncode, result.stderr) == (128 + 13, "")
 

@@ -593,7 +593,7 @@ def test_long_work_shows_a_progress_bar_on_a_terminal(one: Session) -> None:
     with terminal:
         found, rest = terminal.end()
     assert found == 0
-    assert rest.endswith(f"{one.root}: 1 record recovered\r\n")
+    assert rest.endswith(f"{one.root}: 1 record merged\r\n")
 
 
 @pytest.mark.slow

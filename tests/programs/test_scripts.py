@@ -263,14 +263,14 @@ def abandoned(session: Path) -> Path:
 def test_compact_recovers_what_a_killed_owner_left(abandoned: Path) -> None:
     result = run("compact.py", abandoned)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"{abandoned}: 11 records recovered\n"
+    assert result.stdout == f"{abandoned}: 11 records merged\n"
     assert outcomes(loaded(abandoned.parent, abandoned.name)) == {"tool": (5, 5), "worker": (1, 0)}
 
 
 def test_compact_once_more_recovers_nothing(abandoned: Path) -> None:
     run("compact.py", abandoned)
     result = run("compact.py", f"{abandoned}/")
-    assert (result.returncode, result.stdout) == (0, f"{abandoned}: 0 records recovered\n")
+    assert (result.returncode, result.stdout) == (0, f"{abandoned}: 0 records merged\n")
     assert outcomes(loaded(abandoned.parent, abandoned.name)) == {"tool": (5, 5), "worker": (1, 0)}
 
 
@@ -280,7 +280,7 @@ def test_compact_sets_garbage_aside_and_says_so(abandoned: Path) -> None:
     result = run("compact.py", abandoned)
     assert result.returncode == 1
     recovered, set_aside, kept = result.stdout.splitlines()
-    assert recovered == f"{abandoned}: 11 records recovered"
+    assert recovered == f"{abandoned}: 11 records merged"
     assert re.fullmatch(r"set aside: journal\.\d+\.ndjson, byte 0: not JSON: .+", set_aside)
     assert kept.endswith(str(abandoned / "journal.rejected.ndjson"))
     assert b"garbage" in (abandoned / "journal.rejected.ndjson").read_bytes()
@@ -317,7 +317,7 @@ def test_compact_rebuilds_a_damaged_file_when_told_so(session: Path) -> None:
     (session / "metrics.json").write_text("damaged")
     result = run("compact.py", session, "--rebuild")
     assert (result.returncode, result.stderr) == (1, "")
-    assert "1 record recovered" in result.stdout
+    assert "1 record merged" in result.stdout
     assert "set aside: metrics.json." in result.stdout
     assert outcomes(loaded(session.parent, session.name)) == {"tool": (1, 0)}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from m31a_mp.cli.cells import count, duration
+from m31a_mp.cli.cells import whole_seconds
 from m31a_mp.model import Timeline
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -38,7 +38,8 @@ class Activity:
         far = f"; {self._far} far from these left out" if self._far else ""
         yield Text("Activity", "bold")
         yield Text("".join(bars).rstrip())
-        yield Text(f"{duration(seconds * 1000)} a column, at most {count(most, 'call')} in one{far}", "dim")
+        each = f"{whole_seconds(seconds)} a column, at most {most:,} in one"
+        yield Text(f"calls and interactions, {each}{far}", "dim")
 
     def _columns(self, width: int) -> tuple[list[int], int]:
         """How much happened in each of some equal times, and how many seconds each takes."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from m31a_mp.cli.layout import Cell
 
+_LEAST_OF_FOUR_PLACES = 0.0001
+# A smaller amount would have more zeros than a column has room for.
+_LEAST_AMOUNT = 1e-9
 
-def count(number: int, noun: str) -> str:
+
+def count(number: int, noun: str, plural: str = "") -> str:
     """A number of things: `1 record`, `2 records`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def bad(number: float) -> Cell:
@@ -32,26 +37,44 @@ def cost(amount: float, unknown: int = 0, interactions: int | None = None) -> st
     """
     if unknown and unknown == interactions:
         return "not known"
-    text = f"{amount:,.4f}" if amount >= 0.0001 or not amount else f"{amount:.2g}"  # noqa: PLR2004  # what 4 places show
-    return f"at least {text}" if unknown else text
+    if interactions == 0 and not amount:
+        return "-"
+    return f"at least {_amount(amount)}" if unknown else _amount(amount)
+
+
+def _amount(amount: float) -> str:
+    """Four decimals; of less than these show, two digits that say something."""
+    if amount >= _LEAST_OF_FOUR_PLACES or amount <= 0:
+        return f"{amount:,.4f}"
+    return f"{Decimal(f'{amount:.2g}'):f}" if amount >= _LEAST_AMOUNT else f"< {_LEAST_AMOUNT:.9f}"
 
 
 def ago(time: datetime) -> str:
     """How long ago a time was."""
-    seconds = max(datetime.now(UTC) - time, timedelta()) // timedelta(seconds=1)
+    return whole_seconds(max(datetime.now(UTC) - time, timedelta()) // timedelta(seconds=1))
+
+
+def whole_seconds(seconds: int) -> str:
+    """A duration of which no parts of a second are known."""
     return f"{seconds} s" if seconds < 60 else duration(seconds * 1000)  # noqa: PLR2004  # as in every clock
 
 
 def duration(milliseconds: float | None) -> str:
-    """A duration: two units at most; `-` if it is not known."""
+    """A duration: two units at most; `-` if it is not known.
+
+    It is cut, never rounded up: 59,999 ms are not yet a minute. Only of less than ten milliseconds there are
+    parts of one.
+    """
     if milliseconds is None:
         return "-"
-    if milliseconds < 1000:  # noqa: PLR2004  # as in every clock
-        whole = isinstance(milliseconds, int) or milliseconds.is_integer()
-        return f"{milliseconds:.0f} ms" if whole else f"{milliseconds:.1f} ms"
-    if milliseconds < 60_000:  # noqa: PLR2004
-        return f"{milliseconds / 1000:.1f} s"
-    minutes, seconds = divmod(int(milliseconds) // 1000, 60)
+    if milliseconds < 10:  # noqa: PLR2004
+        return f"{int(10 * milliseconds) / 10:g} ms"
+    whole = int(milliseconds)
+    if whole < 1000:  # noqa: PLR2004  # as in every clock
+        return f"{whole} ms"
+    if whole < 60_000:  # noqa: PLR2004
+        return f"{whole // 100 / 10:.1f} s"
+    minutes, seconds = divmod(whole // 1000, 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:

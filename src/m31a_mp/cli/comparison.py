@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from m31a_mp.cli.cells import cost, duration, part
-from m31a_mp.cli.entries import rounded
+from m31a_mp.cli.entries import Choice, has_ended, outcome, quantile
 from m31a_mp.cli.layout import Column, Table
-from m31a_mp.model import ModelMetric, SessionMetrics, ToolMetric
+from m31a_mp.model import ModelMetric, PhaseMetric, SessionMetrics, ToolMetric
 from m31a_mp.system.log import shown
 
 _TOOLS = (
@@ -29,22 +29,47 @@ _MODELS = (
     Column("p50", 5),
     Column("p95", 4),
 )
+_ERRORS = (
+    Column("tool", is_right=False, may_be_cut=True),
+    Column("error", is_right=False, may_be_cut=True),
+    Column("calls", 1),
+)
+_PHASES = (
+    Column("phase", is_right=False, may_be_cut=True),
+    Column("outcome", 1, is_right=False),
+    Column("duration", 2),
+)
 _SUMS = (Column("", is_right=False), Column("before"), Column("after"), Column("change", 1))
 
 _TOOL_NUMBERS = ("call_count", "fail_count", "total_duration_ms")
 _MODEL_NUMBERS = ("interaction_count", "total_tokens", "cost", "unknown_cost_count", "total_duration_ms")
 
 
-def comparison_views(before: SessionMetrics, after: SessionMetrics, top: int | None) -> list[Text | Table]:
-    """The sums of two sessions, and what differs in their tools and models.
+_Row = tuple[Sequence[str], Sequence[tuple[str, str]]]
+"""The names, and what stands in each column: before and after."""
+
+
+def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choice) -> list[Text | Table]:
+    """The sums of two sessions, and what differs in their tools, errors, models and phases.
 
     Args:
         before: The one session.
         after: The other one.
-        top: How many rows of each table at most; None: all.
+        choice: How many rows of each table at most.
     """
-    tools, models = _tool_table(before, after, top), _model_table(before, after, top)
-    return [_sums(before, after), *(table for table in (tools, models) if table.rows)]
+    sums = _sums(before, after)
+    tables = [
+        _table("Tool", _TOOLS, _tools(before, after), choice),
+        _table("Error", _ERRORS, _errors(before, after), choice),
+        _table("Model", _MODELS, _models(before, after), choice),
+        _table("Phase", _PHASES, _phases(before, after), choice),
+    ]
+    views: list[Text | Table] = [sums, *(table for table in tables if table.rows)]
+    if len(views) == 1 and all(one == two for _, one, two, _ in sums.rows):
+        is_more_than_shown = any(comparison_json(before, after).values())
+        much = " by as much as a table shows" if is_more_than_shown else ""
+        views.append(Text(f"nothing differs in tools, errors, models and phases{much}"))
+    return views
 
 
 def comparison_json(before: SessionMetrics, after: SessionMetrics) -> dict[str, Any]:
@@ -57,6 +82,18 @@ def comparison_json(before: SessionMetrics, after: SessionMetrics) -> dict[str, 
         "models": [
             {"model": name, **_pairs(one, two, _MODEL_NUMBERS)}
             for name, one, two in _differing(before.models, after.models, ModelMetric, lambda m: m.model)
+        ],
+        "errors": [
+            {"tool": tool, "error": error, "calls": [one, two]}
+            for tool, error, one, two in _differing_errors(before, after)
+        ],
+        "phases": [
+            {
+                "phase": name,
+                "success": [phase.success if has_ended(phase) else None for phase in (one, two)],
+                "duration_ms": [phase.duration_ms if has_ended(phase) else None for phase in (one, two)],
+            }
+            for name, one, two in _differing_phases(before, after)
         ],
     }
 
@@ -86,37 +123,78 @@ def _sums(before: SessionMetrics, after: SessionMetrics) -> Table:
     return table
 
 
-def _tool_table(before: SessionMetrics, after: SessionMetrics, top: int | None) -> Table:
-    found = _differing(before.tools, after.tools, ToolMetric, lambda tool: tool.name)
-    table = Table("Tools that differ", _TOOLS)
-    for name, one, two in found[:top]:
-        table.rows.append(
-            [
-                shown(name),
-                _both(f"{one.call_count:,}", f"{two.call_count:,}"),
-                _both(part(one.fail_count, one.call_count), part(two.fail_count, two.call_count)),
-                *_quantiles(one, two),
-                _both(duration(one.total_duration_ms), duration(two.total_duration_ms)),
-            ]
-        )
+def _table(noun: str, columns: Sequence[Column], rows: Iterable[_Row], choice: Choice) -> Table:
+    """The rows in which anything differs that is shown."""
+    differing = [(names, pairs) for names, pairs in rows if any(one != two for one, two in pairs)]
+    more = choice.rest(differing, f"{noun.lower()} that differs", f"{noun.lower()}s that differ")
+    table = Table(f"{noun}s that differ", columns, more=more)
+    for names, pairs in differing[: choice.top]:
+        table.rows.append([*map(shown, names), *(_both(*pair) for pair in pairs)])
     return table
 
 
-def _model_table(before: SessionMetrics, after: SessionMetrics, top: int | None) -> Table:
-    found = _differing(before.models, after.models, ModelMetric, lambda model: model.model)
-    table = Table("Models that differ", _MODELS)
-    for name, one, two in found[:top]:
-        costs = (cost(m.cost, m.unknown_cost_count, m.interaction_count) for m in (one, two))
-        table.rows.append(
+def _tools(before: SessionMetrics, after: SessionMetrics) -> Iterator[_Row]:
+    for name, one, two in _differing(before.tools, after.tools, ToolMetric, lambda tool: tool.name):
+        yield (
+            [name],
             [
-                shown(name),
-                _both(f"{one.interaction_count:,}", f"{two.interaction_count:,}"),
-                _both(f"{one.total_tokens:,}", f"{two.total_tokens:,}"),
-                _both(*costs),
+                (f"{one.call_count:,}", f"{two.call_count:,}"),
+                (part(one.fail_count, one.call_count), part(two.fail_count, two.call_count)),
                 *_quantiles(one, two),
-            ]
+                (duration(one.total_duration_ms), duration(two.total_duration_ms)),
+            ],
         )
-    return table
+
+
+def _errors(before: SessionMetrics, after: SessionMetrics) -> Iterator[_Row]:
+    for tool, error, one, two in _differing_errors(before, after):
+        yield [tool, error], [(f"{one:,}", f"{two:,}")]
+
+
+def _models(before: SessionMetrics, after: SessionMetrics) -> Iterator[_Row]:
+    for name, one, two in _differing(before.models, after.models, ModelMetric, lambda model: model.model):
+        yield (
+            [name],
+            [
+                (f"{one.interaction_count:,}", f"{two.interaction_count:,}"),
+                (f"{one.total_tokens:,}", f"{two.total_tokens:,}"),
+                (_cost_of(one), _cost_of(two)),
+                *_quantiles(one, two),
+            ],
+        )
+
+
+def _phases(before: SessionMetrics, after: SessionMetrics) -> Iterator[_Row]:
+    for name, one, two in _differing_phases(before, after):
+        took = [duration(phase.duration_ms if has_ended(phase) else None) for phase in (one, two)]
+        yield [name], [(outcome(one), outcome(two)), (took[0], took[1])]
+
+
+def _cost_of(model: ModelMetric) -> str:
+    return cost(model.cost, model.unknown_cost_count, model.interaction_count)
+
+
+def _differing_errors(before: SessionMetrics, after: SessionMetrics) -> list[tuple[str, str, int, int]]:
+    """The errors of tools that did not happen equally often, the larger differences first."""
+    old, new = (
+        {(tool.name, error): number for tool in metrics.tools for error, number in tool.errors.items()}
+        for metrics in (before, after)
+    )
+    both = [(*key, old.get(key, 0), new.get(key, 0)) for key in old | new]
+    differing = [(tool, error, one, two) for tool, error, one, two in both if one != two]
+    return sorted(differing, key=lambda item: (-abs(item[3] - item[2]), item[:2]))
+
+
+def _differing_phases(
+    before: SessionMetrics, after: SessionMetrics
+) -> list[tuple[str, PhaseMetric, PhaseMetric]]:
+    """The phases with another outcome or duration, the larger differences first."""
+    found = _differing(before.phases, after.phases, PhaseMetric, lambda phase: phase.phase)
+    return [
+        (name, one, two)
+        for name, one, two in found
+        if (one.success, one.duration_ms) != (two.success, two.duration_ms)
+    ]
 
 
 def _differing(
@@ -133,14 +211,12 @@ def _differing(
 
 
 def _difference(one: Any, two: Any) -> tuple[float, ...]:
-    names = ("total_duration_ms", "cost", "call_count", "interaction_count", "fail_count")
+    names = ("total_duration_ms", "duration_ms", "cost", "call_count", "interaction_count", "fail_count")
     return tuple(-abs(getattr(two, name, 0) - getattr(one, name, 0)) for name in names)
 
 
-def _quantiles(one: Any, two: Any) -> list[str]:
-    return [
-        _both(duration(rounded(one.quantile(q))), duration(rounded(two.quantile(q)))) for q in (0.5, 0.95)
-    ]
+def _quantiles(one: Any, two: Any) -> list[tuple[str, str]]:
+    return [(quantile(one, q), quantile(two, q)) for q in (0.5, 0.95)]
 
 
 def _both(before: str, after: str) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from rich.text import Text
 
 from m31a_mp.cli.activity import Activity
 from m31a_mp.cli.cells import ago, bad, cost, count, duration, part
-from m31a_mp.cli.layout import Cell, Column, Table, cut
+from m31a_mp.cli.layout import Cell, Column, Table
 from m31a_mp.kinds.catalog import TABLES
 from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.model import (
     EditStrategyMetric,
-    LLMMetric,
     ModelMetric,
     PhaseMetric,
     SessionMetrics,
@@ -26,9 +26,12 @@ from m31a_mp.system.log import shown
 
 Entry = TypeVar("Entry")
 
-_VALUE_CELLS = 40  # of a field of a single happening
-_HAPPENINGS_SHOWN = 10
-_ERRORS_SHOWN = 10
+FAILED = "failed"
+"""The outcome of a phase that did not succeed."""
+
+_USUALLY_SHOWN = 10  # of happenings and of errors
+# Which fields of a happening give way first where not all have room: the higher ones; the others have 1.
+_GIVES_WAY = {"success": 0, "error_type": 0, "description": 2, "files": 2}
 
 # Where not all columns have room, those of rank 0 stay, and the others come in the order of their rank.
 _TOOLS = (
@@ -51,7 +54,7 @@ _ERRORS = (
 _MODELS = (
     Column("model", is_right=False, may_be_cut=True),
     Column("interactions", 3, short="calls"),
-    Column("new input", 4, short="input"),
+    Column("new input", 4, short="new in"),
     Column("cache read", 6),
     Column("cache write", 7),
     Column("output", 5),
@@ -86,20 +89,54 @@ _MORE_OF_PHASES: tuple[tuple[Column, Callable[[PhaseMetric], int], Callable[[int
     (Column("bisected", 9), lambda phase: phase.bisect_success_count, "{:,}".format),
     (Column("not bisected", 10), lambda phase: phase.bisect_fail_count, bad),
 )
-_STRATEGIES = (Column("edit strategy", is_right=False, may_be_cut=True), Column("edits", 1))
+_STRATEGIES = (Column("strategy", is_right=False, may_be_cut=True), Column("edits", 1))
 
-SORTS: dict[str, Callable[[Any], Any]] = {
-    "name": lambda entry: entry.name if isinstance(entry, ToolMetric) else _name_of(entry),
-    "calls": lambda entry: -_calls_of(entry),
-    "failed": lambda entry: -getattr(entry, "fail_count", 0),
-    "p50": lambda entry: -_quantile_of(entry, 0.5),
-    "p95": lambda entry: -_quantile_of(entry, 0.95),
-    "max": lambda entry: -(getattr(entry, "max_duration_ms", 0) or 0),
-    "total": lambda entry: -getattr(entry, "total_duration_ms", 0),
-    "tokens": lambda entry: -getattr(entry, "total_tokens", 0),
-    "cost": lambda entry: -getattr(entry, "cost", 0.0),
+
+def _name_of(entry: Any) -> str:
+    names = ("name", "model", "phase", "strategy")
+    return str(next(getattr(entry, name) for name in names if hasattr(entry, name)))
+
+
+def _calls_of(entry: Any) -> int:
+    counts = ("call_count", "interaction_count", "transition_count", "count")
+    return int(next(getattr(entry, name) for name in counts if hasattr(entry, name)))
+
+
+def _quantile_of(entry: Any, q: float) -> float:
+    is_of_many = isinstance(entry, ToolMetric | ModelMetric)
+    return (entry.quantile(q) or 0.0) if is_of_many else _duration_of(entry, "")
+
+
+def _duration_of(entry: Any, name: str) -> float:
+    """A duration by its name; of a phase, the only one that is known."""
+    return getattr(entry, "duration_ms" if isinstance(entry, PhaseMetric) else name, 0) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """A way to sort entries.
+
+    Attributes:
+        by: What an entry is sorted by; the same for all entries of which it is not known.
+        columns: The titles of the columns that show it.
+    """
+
+    by: Callable[[Any], Any]
+    columns: tuple[str, ...] = ()
+
+
+SORTS: dict[str, Sort] = {
+    "name": Sort(_name_of),
+    "calls": Sort(lambda entry: -_calls_of(entry), ("calls", "interactions", "entered", "edits")),
+    "failed": Sort(lambda entry: -getattr(entry, "fail_count", 0), ("failed",)),
+    "p50": Sort(lambda entry: -_quantile_of(entry, 0.5), ("p50", "duration")),
+    "p95": Sort(lambda entry: -_quantile_of(entry, 0.95), ("p95", "duration")),
+    "max": Sort(lambda entry: -_duration_of(entry, "max_duration_ms"), ("max", "duration")),
+    "total": Sort(lambda entry: -_duration_of(entry, "total_duration_ms"), ("total", "duration")),
+    "tokens": Sort(lambda entry: -getattr(entry, "total_tokens", 0), ("total tokens",)),
+    "cost": Sort(lambda entry: -getattr(entry, "cost", 0.0), ("cost",)),
 }
-"""How entries may be sorted: what each is sorted by. Equal ones stay in the order of their first record."""
+"""How entries may be sorted. Equal ones stay in the order of their first record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +145,7 @@ class Choice:
 
     Attributes:
         sort: A key of `SORTS`; None: in the order of their first record.
-        top: How many of each table at most; None: all.
+        top: How many of each table at most; None: all, but ten of those that are not sorted.
     """
 
     sort: str | None = None
@@ -116,8 +153,26 @@ class Choice:
 
     def of(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of some entries."""
-        in_order = sorted(entries, key=SORTS[self.sort]) if self.sort else list(entries)
+        in_order = sorted(entries, key=SORTS[self.sort].by) if self.sort else list(entries)
         return in_order[: self.top]
+
+    def ranked(self, columns: Sequence[Column]) -> list[Column]:
+        """Some columns, of which the one that is sorted by is the last to leave for want of room."""
+        sought = SORTS[self.sort].columns if self.sort else ()
+        return [
+            replace(column, rank=column.rank and (1 if column.title in sought else column.rank + 1))
+            for column in columns
+        ]
+
+    def rest(self, entries: Sequence[object], noun: str, plural: str = "") -> str:
+        """How many of some entries there are besides, in words; nothing if that are all."""
+        left = len(entries[self.top :]) if self.top else 0
+        return count(left, f"more {noun}", plural and f"more {plural}") if left else ""
+
+    @property
+    def latest(self) -> int:
+        """How many happenings or errors are shown."""
+        return self.top or _USUALLY_SHOWN
 
 
 def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table | Activity]:
@@ -142,33 +197,20 @@ def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table 
     return views
 
 
-def hidden_entries(metrics: SessionMetrics, choice: Choice) -> list[str]:
-    """What `choice` leaves out, in words."""
-    if choice.top is None:
-        return []
-    left = {
-        "tools": len(metrics.tools) - choice.top,
-        "models": len(metrics.models) - choice.top,
-        "phases": max(len(metrics.llms), len(metrics.phases)) - choice.top,
-        "edit strategies": len(metrics.edit_strategies) - choice.top,
-    }
-    return [f"{number:,} more {noun}" for noun, number in left.items() if number > 0]
-
-
 def _tables(metrics: SessionMetrics, choice: Choice) -> Iterator[Table]:
     yield _tool_table(metrics, choice)
-    yield _error_table(metrics.tools)
-    yield _model_table(choice.of(metrics.models), metrics)
-    yield _llm_table(choice.of(metrics.llms), metrics)
-    yield _phase_table(choice.of(metrics.phases))
-    yield _strategy_table(choice.of(metrics.edit_strategies))
+    yield _error_table(metrics.tools, choice)
+    yield _model_table(metrics, choice)
+    yield _llm_table(metrics, choice)
+    yield _phase_table(metrics.phases, choice)
+    yield _strategy_table(metrics.edit_strategies, choice)
     for table in TABLES.values():
-        if isinstance(table, Happenings):
-            yield _happenings_table(table, metrics)
+        if isinstance(table, Happenings) and getattr(metrics, table.name):
+            yield _happenings_table(table, metrics, choice)
 
 
 def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
-    table = Table("Tools", _TOOLS)
+    table = Table("Tools", choice.ranked(_TOOLS), more=choice.rest(metrics.tools, "tool"))
     for tool in choice.of(metrics.tools):
         table.rows.append(
             [
@@ -178,8 +220,8 @@ def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
                 bad(tool.fail_count),
                 part(tool.success_count, tool.call_count),
                 duration(tool.avg_duration_ms),
-                duration(rounded(tool.quantile(0.5))),
-                duration(rounded(tool.quantile(0.95))),
+                quantile(tool, 0.5),
+                quantile(tool, 0.95),
                 duration(tool.max_duration_ms),
                 duration(tool.total_duration_ms),
             ]
@@ -196,7 +238,7 @@ def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
             f"{succeeded:,}",
             bad(metrics.totals.tool_failures),
             part(succeeded, calls),
-            duration(rounded(average)),
+            duration(average),
             "",
             "",
             duration(longest),
@@ -205,35 +247,40 @@ def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
     return table
 
 
-def _error_table(tools: list[ToolMetric]) -> Table:
+def _error_table(tools: list[ToolMetric], choice: Choice) -> Table:
     table = Table("Errors", _ERRORS)
     errors = [(number, tool.name, error) for tool in tools for error, number in tool.errors.items()]
     errors.sort(key=lambda item: (-item[0], item[1:]))
-    if len(errors) > _ERRORS_SHOWN:
-        table.title += f", the most frequent {_ERRORS_SHOWN} of {len(errors):,}"
-    for number, tool, error in errors[:_ERRORS_SHOWN]:
+    if len(errors) > choice.latest:
+        table.remark = f", the most frequent {choice.latest} of {len(errors):,}"
+    for number, tool, error in errors[: choice.latest]:
         table.rows.append([shown(tool), shown(error), f"{number:,}"])
     return table
 
 
-def _model_table(models: list[ModelMetric], metrics: SessionMetrics) -> Table:
-    table = Table("Models", _MODELS)
-    for model in models:
-        tokens = parts_of_tokens(model)
-        numbers = (model.interaction_count, *tokens, model.total_tokens)
-        table.rows.append(
-            [
-                shown(model.model),
-                *(f"{number:,}" for number in numbers),
-                duration(rounded(model.quantile(0.5))),
-                duration(rounded(model.quantile(0.95))),
-                cost(model.cost, model.unknown_cost_count, model.interaction_count),
-            ]
-        )
+def _model_table(metrics: SessionMetrics, choice: Choice) -> Table:
+    table = Table("Models", choice.ranked(_MODELS), more=choice.rest(metrics.models, "model"))
+    for model in choice.of(metrics.models):
+        quantiles = quantile(model, 0.5), quantile(model, 0.95)
+        table.rows.append([shown(model.model), *_use_of([model], quantiles)])
+    if len(metrics.models) > 1:
+        table.total = ["in all", *_use_of(metrics.models, ("", ""))]
     unnamed = metrics.totals.llm_interactions - sum(model.interaction_count for model in metrics.models)
     if metrics.models and unnamed > 0:
-        table.title += f"; {count(unnamed, 'interaction')} without one"
+        table.remark = f"; {count(unnamed, 'interaction')} without one"
     return table
+
+
+def _use_of(models: Sequence[ModelMetric], quantiles: Iterable[str]) -> list[Cell]:
+    """What interactions with some models add up to."""
+    interactions = sum(model.interaction_count for model in models)
+    tokens = [sum(parts) for parts in zip(*map(parts_of_tokens, models), strict=True)]
+    unknown = sum(model.unknown_cost_count for model in models)
+    return [
+        *(f"{number:,}" for number in (interactions, *tokens, sum(model.total_tokens for model in models))),
+        *quantiles,
+        cost(math.fsum(model.cost for model in models), unknown, interactions),
+    ]
 
 
 def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
@@ -247,9 +294,10 @@ def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
     )
 
 
-def _llm_table(llms: list[LLMMetric], metrics: SessionMetrics) -> Table:
-    table = Table("Model use", _MODEL_USE)
-    for llm in llms:
+def _llm_table(metrics: SessionMetrics, choice: Choice) -> Table:
+    more = choice.rest(metrics.llms, "phase with model use", "phases with model use")
+    table = Table("Model use", choice.ranked(_MODEL_USE), more=more)
+    for llm in choice.of(metrics.llms):
         numbers = (llm.interaction_count, llm.prompt_tokens, llm.completion_tokens, llm.total_tokens)
         table.rows.append(
             [
@@ -268,17 +316,18 @@ def _llm_table(llms: list[LLMMetric], metrics: SessionMetrics) -> Table:
     return table
 
 
-def _phase_table(phases: list[PhaseMetric]) -> Table:
+def _phase_table(all_phases: list[PhaseMetric], choice: Choice) -> Table:
+    phases = choice.of(all_phases)
     more = [item for item in _MORE_OF_PHASES if any(item[1](phase) for phase in phases)]
-    table = Table("Phases", (*_PHASES, *(column for column, _, _ in more)))
+    columns = (*_PHASES, *(column for column, _, _ in more))
+    table = Table("Phases", choice.ranked(columns), more=choice.rest(all_phases, "phase"))
     for phase in phases:
-        is_known = phase.success or phase.duration_ms  # nobody says so before it has ended
-        outcome: Cell = "ok" if phase.success else ("failed", "red")
+        word = outcome(phase)
         table.rows.append(
             [
                 shown(phase.phase),
-                outcome if is_known else "-",
-                duration(phase.duration_ms) if is_known else "-",
+                (word, "red") if word == FAILED else word,
+                duration(phase.duration_ms if has_ended(phase) else None),
                 f"{phase.transition_count:,}",
                 f"{phase.heal_trigger_count:,}",
                 f"{phase.bisect_trigger_count:,}",
@@ -288,28 +337,49 @@ def _phase_table(phases: list[PhaseMetric]) -> Table:
     return table
 
 
-def _strategy_table(strategies: list[EditStrategyMetric]) -> Table:
-    table = Table("", _STRATEGIES)
-    table.rows += [[shown(strategy.strategy), f"{strategy.count:,}"] for strategy in strategies]
+def has_ended(phase: PhaseMetric) -> bool:
+    """Whether a phase's duration and outcome are known."""
+    return phase.success or phase.duration_ms > 0
+
+
+def outcome(phase: PhaseMetric) -> str:
+    """A phase's outcome in a word; nobody says so before it has ended."""
+    if not has_ended(phase):
+        return "-"
+    return "ok" if phase.success else FAILED
+
+
+def _strategy_table(strategies: list[EditStrategyMetric], choice: Choice) -> Table:
+    more = choice.rest(strategies, "edit strategy", "edit strategies")
+    table = Table("Edit strategies", choice.ranked(_STRATEGIES), more=more)
+    table.rows += [[shown(strategy.strategy), f"{strategy.count:,}"] for strategy in choice.of(strategies)]
     return table
 
 
-def _happenings_table(happenings: Happenings, metrics: SessionMetrics) -> Table:
-    """The latest of them; their columns are those of the declaration."""
+def _happenings_table(happenings: Happenings, metrics: SessionMetrics, choice: Choice) -> Table:
+    """The latest of them; their columns are those of the declaration that say anything."""
     items, number = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
-    title = happenings.name.replace("_", " ").capitalize()
-    if number > min(len(items), _HAPPENINGS_SHOWN):
-        title += f", the latest {min(len(items), _HAPPENINGS_SHOWN)} of {number:,}"
-    fields = [*happenings.fields, *happenings.derived]
-    names = [
-        Column(_title_of(name), i, is_right=name.endswith("_ms"), may_be_cut=not i)
-        for i, name in enumerate(fields)
-    ]
-    table = Table(title, (*names, Column("ago", len(names))))
-    for item in items[-_HAPPENINGS_SHOWN:]:
-        first, *others = (_shown_value(name, getattr(item, name)) for name in fields)
-        table.rows.append([first, *(cut(value, _VALUE_CELLS) for value in others), ago(item.timestamp)])
+    items = items[-choice.latest :]
+    values = {
+        name: [_shown_value(name, getattr(item, name)) for item in items]
+        for name in (*happenings.fields, *happenings.derived)
+    }
+    values = {name: column for name, column in values.items() if any(value != "-" for value in column)}
+    values["ago"] = [ago(item.timestamp) for item in items]
+    first, *others = values
+    ranked = [first, *sorted(others, key=lambda name: _GIVES_WAY.get(name, 1))]
+    columns = [_happening_column(name, ranked.index(name), getattr(items[0], name, 0)) for name in values]
+    table = Table(happenings.name.replace("_", " ").capitalize(), columns)
+    if number > len(items):
+        table.remark = f", the latest {len(items)} of {number:,}"
+    table.rows += zip(*values.values(), strict=True)
     return table
+
+
+def _happening_column(name: str, rank: int, value: Any) -> Column:
+    """The column of a field by what it holds: numbers are aligned, and only texts may be cut."""
+    is_flag, is_number = isinstance(value, bool), isinstance(value, int)
+    return Column(_title_of(name), rank, is_right=is_number and not is_flag, may_be_cut=not is_number)
 
 
 def _title_of(name: str) -> str:
@@ -321,27 +391,20 @@ def _shown_value(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if name.endswith("_ms"):
         return duration(value)
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, tuple):
         value = ", ".join(value)
     return shown(str(value)) or "-"
 
 
-def rounded(milliseconds: float | None) -> float | None:
-    """A quantile or a mean for people: of more than 10 ms, no parts of one."""
-    if milliseconds is None or milliseconds < 10:  # noqa: PLR2004
-        return milliseconds
-    return round(milliseconds)
+def quantile(entry: ToolMetric | ModelMetric, q: float) -> str:
+    """The duration that a part of the calls or interactions did not exceed.
 
-
-def _name_of(entry: Any) -> str:
-    names = ("model", "phase", "strategy")
-    return str(next(getattr(entry, name) for name in names if hasattr(entry, name)))
-
-
-def _calls_of(entry: Any) -> int:
-    counts = ("call_count", "interaction_count", "transition_count", "count")
-    return int(next(getattr(entry, name) for name in counts if hasattr(entry, name)))
-
-
-def _quantile_of(entry: Any, q: float) -> float:
-    return (entry.quantile(q) or 0.0) if isinstance(entry, ToolMetric | ModelMetric) else 0.0
+    That of a model is an estimate, which no longest duration bounds: of it the nearest tenth of a second
+    is shown.
+    """
+    found = entry.quantile(q)
+    if isinstance(entry, ModelMetric) and found and 1000 <= found < 59_900:  # noqa: PLR2004
+        found = round(found, -2)
+    return duration(found)

@@ -76,12 +76,16 @@ class Table:
         columns: Its columns.
         rows: A cell for each column, each row.
         total: A last row, under a line of its own.
+        remark: What the heading says behind the title.
+        more: In words, how many rows were left out.
     """
 
     title: str
     columns: Sequence[Column]
     rows: list[Sequence[Cell]] = field(default_factory=list)
     total: Sequence[Cell] | None = None
+    remark: str = ""
+    more: str = ""
 
     def fit(self, width: int) -> Fit:
         """Choose columns and widths for so many cells."""
@@ -95,7 +99,7 @@ class Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         found = self.fit(options.max_width)
         if self.title:
-            yield Text(self.title, "bold")
+            yield Text(self.title + self.remark, "bold")
         for line in self._lines(found):
             if found.width > options.max_width:
                 # Wrapped between the cells: even here no number is cut.

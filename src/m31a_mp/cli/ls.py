@@ -28,7 +28,8 @@ _EPILOG = f"""\
 \b
 Examples:
   m31a-mp ls sessions
-  m31a-mp ls sessions --json | jq '.sessions[] | select(.state == "not closed")'
+  m31a-mp ls sessions --json |
+      jq '.sessions[] | select(.state == "not closed")'
 
 A session is running while its owner or a process that records into it lives.
 It is not closed if its owner ended without giving it up: `m31a-mp compact`, or
@@ -78,7 +79,9 @@ def _look(session: Session, count: Callable[[], None]) -> _Row | None:
     except FileNotFoundError:
         return None  # removed meanwhile
     except UnsupportedVersionError as error:
-        return tables.Unreadable(session.id, "newer version", f"{error.reason}; {USE_OTHER_RELEASE}")
+        return tables.Unreadable(
+            session.id, "newer version", f"metrics.json {error.reason}; {USE_OTHER_RELEASE}"
+        )
     except DamagedMetricsError as error:
         return tables.Unreadable(session.id, "damaged", error.reason)
     except (MetricsError, OSError) as error:

@@ -115,29 +115,36 @@ def session_option(function: Function) -> Function:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def named(directory: str | None, example: str) -> Session:
+def named(directory: str | None, hint: Callable[[], str]) -> Session:
     """The session that was named, whether it exists or not.
+
+    Args:
+        directory: Its directory, if one was given.
+        hint: How to name one.
+    """
+    if not directory:
+        raise TroubleError("no session is named", hint(), status=2)
+    sessions_dir, session_id = os.path.split(os.path.realpath(directory))
+    try:
+        return Session.named(session_id, sessions_dir)
+    except ValueError as error:
+        reason = str(error).replace("session_id", "its name", 1)
+        message = f"{directory}{_by_the_variable(directory)} cannot be a session: {reason}"
+        raise TroubleError(message, hint(), status=2) from None
+
+
+def existing(directory: str | None, example: str) -> Session:
+    """The session that was named and exists.
 
     Args:
         directory: Its directory, if one was given.
         example: How a command with one looks, up to it.
     """
-    if not directory:
-        raise TroubleError("no session is named", f"{example} {_some_session()}", status=2)
-    sessions_dir, session_id = os.path.split(os.path.realpath(directory))
-    try:
-        return Session.named(session_id, sessions_dir)
-    except ValueError as error:
-        raise TroubleError(str(error), f"{example} {_some_session()}", status=2) from None
-
-
-def existing(directory: str | None, example: str) -> Session:
-    """The session that was named and exists."""
-    session = named(directory, example)
+    session = named(directory, lambda: f"{example} {_some_session()}")
     with suppress(NotADirectoryError):  # a file on the way is no session either
         if is_session(session):
             return session
-    raise _no_session(session, example)
+    raise _no_session(session, _by_the_variable(directory), example)
 
 
 def existing_or_latest(directory: str | None, example: str) -> Session:
@@ -175,14 +182,23 @@ def path_word(path: str) -> str:
     return shell_words(path if near.startswith(os.pardir) else near)
 
 
-def _no_session(session: Session, example: str) -> TroubleError:
+def _by_the_variable(directory: str | None) -> str:
+    """Where a name came from that nobody has typed."""
+    return f", which {SESSION_VARIABLE} names," if directory == os.environ.get(SESSION_VARIABLE) else ""
+
+
+def _no_session(session: Session, origin: str, example: str) -> TroubleError:
     """The error for a directory that is no session, with a guess at what was meant."""
     directory = session.root
     if inside := _sessions(directory):
         holds = "it holds a session" if len(inside) == 1 else f"it holds {len(inside):,} sessions"
-        return TroubleError(f"{directory} is no session; {holds}", f"m31a-mp ls {path_word(directory)}")
+        return TroubleError(
+            f"{directory}{origin} is no session; {holds}", f"m31a-mp ls {path_word(directory)}"
+        )
     parent = session.sessions_dir
-    return TroubleError(f"there is no session in {directory}", _meant(session, parent, example))
+    return TroubleError(
+        f"there is no session in {directory}{origin.rstrip(',')}", _meant(session, parent, example)
+    )
 
 
 def _meant(session: Session, parent: str, example: str) -> str:

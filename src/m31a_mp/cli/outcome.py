@@ -18,7 +18,7 @@ NOT_DONE = 3
 def lines(directory: str, done: Compaction) -> Iterator[str]:
     """A compaction of the session in that directory, in lines for people."""
     noun = "record" if done.records == 1 else "records"
-    yield f"{shown(directory)}: {done.records:,} {noun} recovered"
+    yield f"{shown(directory)}: {done.records:,} {noun} merged"
     for item in done.rejected:
         yield f"set aside: {shown(item.file)}, byte {item.offset}: {shown(item.reason)}"
     if any(item.data for item in done.rejected):  # the others are whole files, which were named

@@ -30,11 +30,13 @@ from m31a_mp.errors import (
 from m31a_mp.system.log import shown
 
 NAME = "m31a-mp"
+# What writes on stdout, besides click and rich.
+_WRITERS = {__name__, "m31a_mp.cli.tables", "m31a_mp.cli.watch", "m31a_mp.cli.screen"}
 _COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {
     "run": "Run a command inside a session, and record the call.",
-    "record": "Record one tool call, model use, phase, heal or bisect.",
+    "record": "Record one tool call, model use, phase, or anything else.",
     "show": "Show what a session adds up to.",
     "watch": "Show it live.",
     "ls": "List the sessions in a directory.",
@@ -51,11 +53,11 @@ Example, in two terminals:
 \b
 Exit status:
   0      done, and all is well
-  1      done; but something is damaged: set aside (compact), found (verify), or
-         not to be read (ls, compact)
-  2      wrong usage
-  3      not done: there is no such session, its owner lives, a file is damaged
-         or of a newer version
+  1      done; but something is damaged: set aside (compact),
+         found (verify), or not to be read (ls, compact)
+  2      wrong usage (run: 125)
+  3      not done: there is no such session, its owner lives,
+         a file is damaged or of a newer version
   125    run could not start the command; or click and rich are not installed
   126    run: the command cannot be executed
   127    run: there is no such command
@@ -121,8 +123,9 @@ def start(arguments: list[str]) -> int:
         _tell(error.format_message(), _usage_hint(error))
         return CANNOT_START if is_run else getattr(error, "status", error.exit_code)
     except Exception as error:
+        what = "the output cannot be written: " if _is_of_output(error) else ""
         forget_output()
-        _tell(_message(error), _hint(error))
+        _tell(what + _message(error), _hint(error))
         return CANNOT_START if is_run else NOT_DONE
     return int(status or 0)
 
@@ -138,6 +141,15 @@ def forget_output() -> None:
     if sys.stdout is sys.__stdout__ and sys.stdout:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Whether the output failed: the error names no file, and comes from where output is written."""
+    if not isinstance(error, OSError) or error.filename:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals["__name__"]
+    return module.partition(".")[0] in {"click", "rich"} or module in _WRITERS
 
 
 def _tell(message: str, hint: str) -> None:

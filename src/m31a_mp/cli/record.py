@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
-from m31a_mp.cli.naming import GuessingGroup, TroubleError, named, session_option
+from m31a_mp.cli.counts import WholeNumber
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, GuessingGroup, TroubleError, named, path_word, session_option
 from m31a_mp.kinds.catalog import KINDS
-from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.kinds.declaration import Kind
 from m31a_mp.kinds.fields import COUNT, FLAG, NAME, Field
 from m31a_mp.plan import PlanOutcome
-from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, Recorder, attach
+from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, SESSION_VARIABLE, Recorder, attach
+from m31a_mp.session.paths import Session
 from m31a_mp.usage import Usage
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -26,7 +28,8 @@ _GROUP_EPILOG = """\
 Examples:
   export M31A_MP_SESSION=$PWD/sessions/demo
   m31a-mp record phase plan
-  m31a-mp record llm plan --prompt-tokens 900 --completion-tokens 100 --cost 0.0042
+  m31a-mp record llm plan --prompt-tokens 900 --completion-tokens 100 \\
+      --cost 0.0042
   m31a-mp record plan-outcome T-7 edit --ok --duration-ms 8300 --file a.py
   m31a-mp record tool make --failed --duration-ms 420
   m31a-mp record phase plan --ok --duration-ms 8300
@@ -36,12 +39,33 @@ the session's owner, or by `m31a-mp compact`. A session that does not exist is
 made.
 """
 
-_COUNT = click.IntRange(0, INT64_MAX)
+_COUNT = WholeNumber()
+_EPILOG_COLUMNS = 78  # click indents it by two
+_COST_HELP = "Not negative, in the currency of your choice; not known if it is not given."
 _outcome_option = click.option("--ok/--failed", "success", default=None, help="The outcome.")
 
 
-def _example(text: str) -> str:
-    return f"\b\nExample:\n  m31a-mp record {text}"
+def _epilog(*examples: str) -> str:
+    lines = [line for example in examples for line in _in_lines(f"  m31a-mp record {example}")]
+    return "\n".join(["\b", "Example:" if len(examples) == 1 else "Examples:", *lines])
+
+
+def _in_lines(example: str) -> list[str]:
+    """An example as a shell takes it, in lines that fit a terminal of 80 columns."""
+    first, *options = example.split(" --")
+    lines = [first]
+    for option in options:
+        if len(f"{lines[-1]} --{option} \\") <= _EPILOG_COLUMNS:
+            lines[-1] += f" --{option}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"      --{option}")
+    return lines
+
+
+def _in_short(documentation: str | None) -> str:
+    """The first statement of a docstring, for the list of the commands."""
+    return re.split(r"[;.](?:\s|$)", documentation or "", maxsplit=1)[0] + "."
 
 
 @click.group("record", cls=GuessingGroup, epilog=_GROUP_EPILOG, no_args_is_help=False)
@@ -52,24 +76,26 @@ def command(ctx: click.Context, directory: str | None) -> None:
     ctx.obj = directory
 
 
-def _recording(name: str, example: str) -> Callable[[Function], click.Command]:
+def _recording(name: str, *examples: str, short: str = "") -> Callable[[Function], click.Command]:
     """A command of the group, with its own --session."""
 
     def decorate(function: Function) -> click.Command:
-        return command.command(name, epilog=_example(example))(session_option(click.pass_obj(function)))
+        in_short = short or _in_short(function.__doc__)
+        made = command.command(name, epilog=_epilog(*examples), short_help=in_short)
+        return made(session_option(click.pass_obj(function)))
 
     return decorate
 
 
 @_recording("llm", "llm plan --prompt-tokens 900 --completion-tokens 100 --cost 0.0042 --model opus")
 @click.argument("phase")
-@click.option("--prompt-tokens", type=_COUNT, required=True)
-@click.option("--completion-tokens", type=_COUNT, required=True)
+@click.option("--prompt-tokens", type=_COUNT, required=True, help="All tokens of the prompt.")
+@click.option("--completion-tokens", type=_COUNT, required=True, help="All tokens of the completion.")
 @click.option("--total-tokens", type=_COUNT, help="As the provider says; by default the sum of the two.")
 @click.option("--cached-tokens", type=_COUNT, default=0, help="Of the prompt: read from a cache.")
 @click.option("--cache-write-tokens", type=_COUNT, default=0, help="Of the prompt: written to a cache.")
 @click.option("--reasoning-tokens", type=_COUNT, default=0, help="Of the completion.")
-@click.option("--cost", type=float, help="In the currency of your choice; not known if it is not given.")
+@click.option("--cost", type=float, help=_COST_HELP)
 @click.option("--model", help="The model's name.")
 @click.option("--duration-ms", type=_COUNT, help="How long it took, in milliseconds.")
 @click.option("--prompt-hash", help="A hash of the prompt.")
@@ -100,7 +126,12 @@ def _plan_outcome(outer: str | None, directory: str | None, success: bool | None
         recorder.record_plan_outcome(PlanOutcome(success=_ended(success), **given))
 
 
-@_recording("phase", "phase plan\n  m31a-mp record phase plan --ok --duration-ms 8300")
+@_recording(
+    "phase",
+    "phase plan",
+    "phase plan --ok --duration-ms 8300",
+    short="Record that PHASE was entered, or that it ended.",
+)
 @click.argument("phase")
 @_outcome_option
 @click.option("--duration-ms", type=_COUNT, help="How long it took, in milliseconds.")
@@ -170,7 +201,7 @@ class _Drops(logging.Filter):
 def _recorder(directory: str | None) -> Iterator[Recorder]:
     """A recorder whose record, when this ends, is in the session, or else that is an error."""
     try:
-        session = named(directory, "m31a-mp record --session")
+        session = named(directory, _how_to_name_one)
     except OSError as error:  # where there is no working directory, a relative name leads nowhere
         raise TroubleError(f"not recorded: {error.strerror}", "name the session by its full path") from None
     drops, log = _Drops(), logging.getLogger("m31a_mp")
@@ -180,10 +211,21 @@ def _recorder(directory: str | None) -> Iterator[Recorder]:
         with attach(session.id, session.sessions_dir, durability=durability) as recorder:
             yield recorder
     except ValueError as error:
-        raise TroubleError(str(error), "m31a-mp record --help", status=2) from None
+        raise TroubleError(
+            str(error), f"{click.get_current_context().command_path} --help", status=2
+        ) from None
     finally:
         log.removeFilter(drops)
     if drops.reason is not None:
-        raise TroubleError(
-            f"not recorded: {drops.reason}", f"mend that, then look: m31a-mp ls {session.sessions_dir}"
-        )
+        raise TroubleError(f"not recorded: {drops.reason}", _how_to_mend(session))
+
+
+def _how_to_name_one() -> str:
+    kind = click.get_current_context().info_name
+    return f"set {SESSION_VARIABLE}, or: m31a-mp record --session {DEFAULT_SESSIONS}/NAME {kind} ..."
+
+
+def _how_to_mend(session: Session) -> str:
+    if os.path.isdir(session.sessions_dir):
+        return f"mend that, then look: m31a-mp ls {path_word(session.sessions_dir)}"
+    return f"mend that, or name another session: {_how_to_name_one()}"

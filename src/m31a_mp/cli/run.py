@@ -15,7 +15,8 @@ _EPILOG = """\
 \b
 Examples:
   m31a-mp run --session sessions/demo -- pytest -q
-  m31a-mp run --session sessions/demo --tool lint --phase verify -- ruff check .
+  m31a-mp run --session sessions/demo --tool lint --phase verify -- \\
+      ruff check .
 
 The command has this program's streams and terminal. Signals are handed on to
 it, and the exit status is the command's: 128+N if signal N ended it, 127 if
@@ -28,6 +29,8 @@ command ends: a second process waits with it. Only who kills both loses it.
 A session that nobody owns is owned for as long as the command runs, and merged
 into metrics.json then. Whatever is wrong with a session, the command runs.
 """
+
+_NAMED = f"m31a-mp run --session {DEFAULT_SESSIONS}/NAME -- COMMAND"
 
 
 def _name(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -64,7 +67,7 @@ def command(tool: str | None, phase: str | None, directory: str | None, command_
         raise click.UsageError("the COMMAND is empty")
     status = run_in_session(
         list(command_line),
-        lambda: fresh() if directory is None else named(directory, "m31a-mp run --session"),
+        lambda: fresh() if directory is None else named(directory, lambda: _NAMED),
         say=_say,
         opened=_say_where if directory is None else None,
         tool=tool,

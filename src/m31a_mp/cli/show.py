@@ -10,14 +10,16 @@ import click
 
 from m31a_mp.cli import tables
 from m31a_mp.cli.comparison import comparison_json
-from m31a_mp.cli.entries import SORTS, Choice
+from m31a_mp.cli.entries import Choice
 from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, sessions_argument
+from m31a_mp.cli.options import choice_options
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, status
 from m31a_mp.metrics.file import read_file
 from m31a_mp.metrics.merge import merge
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import SESSION_VARIABLE
+from m31a_mp.system.log import shown
 
 _EPILOG = """\
 \b
@@ -47,6 +49,11 @@ class _Found:
     metrics: SessionMetrics
     status: Status | None = None
 
+    @property
+    def directory(self) -> str:
+        """The directory where it is: the same for a session and its file."""
+        return os.path.realpath(self.name).removesuffix("/metrics.json")
+
     def json(self) -> dict[str, Any]:
         return tables.status_json(self.status) if self.status else tables.file_json(self.name, self.metrics)
 
@@ -58,21 +65,19 @@ class _Found:
 
 @click.command("show", epilog=_EPILOG)
 @sessions_argument
-@click.option("--sort", type=click.Choice(list(SORTS)), help="Sort tools, models and phases; largest first.")
-@click.option("--top", type=click.IntRange(1), metavar="N", help="Show the first N of each table only.")
+@choice_options
 @click.option("--compare", is_flag=True, help="Show how the second session differs from the first.")
 @json_option
-def command(
-    directories: tuple[str, ...], sort: str | None, top: int | None, *, compare: bool, as_json: bool
-) -> int:
+def command(directories: tuple[str, ...], choice: Choice, *, compare: bool, as_json: bool) -> int:
     """Show what a session adds up to: tools, model use, phases, who is live."""
     if compare and len(directories) != 2:  # noqa: PLR2004  # before and after
         raise click.UsageError("--compare takes two sessions")
+    if compare and choice.sort:
+        raise click.UsageError("--compare has an order of its own, the largest differences first: no --sort")
     # Not by click, which would split a name at its spaces where it takes several.
     found = [_find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
-    choice = Choice(sort, top)
     if compare:
-        _show_comparison(found, top, as_json=as_json)
+        _show_comparison(found, choice, as_json=as_json)
     elif len(found) > 1:
         _show_sum(found, choice, as_json=as_json)
     elif as_json:
@@ -95,21 +100,35 @@ def _find(directory: str | None) -> _Found:
         raise TroubleError(str(error), "name a session's directory, or a metrics.json") from None
 
 
-def _show_sum(found: list[_Found], choice: Choice, *, as_json: bool) -> None:
+def _show_sum(named: list[_Found], choice: Choice, *, as_json: bool) -> None:
+    """The sum of what was named; a session that was named more often counts once."""
+    same: dict[str, list[_Found]] = {}
+    for one in named:
+        same.setdefault(one.directory, []).append(one)
+    found = [first for first, *_ in same.values()]
     whole = merge(*(one.metrics for one in found))
     if as_json:
         sums = {"totals": tables.totals(whole), "metrics": whole.to_json()}
         tables.print_json({"sessions": [one.json() for one in found]} | sums)
     else:
-        named = [(os.path.relpath(one.name), one.metrics) for one in found]
-        tables.console().print(tables.sum_view(named, whole, choice))
+        rows = [(os.path.relpath(one.name), one.metrics) for one in found]
+        notes = [
+            f"{shown(os.path.relpath(first.name))} was named {_times(1 + len(others))} and counts once"
+            for first, *others in same.values()
+            if others
+        ]
+        tables.console().print(tables.sum_view(rows, whole, choice, notes))
 
 
-def _show_comparison(found: list[_Found], top: int | None, *, as_json: bool) -> None:
+def _times(number: int) -> str:
+    return "twice" if number == 2 else f"{number} times"  # noqa: PLR2004
+
+
+def _show_comparison(found: list[_Found], choice: Choice, *, as_json: bool) -> None:
     before, after = (one.metrics for one in found)
     if as_json:
         sessions = [{"session": one.name, "totals": tables.totals(one.metrics)} for one in found]
         tables.print_json({"sessions": sessions} | comparison_json(before, after))
     else:
         names = [os.path.relpath(one.name) for one in found]
-        tables.console().print(tables.comparison_view(names, before, after, top))
+        tables.console().print(tables.comparison_view(names, before, after, choice))

@@ -15,7 +15,7 @@ from rich.text import Text
 from m31a_mp.cli.activity import Activity
 from m31a_mp.cli.cells import ago, bad, cost, count
 from m31a_mp.cli.comparison import comparison_views
-from m31a_mp.cli.entries import Choice, hidden_entries, metrics_views
+from m31a_mp.cli.entries import Choice, metrics_views
 from m31a_mp.cli.layout import Cell, Column, Table, cut
 from m31a_mp.cli.naming import shell_words
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
@@ -189,17 +189,20 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Texts and tables, each table with an empty line before it; and notes at the end."""
+    """Texts and tables, with an empty line before and behind each table; and notes at the end."""
 
     parts: Sequence[Text | Table | Activity]
     notes: Sequence[str]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for i, part in enumerate(self.parts):
-            if i and not isinstance(part, Text):
+        above: Text | Table | Activity | None = None
+        for part in self.parts:
+            if above is not None and not (isinstance(above, Text) and isinstance(part, Text)):
                 yield ""
             yield part
-        notes = [Text(note) for note in self.notes]
+            above = part
+        more = [part.more for part in self.parts if isinstance(part, Table) and part.more]
+        notes = [Text(note) for note in (*more, *self.notes)]
         if hidden := self._hidden(options.max_width):
             notes.append(Text(f"no room for: {hidden}", "dim"))
         if notes:
@@ -221,32 +224,32 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
         head.append(f", owned by {_who(status.owner.pid)}")
     parts = [head, *metrics_views(status.metrics, choice)]
     if status.writers:
-        parts.append(_live_table(status.writers))
+        parts.append(_live_table(status.writers, choice))
     notes = []
     if status.unmerged:
         notes.append(
             f"{count(status.unmerged, 'record')} of these not in metrics.json yet{_merge_note(status)}"
         )
     notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(str(status.directory))}")
-    return View(parts, [*hidden_entries(status.metrics, choice), *notes])
+    return View(parts, notes)
 
 
 def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
     """A file of metrics as tables."""
     head = Text(f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold")
-    notes = [*hidden_entries(metrics, choice), *_loss_notes(metrics, "")]
-    return View([head, *metrics_views(metrics, choice)], notes)
+    return View([head, *metrics_views(metrics, choice)], _loss_notes(metrics, ""))
 
 
-def sum_view(named: Sequence[tuple[str, SessionMetrics]], whole: SessionMetrics, choice: Choice) -> View:
+def sum_view(
+    named: Sequence[tuple[str, SessionMetrics]], whole: SessionMetrics, choice: Choice, notes: Sequence[str]
+) -> View:
     """Several sessions: each in a line, and their sum as tables."""
-    table = Table("Sessions", _SUMMED)
-    for name, metrics in named:
+    table = Table("Sessions", _SUMMED, more=choice.rest(named, "session"))
+    for name, metrics in named[: choice.top]:
         table.rows.append([shown(name), *_sums_of(metrics)])
     table.total = ["in all", *_sums_of(whole)]
-    notes = [*hidden_entries(whole, choice), *_loss_notes(whole, "")]
     head = Text(f"the sum of {count(len(named), 'session')}", "bold")
-    return View([head, table, *metrics_views(whole, choice)], notes)
+    return View([head, table, *metrics_views(whole, choice)], [*notes, *_loss_notes(whole, "")])
 
 
 def _sums_of(metrics: SessionMetrics) -> list[Cell]:
@@ -261,11 +264,11 @@ def _sums_of(metrics: SessionMetrics) -> list[Cell]:
 
 
 def comparison_view(
-    names: Sequence[str], before: SessionMetrics, after: SessionMetrics, top: int | None
+    names: Sequence[str], before: SessionMetrics, after: SessionMetrics, choice: Choice
 ) -> View:
     """Two sessions side by side."""
     head = Text(" → ".join(map(shown, names)), "bold")
-    return View([head, *comparison_views(before, after, top)], [])
+    return View([head, *comparison_views(before, after, choice)], [])
 
 
 def list_view(rows: Iterable[Status | Unreadable]) -> View:
@@ -296,9 +299,9 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
     return View([table], notes)
 
 
-def _live_table(writers: list[LiveWriter]) -> Table:
-    table = Table("Live writers", _WRITERS)
-    for writer in writers:
+def _live_table(writers: list[LiveWriter], choice: Choice) -> Table:
+    table = Table("Live writers", _WRITERS, more=choice.rest(writers, "live writer"))
+    for writer in writers[: choice.top]:
         size = f"{writer.size // 1024:,} KiB"
         command, state = (name_and_state(writer.pid) if writer.pid else None) or ("-", "-")
         table.rows.append(

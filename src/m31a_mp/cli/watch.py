@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EIO
+from functools import partial
 
 import click
 from rich.console import Console
 
 from m31a_mp.cli import tables
+from m31a_mp.cli.counts import WholeNumber
+from m31a_mp.cli.entries import Choice
 from m31a_mp.cli.keeper import SIGNAL_BASE
 from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument
+from m31a_mp.cli.options import choice_options
 from m31a_mp.cli.program import forget_output
 from m31a_mp.cli.screen import QUIT, Screen
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
@@ -25,6 +29,7 @@ _EPILOG = """\
 \b
 Examples:
   m31a-mp watch sessions/demo
+  m31a-mp watch --sort total --top 10 sessions/demo
   m31a-mp watch --interval 5 --count 12 --json sessions/demo
 
 On a terminal it draws in place: arrow keys, PgUp, PgDn, Home, End, j and k
@@ -56,19 +61,23 @@ _GIVEN_BACK = -2
     metavar="SECONDS",
     help="How often to look.",
 )
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many looks.")
+@click.option("--count", type=WholeNumber(1), metavar="N", help="End after so many looks.")
+@choice_options
 @json_option
-def command(directory: str | None, interval: float, count: int | None, as_json: bool) -> int:
+def command(
+    directory: str | None, interval: float, count: int | None, choice: Choice, *, as_json: bool
+) -> int:
     """Show a session live, at a steady rate, until q or Ctrl-C."""
     session = existing_or_latest(directory, "m31a-mp watch")
     found = status(session)  # what is wrong from the start is an error
     with SignalPipe(_AWAITED) as pipe:
         console = tables.console()
         if as_json or not console.is_terminal or console.is_dumb_terminal:
-            return _print(session, found, _events(pipe, interval, count), console, as_json=as_json)
+            emit = partial(_print_one, console=console, choice=choice, as_json=as_json)
+            return _print(session, found, _events(pipe, interval, count), emit)
         try:
             with Screen(console) as screen:
-                return _draw(session, found, _events(pipe, interval, count, screen), screen)
+                return _draw(session, found, _events(pipe, interval, count, screen), screen, choice)
         except OSError as error:
             if error.errno != EIO:
                 raise
@@ -99,31 +108,31 @@ def _events(
         yield _LOOK
 
 
-def _print(session: Session, found: Status, events: Iterator[int], console: Console, *, as_json: bool) -> int:
+def _print(session: Session, found: Status, events: Iterator[int], emit: Callable[[Status], None]) -> int:
     """One snapshot after the other."""
-    _print_one(found, console, as_json=as_json)
+    emit(found)
     for event in events:
         if event in _ENDS:
             return _status_of(event)
         if event == signal.SIGTSTP:
             stop_until_continued()
         if event == _LOOK:
-            _print_one(status(session), console, as_json=as_json)
+            emit(status(session))
     return 0
 
 
-def _print_one(found: Status, console: Console, *, as_json: bool) -> None:
+def _print_one(found: Status, *, console: Console, choice: Choice, as_json: bool) -> None:
     if as_json:
         tables.print_json(tables.status_json(found), in_one_line=True)
     else:
-        console.print(tables.status_view(found))
+        console.print(tables.status_view(found, choice))
         console.print()
         console.file.flush()
 
 
-def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen) -> int:
+def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen, choice: Choice) -> int:
     """In place, on the terminal's other screen."""
-    screen.show(tables.status_view(found))
+    screen.show(tables.status_view(found, choice))
     for event in events:
         if event in _ENDS:
             return _status_of(event)
@@ -134,7 +143,7 @@ def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen
             except (MetricsError, OSError) as error:
                 # It may pass, and what was seen last is better than nothing.
                 note = f"not to be read now: {shown(str(error))}"
-            screen.show(tables.status_view(found), note)
+            screen.show(tables.status_view(found, choice), note)
             continue
         if event == _INPUT:
             for key in screen.read():

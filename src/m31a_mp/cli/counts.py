@@ -1,0 +1,32 @@
+"""Whole numbers on the command line."""
+
+from __future__ import annotations
+
+import click
+
+from m31a_mp.kinds.checks import INT64_MAX
+
+
+class WholeNumber(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 does not take
+    """A whole number that a record may hold; click's own would have its bounds in every line of a help.
+
+    Attributes:
+        least: The least one that is taken.
+    """
+
+    name = "n"
+
+    def __init__(self, least: int = 0) -> None:
+        self.least = least
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of an argument."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        if number < self.least:
+            self.fail(f"{number} is less than {self.least}", param, ctx)
+        if number > INT64_MAX:
+            self.fail(f"{number} is more than {INT64_MAX}", param, ctx)
+        return number
