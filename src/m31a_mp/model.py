@@ -289,6 +289,7 @@ class SessionTotals:
     cost: float
     unknown_cost_count: int
     dropped: int
+    interrupted: int
 
 
 def _sum(numbers: Iterable[int]) -> int:
@@ -357,6 +358,7 @@ class SessionMetrics:
             cost=ExactSum([llm.cost for llm in self.llms]).value(),
             unknown_cost_count=_sum(llm.unknown_cost_count for llm in self.llms),
             dropped=_sum(self.dropped.values()),
+            interrupted=_sum(tool.interrupted_count for tool in self.tools),
         )
 
     @property

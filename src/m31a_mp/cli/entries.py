@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,11 +12,13 @@ from m31a_mp.cli.activity import Activity
 from m31a_mp.cli.cells import ago, bad, cost, count, duration, part
 from m31a_mp.cli.layout import Cell, Column, Table
 from m31a_mp.kinds.catalog import TABLES
+from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.happenings import Happenings
 from m31a_mp.model import (
     EditStrategyMetric,
     ModelMetric,
     PhaseMetric,
+    RunningCall,
     SessionMetrics,
     ToolMetric,
     has_records,
@@ -45,6 +46,13 @@ _TOOLS = (
     Column("p95", 3),
     Column("max", 7),
     Column("total", 4),
+)
+_INTERRUPTED = Column("interrupted", 2)  # only where there is any
+_RUNNING = (
+    Column("tool", is_right=False, may_be_cut=True),
+    Column("for"),
+    Column("process", 1),
+    Column("machine", 2, is_right=False, may_be_cut=True),
 )
 _ERRORS = (
     Column("tool", is_right=False, may_be_cut=True),
@@ -182,6 +190,9 @@ def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table 
     )
     started = f"{metrics.started_at:%Y-%m-%d %H:%M:%S} UTC, {ago(metrics.started_at)} ago"
     views: list[Text | Table | Activity] = [Text(f"started {started}; {latest}")]
+    if phase := metrics.current_phase:
+        since = f", entered {ago(phase.entered_at)} ago" if phase.entered_at else ""
+        views.append(Text(f"in phase {shown(phase.phase)}{since}"))
     if metrics.startup:
         start = metrics.startup
         parts = {
@@ -198,6 +209,7 @@ def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table 
 
 
 def _tables(metrics: SessionMetrics, choice: Choice) -> Iterator[Table]:
+    yield _running_table(metrics.running, choice)
     yield _tool_table(metrics, choice)
     yield _error_table(metrics.tools, choice)
     yield _model_table(metrics, choice)
@@ -209,41 +221,57 @@ def _tables(metrics: SessionMetrics, choice: Choice) -> Iterator[Table]:
             yield _happenings_table(table, metrics, choice)
 
 
-def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
-    table = Table("Tools", choice.ranked(_TOOLS), more=choice.rest(metrics.tools, "tool"))
-    for tool in choice.of(metrics.tools):
+def _running_table(running: list[RunningCall], choice: Choice) -> Table:
+    """The calls under way, the longest first."""
+    table = Table("Running", _RUNNING)
+    if len(running) > choice.latest:
+        table.remark = f", the longest {choice.latest} of {len(running):,}"
+    for call in running[: choice.latest]:
         table.rows.append(
-            [
-                shown(tool.name),
-                f"{tool.call_count:,}",
-                f"{tool.success_count:,}",
-                bad(tool.fail_count),
-                part(tool.success_count, tool.call_count),
-                duration(tool.avg_duration_ms),
-                quantile(tool, 0.5),
-                quantile(tool, 0.95),
-                duration(tool.max_duration_ms),
-                duration(tool.total_duration_ms),
-            ]
+            [shown(call.name), ago(call.started_at), str(call.pid or "-"), shown(call.host) or "-"]
         )
+    return table
+
+
+def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
+    sums = metrics.totals
+    columns = (*_TOOLS, _INTERRUPTED) if sums.interrupted else _TOOLS
+    table = Table("Tools", choice.ranked(columns), more=choice.rest(metrics.tools, "tool"))
+    for tool in choice.of(metrics.tools):
+        is_timed = tool.call_count > tool.interrupted_count
+        row = [
+            shown(tool.name),
+            f"{tool.call_count:,}",
+            f"{tool.success_count:,}",
+            bad(tool.fail_count),
+            part(tool.success_count, tool.call_count),
+            duration(tool.avg_duration_ms if is_timed else None),
+            quantile(tool, 0.5),
+            quantile(tool, 0.95),
+            duration(tool.max_duration_ms),
+            duration(tool.total_duration_ms if is_timed else None),
+            bad(tool.interrupted_count),
+        ]
+        table.rows.append(row[: len(columns)])
     if len(metrics.tools) > 1:
-        calls = metrics.totals.tool_calls
         succeeded = sum(tool.success_count for tool in metrics.tools)
         took = sum(tool.total_duration_ms for tool in metrics.tools)
         longest = max((tool.max_duration_ms or 0 for tool in metrics.tools), default=0)
-        average = took / calls if calls else 0.0
-        table.total = [
+        timed = sums.tool_calls - sums.interrupted
+        row = [
             "in all",
-            f"{calls:,}",
+            f"{sums.tool_calls:,}",
             f"{succeeded:,}",
-            bad(metrics.totals.tool_failures),
-            part(succeeded, calls),
-            duration(average),
+            bad(sums.tool_failures),
+            part(succeeded, sums.tool_calls),
+            duration(took / timed if timed > 0 else None),
             "",
             "",
             duration(longest),
             duration(took),
+            bad(sums.interrupted),
         ]
+        table.total = row[: len(columns)]
     return table
 
 
@@ -279,7 +307,7 @@ def _use_of(models: Sequence[ModelMetric], quantiles: Iterable[str]) -> list[Cel
     return [
         *(f"{number:,}" for number in (interactions, *tokens, sum(model.total_tokens for model in models))),
         *quantiles,
-        cost(math.fsum(model.cost for model in models), unknown, interactions),
+        cost(ExactSum([model.cost for model in models]).value(), unknown, interactions),
     ]
 
 
@@ -339,7 +367,7 @@ def _phase_table(all_phases: list[PhaseMetric], choice: Choice) -> Table:
 
 def has_ended(phase: PhaseMetric) -> bool:
     """Whether a phase's duration and outcome are known."""
-    return phase.success or phase.duration_ms > 0
+    return phase.ended_at is not None or phase.success or phase.duration_ms > 0
 
 
 def outcome(phase: PhaseMetric) -> str:
@@ -401,10 +429,9 @@ def _shown_value(name: str, value: Any) -> str:
 def quantile(entry: ToolMetric | ModelMetric, q: float) -> str:
     """The duration that a part of the calls or interactions did not exceed.
 
-    That of a model is an estimate, which no longest duration bounds: of it the nearest tenth of a second
-    is shown.
+    It is an estimate: of seconds the nearest tenth is shown.
     """
     found = entry.quantile(q)
-    if isinstance(entry, ModelMetric) and found and 1000 <= found < 59_900:  # noqa: PLR2004
+    if found and 1000 <= found < 59_900:  # noqa: PLR2004
         found = round(found, -2)
     return duration(found)

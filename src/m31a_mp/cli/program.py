@@ -103,6 +103,7 @@ def start(arguments: list[str]) -> int:
     Returns:
         The exit status.
     """
+    _buffer_output()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name shows its code
@@ -130,6 +131,18 @@ def start(arguments: list[str]) -> int:
     return int(status or 0)
 
 
+def _buffer_output() -> None:
+    """Have an output that Python left unbuffered written whole.
+
+    Of a write that a pipe or a disk takes in part, the rest would be lost without a word.
+    """
+    stream = sys.stdout
+    if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase):
+        encoding, errors, raw = stream.encoding, stream.errors, stream.detach()
+        buffered = io.BufferedWriter(raw)  # type: ignore[type-var]  # as was just asked
+        sys.stdout = sys.__stdout__ = io.TextIOWrapper(buffered, encoding, errors, line_buffering=True)  # type: ignore[misc]
+
+
 def tell(message: str) -> None:
     """Tell something on stderr, in one line; a stderr that is broken changes nothing of what is done."""
     with suppress(OSError):
@@ -155,7 +168,8 @@ def _is_of_output(error: Exception) -> bool:
 def _tell(message: str, hint: str) -> None:
     tell(message)
     if hint:
-        click.echo(f"hint: {shown(hint)}", err=True)
+        with suppress(OSError):
+            click.echo(f"hint: {shown(hint)}", err=True)
 
 
 def _usage_hint(error: click.ClickException) -> str:

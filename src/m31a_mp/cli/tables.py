@@ -122,6 +122,8 @@ def totals(metrics: SessionMetrics) -> dict[str, int | float]:
     return {
         "tool_calls": sums.tool_calls,
         "tool_failures": sums.tool_failures,
+        "interrupted": sums.interrupted,
+        "running": len(metrics.running),
         "llm_interactions": sums.llm_interactions,
         "prompt_tokens": sums.prompt_tokens,
         "completion_tokens": sums.completion_tokens,
@@ -161,14 +163,15 @@ _SUMMED = (
 _SESSIONS = (
     Column("session", is_right=False, may_be_cut=True),
     Column("state", is_right=False),
-    Column("owner", 7, is_right=False),
-    Column("age", 8),
-    Column("last record", 3, short="last"),
+    Column("owner", 8, is_right=False),
+    Column("age", 9),
+    Column("last record", 4, short="last"),
+    Column("running", 2),
     Column("calls", 1),
-    Column("failed", 2),
-    Column("tokens", 5),
-    Column("cost", 4),
-    Column("unmerged", 6),
+    Column("failed", 3),
+    Column("tokens", 6),
+    Column("cost", 5),
+    Column("unmerged", 7),
 )
 
 
@@ -289,6 +292,7 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
                 (str(row.owner.pid) if row.owner.pid else "not seen") if row.owner else "-",
                 ago(row.metrics.started_at),
                 ago(row.metrics.updated_at),
+                f"{sums['running']:,}" if sums["running"] else "-",
                 f"{sums['tool_calls']:,}",
                 bad(sums["tool_failures"]),
                 f"{sums['total_tokens']:,}",
@@ -319,6 +323,8 @@ def _live_table(writers: list[LiveWriter], choice: Choice) -> Table:
 
 def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
     notes = []
+    if interrupted := metrics.totals.interrupted:
+        notes.append(f"{count(interrupted, 'call')} interrupted: the process died in the middle")
     if metrics.rejected:
         notes.append(f"{count(metrics.rejected, 'piece')} of damaged or invalid input set aside{hint}")
     if metrics.dropped:
