@@ -5,6 +5,9 @@ Every process acknowledges each record after the call returned, by one byte in a
 needs nothing of the library. After each round everything is killed, the session is compacted, and
 the numbers are compared: all that was acknowledged must be counted, and nothing twice. Of a process that
 was killed, the one record that it was about to acknowledge may be counted as well.
+
+Some writers measure their calls, and also acknowledge that each one began. Every call that began must be
+counted once: as one that ended if that was acknowledged, and else as interrupted.
 """
 
 from __future__ import annotations
@@ -40,9 +43,14 @@ def record_for_ever(root: str, name: str, seed: int) -> None:
         writer.FIRST_SEGMENT_BYTES = writer.MAX_SEGMENT_BYTES = 4096
     pause = chance.choice([0.0, 0.0, 0.001])
     recorder = attach(SESSION, root)
+    begun = _acknowledgements(root, name, "begun") if chance.random() < 0.5 else None
     acknowledged = _acknowledgements(root, name)
     while True:
-        recorder.record_tool_call(name, success=True, duration_ms=1)
+        if begun is None:
+            recorder.record_tool_call(name, success=True, duration_ms=1)
+        else:
+            with recorder.tool_call(name):
+                os.write(begun, b".")
         os.write(acknowledged, b".")
         if pause:
             time.sleep(pause)
@@ -61,8 +69,8 @@ def own_for_ever(root: str, name: str, seed: int) -> None:
         chance.choice([collector.flush, collector.snapshot])()
 
 
-def _acknowledgements(root: str, name: str) -> int:
-    return os.open(Path(root, "acknowledged", name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def _acknowledgements(root: str, name: str, of: str = "acknowledged") -> int:
+    return os.open(Path(root, of, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 CHILDREN = {target.__name__: target for target in (record_for_ever, own_for_ever)}
@@ -74,6 +82,7 @@ class Tally:
 
     records: int = 0
     kills: int = 0
+    interrupted: int = 0
     lost: int = 0
     duplicated: int = 0
     findings: list[str] = field(default_factory=list)
@@ -83,7 +92,14 @@ class Tally:
         return not (self.lost or self.duplicated or self.findings)
 
     def __str__(self) -> str:
-        return f"records {self.records}  kills {self.kills}  lost {self.lost}  duplicated {self.duplicated}"
+        numbers = {
+            "records": self.records,
+            "kills": self.kills,
+            "interrupted": self.interrupted,
+            "lost": self.lost,
+            "duplicated": self.duplicated,
+        }
+        return "  ".join(f"{name} {number}" for name, number in numbers.items())
 
 
 class Storm:
@@ -97,7 +113,8 @@ class Storm:
         self._started = 0
         self._alive: list[Process] = []
         self._owner: Process | None = None
-        (root / "acknowledged").mkdir()
+        for of in ("acknowledged", "begun"):
+            (root / of).mkdir()
 
     def round(self, seconds: float) -> None:
         """Start and kill for so long; then kill everybody, compact, compare."""
@@ -123,18 +140,30 @@ class Storm:
         """Hold what was counted against what was acknowledged."""
         compact(self.root, SESSION)
         metrics = load(self.root, SESSION)
-        counted = {tool.name: tool.call_count for tool in metrics.tools} if metrics else {}
-        acknowledged = {path.name: path.stat().st_size for path in (self.root / "acknowledged").iterdir()}
+        tools = metrics.tools if metrics else []
+        counted = {tool.name: tool.call_count for tool in tools}
+        ended = {tool.name: tool.call_count - tool.interrupted_count for tool in tools}
         self.tally.records = sum(counted.values())
+        self.tally.interrupted = sum(tool.interrupted_count for tool in tools)
         self.tally.lost = self.tally.duplicated = 0
+        self._compare(ended, self._acknowledged("acknowledged"))
+        begun = self._acknowledged("begun")
+        self._compare({name: counted.get(name, 0) for name in begun}, begun)
+        self.tally.findings = [str(finding) for finding in verify(self.root, SESSION)]
+        if metrics and metrics.running:
+            self.tally.findings.append(f"{len(metrics.running)} calls of dead processes are under way")
+        # What a writer leaves that dies while it makes a segment is deleted when it is a minute old.
+        left = list((self.root / SESSION / "segments").glob("[!.]*"))
+        self.tally.findings += [f"{path.name} was left behind" for path in left]
+
+    def _acknowledged(self, of: str) -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in (self.root / of).iterdir()}
+
+    def _compare(self, counted: dict[str, int], acknowledged: dict[str, int]) -> None:
         for name in counted.keys() | acknowledged.keys():
             surplus = counted.get(name, 0) - acknowledged.get(name, 0)
             self.tally.lost += max(0, -surplus)
             self.tally.duplicated += max(0, surplus - 1)
-        self.tally.findings = [str(finding) for finding in verify(self.root, SESSION)]
-        # What a writer leaves that dies while it makes a segment is deleted when it is a minute old.
-        left = list((self.root / SESSION / "segments").glob("[!.]*"))
-        self.tally.findings += [f"{path.name} was left behind" for path in left]
 
     def _start(self, target: Callable[[str, str, int], None], method: str) -> Process:
         self._started += 1

@@ -107,6 +107,11 @@ def count_past(recorder: Recorder, tool: str, records: int, numbers: Counters, i
         numbers[index] = i
 
 
+def begin(recorder: Recorder, tool: str = "hangs") -> None:
+    """Begin a call that this process does not end."""
+    recorder.tool_call(tool).__enter__()
+
+
 def flush(recorder: Recorder) -> None:
     recorder.flush()
 

@@ -139,7 +139,7 @@ def _buffer_output() -> None:
     stream = sys.stdout
     if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase):
         encoding, errors, raw = stream.encoding, stream.errors, stream.detach()
-        buffered = io.BufferedWriter(raw)  # type: ignore[type-var]  # as was just asked
+        buffered = io.BufferedWriter(raw)
         sys.stdout = sys.__stdout__ = io.TextIOWrapper(buffered, encoding, errors, line_buffering=True)  # type: ignore[misc]
 
 

@@ -69,12 +69,16 @@ class CallsUnderWay(State):
             if call in ended:
                 ended.discard(call)
                 return
-        size = len(name) + len(call)
-        if len(self.calls) >= MAX_RUNNING or self._characters + size > MAX_RUNNING_CHARACTERS:
-            raise ValueError(f"there are {len(self.calls)} calls that have not ended, and no room for more")
+        self.check_room(name, call)
         if call not in self.calls:
-            self._characters += size
+            self._characters += len(name) + len(call)
         self.calls[call] = (time, name)
+
+    def check_room(self, name: str, call: str) -> None:
+        """Raise ValueError if one more call would be too many."""
+        characters = self._characters + len(name) + len(call)
+        if len(self.calls) >= MAX_RUNNING or characters > MAX_RUNNING_CHARACTERS:
+            raise ValueError(f"there are {len(self.calls)} calls that have not ended, and no room for more")
 
     def end(self, call: str) -> None:
         """Note that a call ended. Of too many that wait for their beginning the rest is not noted."""

@@ -10,6 +10,7 @@ from m31a_mp.kinds import json
 from m31a_mp.kinds.catalog import EVENTS
 from m31a_mp.kinds.checks import INT64_MAX, check_int
 from m31a_mp.kinds.declaration import Into, Kind
+from m31a_mp.kinds.running import Running
 from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.times import plausible
 from m31a_mp.metrics._folding import fold_plain
@@ -36,6 +37,9 @@ def fold_checked(totals: Totals, text: bytes, now: int) -> None:
     ]
     for table, name in names:
         totals.check_room(table, name)
+    for into in kind.into:
+        if isinstance(into, Running):
+            totals.tables[into.name].check_room(*(record[field] for field in into.fields))
     for table, name in names:
         totals.entry(table, name, record["time"])
     # What is checked is plain, and its name has an entry. If it were not so, it must not stop all the others.

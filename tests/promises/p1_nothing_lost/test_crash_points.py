@@ -119,7 +119,25 @@ def _rebuilt(sessions: Path, acknowledge: Acknowledge) -> None:
     compact(sessions, "s", rebuild=True)
 
 
-CLEAN = [_whole_life, _to_the_disk, _failing_disk, _torn_tails]
+def _calls_that_take_time(sessions: Path, acknowledge: Acknowledge) -> None:
+    """Calls begin, and end or are interrupted: each that began counts, as the one or the other."""
+    collector = Collector("s", sessions)
+    with collector.tool_call(TOOL):
+        acknowledge()
+        collector.flush()
+    if not os.fork():
+        attach("s", sessions).tool_call(TOOL).__enter__()
+        acknowledge()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+    with collector.tool_call(TOOL):
+        acknowledge()
+        collector.flush()
+        collector.flush()
+    collector.stop()
+
+
+CLEAN = [_whole_life, _to_the_disk, _failing_disk, _torn_tails, _calls_that_take_time]
 SCENARIOS = [*CLEAN, _damage, _rebuilt]
 
 
@@ -142,7 +160,9 @@ def test_death_at_either_side_of_every_step_loses_and_doubles_nothing(
             compact(sessions, "s", rebuild=True)
         if scenario in CLEAN:
             assert verify(sessions, "s") == [], (point, nth)
-        recovered = count(load(sessions, "s"))
+        metrics = load(sessions, "s")
+        recovered = count(metrics)
+        assert metrics is None or metrics.running == [], (point, nth)
         assert run.acknowledged <= recovered <= run.acknowledged + 1, (point, nth)
         _ten_more_come_through(sessions, recovered)
 

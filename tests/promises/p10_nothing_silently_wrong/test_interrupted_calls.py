@@ -1,0 +1,177 @@
+"""A call that is under way is seen; one whose process died in it is counted, once, and is not missing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from m31a_mp import Collector, Recorder, SessionMetrics, attach, compact, load, verify
+from m31a_mp.kinds.call import Caller
+from m31a_mp.system import process
+from metrics_of import SESSION, flushed, loaded, looked, looked_from_outside
+from workers import METHODS, Forked, Workers, begin, changed
+
+LOOKS = [flushed, looked, looked_from_outside]
+Look = Callable[[Collector, Path], SessionMetrics]
+
+
+def counted(metrics: SessionMetrics, tool: str = "hangs") -> tuple[int, int, int]:
+    """How many calls are under way, how many are counted, and how many of these were interrupted."""
+    found = metrics.tool(tool)
+    running = [call for call in metrics.running if call.name == tool]
+    return (len(running), found.call_count, found.interrupted_count) if found else (len(running), 0, 0)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_worker_killed_in_a_call_counts_once_in_every_way_to_see_it(
+    method: str, look: Look, started: Workers, collector: Collector, tmp_path: Path
+) -> None:
+    worker = started.start(method)
+    worker.do(begin)
+    [call] = look(collector, tmp_path).running
+    assert (call.name, call.pid, call.host) == ("hangs", worker.pid, os.uname().nodename)
+    worker.kill()
+    for _ in range(3):
+        assert counted(look(collector, tmp_path)) == (0, 1, 1)
+    collector.stop()
+    assert counted(loaded(tmp_path)) == (0, 1, 1)
+    assert verify(tmp_path, SESSION) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_call_of_a_process_that_lives_stays_under_way(
+    method: str, started: Workers, collector: Collector, tmp_path: Path
+) -> None:
+    worker = started.start(method)
+    worker.do(begin)
+    for _ in range(3):
+        assert counted(flushed(collector, tmp_path)) == (1, 0, 0)
+    collector.stop()
+    assert counted(compact(tmp_path, SESSION).metrics) == (1, 0, 0)  # a new owner does not know better
+
+
+def test_dead_process_that_nobody_has_waited_for_is_dead(collector: Collector, tmp_path: Path) -> None:
+    with Forked(begin, collector) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie
+        assert counted(flushed(collector, tmp_path)) == (0, 1, 1)
+
+
+def test_end_that_a_dead_process_left_in_its_segment_counts_and_nothing_is_interrupted(
+    collector: Collector, tmp_path: Path
+) -> None:
+    def call(recorder: Recorder) -> None:
+        with recorder.tool_call("hangs"):
+            attach(SESSION, tmp_path).flush()  # the beginning is in the journal, the end in the segment
+
+    with Forked(call, collector) as child:
+        assert child.wait() == 0
+    assert counted(flushed(collector, tmp_path)) == (0, 1, 0)
+
+
+def test_owner_killed_in_its_own_call_is_counted_by_the_next(tmp_path: Path) -> None:
+    def own() -> None:
+        collector = Collector(SESSION, tmp_path)
+        begin(collector)
+        collector.flush()
+        os.kill(os.getpid(), 9)
+
+    with Forked(own) as owner:
+        assert owner.wait() == -9
+    assert counted(loaded(tmp_path)) == (1, 0, 0)
+    with Collector(SESSION, tmp_path) as collector:
+        assert counted(collector.snapshot()) == (0, 1, 1)
+    assert counted(loaded(tmp_path)) == (0, 1, 1)
+
+
+def test_child_forked_in_a_call_leaves_the_end_to_its_parent(collector: Collector, tmp_path: Path) -> None:
+    with collector.tool_call("hangs"):
+        pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert counted(flushed(collector, tmp_path)) == (0, 1, 0)
+
+
+def test_program_that_is_replaced_in_a_call_is_interrupted_when_it_ends(
+    collector: Collector, tmp_path: Path
+) -> None:
+    def become_another_program(recorder: Recorder) -> None:
+        begin(recorder)
+        program = "import sys; print('ready', flush=True); sys.stdin.read()"
+        os.dup2(stdin[0], 0)
+        os.dup2(stdout[1], 1)
+        os.execv(sys.executable, [sys.executable, "-c", program])
+
+    stdin, stdout = os.pipe(), os.pipe()
+    with Forked(become_another_program, collector) as child:
+        os.close(stdin[0])
+        assert os.read(stdout[0], 5) == b"ready"
+        assert counted(flushed(collector, tmp_path)) == (1, 0, 0)
+        os.close(stdin[1])
+        assert child.wait() == 0
+        assert counted(flushed(collector, tmp_path)) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_interrupted"),
+    [
+        ({"boot_id": "1b4e28ba-2fa1-11d2-883f-0016d3cca427"}, True),
+        ({"started": 1}, True),
+        ({"namespace": 1}, False),
+        ({"boot_id": ""}, False),
+        ({"namespace": 0}, False),
+        ({"started": 0}, False),
+    ],
+)
+def test_only_a_proof_of_death_interrupts(
+    collector: Collector, tmp_path: Path, other: dict[str, int | str], is_interrupted: bool
+) -> None:
+    who = changed(process.current(), **other)
+    before, behind = Caller(who.pid, who.started, who.namespace, who.boot_id, "host").ids("run")
+    collector.record_tool_started("hangs", f"{before}1{behind}")
+    assert counted(flushed(collector, tmp_path)) == ((0, 1, 1) if is_interrupted else (1, 0, 0))
+
+
+def test_worker_of_a_pool_killed_in_a_call_is_in_the_table_and_the_others_go_on(tmp_path: Path) -> None:
+    with Collector(SESSION, tmp_path) as collector:
+        workers = []
+        for method in METHODS[:3]:
+            process_ = multiprocessing.get_context(method).Process(target=hang, args=(collector,))  # type: ignore[attr-defined]
+            process_.start()
+            workers.append(process_)
+        while len(collector.snapshot().running) < 3:
+            pass
+        workers[0].kill()
+        workers[0].join()
+        assert counted(collector.snapshot()) == (2, 1, 1)
+        for worker in workers[1:]:
+            worker.kill()
+            worker.join()
+    metrics = load(tmp_path, SESSION)
+    assert metrics is not None
+    assert counted(metrics) == (0, 3, 3)
+    assert metrics.totals.interrupted == 3
+
+
+def hang(recorder: Recorder) -> None:
+    with recorder.tool_call("hangs"):
+        threading.Event().wait()
+
+
+def test_session_is_in_the_phase_that_was_entered_last_until_that_ends(collector: Collector) -> None:
+    assert collector.snapshot().current_phase is None
+    collector.record_phase_transition("plan")
+    with collector.phase("execute"):
+        current = collector.snapshot().current_phase
+        assert current is not None
+        assert (current.phase, current.ended_at) == ("execute", None)
+    assert collector.snapshot().current_phase is None
+    collector.record_phase_duration("failed at once", 0, False)
+    assert collector.snapshot().phases[-1].ended_at is not None
