@@ -235,11 +235,14 @@ def _expected_timeline(table: Any, records: list[tuple[int, Any, Fields]]) -> Fi
 
 
 def _expected_running(table: Any, records: list[tuple[int, Any, Fields]]) -> list[Fields]:
-    """The calls that began and did not end; no two have the same id."""
+    """The calls that began and did not end. The same id is the same call."""
     del table
     ended = {fields[into.call] for _, into, fields in records if isinstance(into, Ends)}
-    begun = [fields for _, into, fields in records if not isinstance(into, Ends)]
-    return [{"name": fields["name"]} for fields in begun if fields["call"] not in ended]
+    begun: dict[str, str] = {}
+    for _, into, fields in records:
+        if not isinstance(into, Ends):
+            begun.setdefault(fields["call"], fields["name"])
+    return [{"name": name} for call, name in begun.items() if call not in ended]
 
 
 _EXPECTED: dict[type, Callable[[Any, list[tuple[int, Any, Fields]]], Any]] = {

@@ -70,9 +70,10 @@ class CallsUnderWay(State):
                 ended.discard(call)
                 return
         self.check_room(name, call)
-        if call not in self.calls:
+        known = self.calls.get(call)
+        if known is None:
             self._characters += len(name) + len(call)
-        self.calls[call] = (time, name)
+        self.calls[call] = min(known or (time, name), (time, name))
 
     def check_room(self, name: str, call: str) -> None:
         """Raise ValueError if one more call would be too many."""
