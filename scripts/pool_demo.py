@@ -2,8 +2,9 @@
 """Run real tools over a source tree in a multiprocessing pool, kill a worker on the way, lose no record.
 
 Every call is recorded with its true duration and outcome. When the record call has returned, the process
-also notes it in a ledger, a plain file that knows nothing of the library. At the end metrics.json and the
-ledger stand side by side, and the exit status is 1 if they differ anywhere.
+also notes it in a ledger, a plain file that knows nothing of the library. The call in which the worker is
+killed is interrupted: the process that killed the worker notes it. At the end metrics.json and the ledger
+stand side by side, and the exit status is 1 if they differ anywhere.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ PHASES = {
     WorkflowPhase.VERIFY: {"py_compile": [sys.executable, "-m", "py_compile"]},
 }
 
+INTERRUPTED = "interrupted"
+"""What the ledger notes of a call whose process was killed in it."""
+
 # Without a file it waits for standard input, as a tool does that hangs.
 HANGS = PHASES[WorkflowPhase.EXECUTE]["sha256sum"]
 
@@ -57,7 +61,11 @@ class Ledger:
     def witness(self, record: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
         """Call a `record_*` method, and note the call when it has returned."""
         record(*arguments)
-        line = json.dumps([record.__name__, *arguments]) + "\n"
+        self.note(record.__name__, *arguments)
+
+    def note(self, method: str, *arguments: object) -> None:
+        """Note what is recorded."""
+        line = json.dumps([method, *arguments]) + "\n"
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())  # a single write at the end of the file, whoever else writes there
 
@@ -67,19 +75,21 @@ class Ledger:
         phases: dict[str, PhaseMetric] = {}
         for line in self.path.read_text("utf-8").splitlines():
             method, name, *arguments = json.loads(line)
-            if method == "record_tool_call":
+            if method in {"record_tool_call", INTERRUPTED}:
                 _add_call(tools.setdefault(name, ToolMetric(name)), *arguments)
             else:
                 _add_to_phase(phases.setdefault(name, PhaseMetric(name)), method, *arguments)
         return tools, phases
 
 
-def _add_call(tool: ToolMetric, success: bool, duration_ms: int) -> None:
+def _add_call(tool: ToolMetric, success: bool = False, duration_ms: int | None = None) -> None:
     tool.call_count += 1
     tool.success_count += success
     tool.fail_count += not success
-    tool.total_duration_ms += duration_ms
-    tool.avg_duration_ms = tool.total_duration_ms / tool.call_count
+    tool.interrupted_count += duration_ms is None
+    tool.total_duration_ms += duration_ms or 0
+    timed = tool.call_count - tool.interrupted_count
+    tool.avg_duration_ms = tool.total_duration_ms / timed if timed else 0.0
 
 
 def _add_to_phase(phase: PhaseMetric, method: str, duration_ms: int = 0, success: bool = False) -> None:
@@ -140,9 +150,10 @@ def inspect_again(phase: WorkflowPhase, path: Path) -> bool:
 def inspect_and_hang(phase: WorkflowPhase, path: Path) -> None:
     """Inspect a file, then hang in one more tool, and tell the main process who hangs."""
     inspect(phase, path)
-    with subprocess.Popen(HANGS, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tool:
-        # What came before is recorded and noted, and nothing comes after: only the end of this process
-        # ends the input. So wherever in here the kill arrives, session and ledger must agree exactly.
+    call = _worker.recorder.tool_call(HANGS[0])
+    with call, subprocess.Popen(HANGS, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tool:
+        # What came before is recorded and noted, this call has begun, and nothing comes after: only the end
+        # of this process ends the input. So wherever in here the kill arrives, the two must agree exactly.
         _worker.hanging.send(os.getpid())
         tool.wait()
 
@@ -155,7 +166,9 @@ def run_phase(pool: Pool, phase: WorkflowPhase, files: list[Path]) -> bool:
     return all(pool.map_async(partial(inspect, phase), files).get(PATIENCE_SECONDS))
 
 
-def run_phase_and_kill(pool: Pool, phase: WorkflowPhase, files: list[Path], hanging: Connection) -> bool:
+def run_phase_and_kill(
+    pool: Pool, phase: WorkflowPhase, files: list[Path], hanging: Connection, ledger: Ledger
+) -> bool:
     """The same, but the worker with the first file hangs there, and is killed while the others work."""
     pool.apply_async(inspect_and_hang, (phase, files[0]))  # never returns
     others = pool.map_async(partial(inspect, phase), files[1:])
@@ -163,6 +176,7 @@ def run_phase_and_kill(pool: Pool, phase: WorkflowPhase, files: list[Path], hang
         raise TimeoutError("no worker came to the tool that hangs")
     pid = hanging.recv()
     os.kill(pid, signal.SIGKILL)
+    ledger.note(INTERRUPTED, HANGS[0])
     print(f"killed worker {pid} at work on {files[0].name}; the next one does it again")
     again = pool.apply_async(inspect_again, (phase, files[0]))
     return all([*others.get(PATIENCE_SECONDS), again.get(PATIENCE_SECONDS)])
@@ -182,7 +196,7 @@ def run_session(
             ledger.witness(collector.record_phase_transition, phase)
             started = time.monotonic_ns()
             if phase is WorkflowPhase.EXECUTE:
-                success = run_phase_and_kill(pool, phase, files, hanging)
+                success = run_phase_and_kill(pool, phase, files, hanging, ledger)
             else:
                 success = run_phase(pool, phase, files)
             ledger.witness(collector.record_phase_duration, phase, milliseconds_since(started), success)
@@ -199,17 +213,17 @@ def compare(
     heading: str, recorded: dict[str, Metric], noted: dict[str, Metric], row: Callable[[Metric], str]
 ) -> bool:
     """Print two accounts of the same things side by side; returns whether they agree."""
-    print(f"\n{heading:<58} | the same, by the ledger")
+    print(f"\n{heading:<63} | the same, by the ledger")
     agree = True
     for name in recorded | noted:
         left, right = (row(side[name]) if name in side else "missing" for side in (recorded, noted))
-        print(f"{name:<12}{left:<46} | {right}{'' if left == right else '  <- differs'}")
+        print(f"{name:<12}{left:<51} | {right}{'' if left == right else '  <- differs'}")
         agree &= left == right
     return agree
 
 
 def tool_row(tool: ToolMetric) -> str:
-    counts = f"{tool.call_count:>7}{tool.success_count:>7}{tool.fail_count:>7}"
+    counts = f"{tool.call_count:>6}{tool.success_count:>5}{tool.fail_count:>7}{tool.interrupted_count:>8}"
     return f"{counts}{tool.total_duration_ms:>10} ms{tool.avg_duration_ms:>9.1f} ms"
 
 
@@ -223,7 +237,7 @@ def report(metrics: SessionMetrics, ledger: Ledger) -> bool:
     """Print the session's tables beside the ledger's; returns whether they agree."""
     tools, phases = ledger.add_up()
     tools_agree = compare(
-        "tool          calls     ok failed        total      average",
+        "tool         calls   ok failed cut off        total      average",
         {tool.name: tool for tool in metrics.tools},
         tools,
         tool_row,
