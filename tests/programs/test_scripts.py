@@ -62,10 +62,10 @@ def test_pool_demo_counts_what_its_workers_were_told(tree: Path, start_method: s
     assert result.returncode == 0, result.stderr
     rows = {words[0]: words[1:] for words in map(str.split, result.stdout.splitlines()) if words}
     # The killed worker had inspected a.py, in full, before it hung; the next one did it again.
-    assert rows["wc"][:3] == ["4", "4", "0"]
-    assert rows["grep"][:3] == ["5", "1", "4"]
-    assert rows["sha256sum"][:3] == ["5", "5", "0"]
-    assert rows["py_compile"][:3] == ["4", "3", "1"]
+    assert rows["wc"][:4] == ["4", "4", "0", "0"]
+    assert rows["grep"][:4] == ["5", "1", "4", "0"]
+    assert rows["sha256sum"][:4] == ["6", "5", "1", "1"]  # it was killed in the call that hung
+    assert rows["py_compile"][:4] == ["4", "3", "1", "0"]
     assert rows["plan"][:3] == ["1", "0", "yes"]
     assert rows["execute"][:3] == ["1", "1", "no"]
     assert rows["verify"][:3] == ["1", "0", "no"]
