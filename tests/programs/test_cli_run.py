@@ -294,7 +294,9 @@ def test_run_in_a_session_whose_owner_crashed_takes_over_what_is_left(one: Sessi
             os.kill(pid, signal.SIGKILL)
     assert status(one).state in {State.NOT_CLOSED, State.RUNNING}  # what is staged here is a writer's
     run(one, "--", "true")
-    assert outcomes(loaded(one.sessions_dir, one.id)) == {"left": (1, 0), "true": (1, 0)}
+    metrics = loaded(one.sessions_dir, one.id)
+    assert outcomes(metrics) == {"left": (1, 0), "true": (1, 0), "sh": (0, 1)}
+    assert metrics.totals.interrupted == 1
 
 
 # --- Other owners -------------------------------------------------------------------------------------
@@ -381,13 +383,51 @@ def test_killed_run_still_records_its_call(one: Session, owned: bool) -> None:
     assert status(one).state is State.FINISHED
 
 
+def test_command_under_way_is_seen_from_elsewhere_also_when_its_run_is_killed(one: Session) -> None:
+    with started(one, *WAITS) as process:
+        keeper = keeper_of(process)
+        for _ in range(2):  # the second time without the one whom the caller knows
+            found = status(one)
+            assert (found.state, [call.name for call in found.metrics.running]) == (State.RUNNING, ["sh"])
+            assert found.metrics.running[0].pid == keeper.pid
+            assert "Running" in shown(one)
+            process.kill()
+            process.wait()
+        assert process.stdin
+        process.stdin.close()
+        await_end(keeper)
+        metrics = loaded(one.sessions_dir, one.id)
+        assert (metrics.running, outcomes(metrics), metrics.totals.interrupted) == ([], {"sh": (0, 1)}, 0)
+
+
+def test_call_is_interrupted_if_all_who_wait_for_its_command_are_killed(one: Session) -> None:
+    with started(one, *WAITS) as process:
+        keeper = keeper_of(process)
+        process.kill()
+        process.wait()
+        keeper.kill()
+        await_end(keeper)
+        found = status(one)
+        assert found.state is State.NOT_CLOSED
+        assert (found.metrics.running, found.metrics.totals.interrupted) == ([], 1)
+    assert "1 call interrupted" in shown(one)
+
+
+def shown(session: Session) -> str:
+    """What `m31a-mp show` prints of a session."""
+    command = [*PROGRAM, "show", session.root]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def test_run_whose_keeper_is_killed_says_so(one: Session) -> None:
     with started(one, *WAITS) as process:
         keeper_of(process).kill()
         assert process.wait() == 137
         _, err = process.communicate("x\n")
-    assert err == "m31a-mp: the process that waits for sh was killed; this call may not be recorded\n"
-    assert outcomes(loaded(one.sessions_dir, one.id)) == {}
+    assert err == "m31a-mp: the process that waits for sh was killed; how it ended may not be recorded\n"
+    metrics = loaded(one.sessions_dir, one.id)
+    assert (outcomes(metrics), metrics.totals.interrupted) == ({"sh": (0, 1)}, 1)
 
 
 # --- On a terminal ------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
     status = _wait(keeper)
     # SIGINT is blocked in the keeper: it only ends by that as its command did.
     if status < 0 and status != INTERRUPTED:
-        complain(f"the process that waits for {command[0]} was killed; this call may not be recorded")
+        complain(f"the process that waits for {command[0]} was killed; how it ended may not be recorded")
     return _as_told(status)
 
 

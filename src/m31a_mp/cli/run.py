@@ -24,7 +24,8 @@ there is no such command, 126 if it cannot be executed; 125 is this program's
 own, when the command was not started.
 
 The call is recorded even if this program is killed (kill -9) before the
-command ends: a second process waits with it. Only who kills both loses it.
+command ends: a second process waits with it. If both are killed, it counts
+as interrupted.
 
 A session that nobody owns is owned for as long as the command runs, and merged
 into metrics.json then. Whatever is wrong with a session, the command runs.

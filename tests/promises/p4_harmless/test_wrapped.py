@@ -296,7 +296,7 @@ def test_session_that_cannot_be_merged_has_the_call_recorded(
     assert message.startswith("this call is recorded, but not merged into metrics.json: ")
     assert reason in message
     shutil.rmtree(one.metrics) if Path(one.metrics).is_dir() else Path(one.metrics).unlink()
-    assert compact(one.sessions_dir, one.id).records == 1
+    assert compact(one.sessions_dir, one.id).records == 2  # that it began, and how it ended
 
 
 @pytest.mark.slow
@@ -308,7 +308,7 @@ def test_lock_that_is_never_given_back_has_the_call_recorded(wrapper: Wrapper, o
     assert message.startswith("this call is recorded, but not merged into metrics.json: ")
     assert f" is held by pid {os.getpid()} " in message
     os.close(lock)
-    assert compact(one.sessions_dir, one.id).records == 1
+    assert compact(one.sessions_dir, one.id).records == 2  # that it began, and how it ended
 
 
 # --- Limits -------------------------------------------------------------------------------------------
@@ -398,4 +398,4 @@ def test_missing_stderr_leaves_the_files_of_the_session_alone(wrapper: Wrapper, 
     assert (result.returncode, result.stdout) == (7, "out\n")
     Path(one.metrics).unlink()
     found = compact(one.sessions_dir, one.id)
-    assert (found.records, found.rejected) == (1, [])
+    assert (found.records, found.rejected) == (2, [])
