@@ -32,7 +32,7 @@ from m31a_mp.system import files
 from workers import locked
 
 INT64_MAX = 2**63 - 1
-MAX_STEPS = 512  # of a timeline
+MAX_STEPS = 384  # of a timeline
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What happened when: sums for equal steps of time.
 
-A step is a power of two of seconds wide, and aligned to the epoch. There are at most 512 steps in which
+A step is a power of two of seconds wide, and aligned to the epoch. There are at most 384 steps in which
 anything happened; a step in which nothing did is not kept. The width is the least one with which that is so.
 One record of a clock that is years wrong makes one step, then, and the others stay as fine as they were.
 
@@ -20,7 +20,8 @@ from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, finite, integer
 from m31a_mp.kinds.state import State
 from m31a_mp.model import SessionMetrics, Timeline
 
-MAX_STEPS = 512
+MAX_STEPS = 384
+"""With more than these, metrics.json of a usual session would be larger than 64 KiB."""
 SECOND = 10**9
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
-from m31a_mp import Collector
+from m31a_mp import Collector, WorkflowPhase, compact
+from m31a_mp.kinds.timeline import MAX_STEPS
+from m31a_mp.session.paths import Session
 from metrics_of import SESSION, calls_of, checkpoint_writers, flushed, loaded, published, segments, tools_of
 from workers import Forked, Workers, perform, tool_call
 
@@ -75,3 +81,34 @@ def test_hundred_writers_killed_unseen_are_all_counted_and_deleted_by_one_flush(
     assert (tool.call_count, tool.total_duration_ms) == (100, 100 * 99 // 2)
     assert segments(tmp_path) == []
     assert checkpoint_writers(tmp_path) == set()
+
+
+def test_file_of_a_usual_session_has_less_than_64_kib(sessions: Path) -> None:
+    chance = random.Random(1)
+    seconds = 10 * MAX_STEPS  # more than there are steps
+    fields: dict[str, Callable[[], dict[str, Any]]] = {
+        "tool_call": lambda: {"name": f"tool-{chance.randrange(30)}", "success": chance.random() < 0.9},
+        "llm_interaction": lambda: {
+            "phase": chance.choice(list(WorkflowPhase)),
+            "model": f"claude-opus-{chance.randrange(5)}",
+            "cost": round(chance.random(), 4),
+            **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), chance.randrange(20_000)),
+        },
+        "phase_transition": lambda: {"phase": chance.choice(list(WorkflowPhase))},
+        "phase_duration": lambda: {"phase": chance.choice(list(WorkflowPhase)), "success": True},
+    }
+    session = Session.named(SESSION, sessions)
+    session.make()
+    start = time.time_ns() - seconds * 10**9
+    with open(session.journal, "wb") as journal:
+        for _ in range(20_000):
+            event = chance.choice(list(fields))
+            stamp = start + chance.randrange(seconds) * 10**9
+            timed = {} if event == "phase_transition" else {"duration_ms": int(chance.lognormvariate(6, 1.5))}
+            line = {"event": event, "time": stamp, **timed, **fields[event]()}
+            journal.write(orjson.dumps(line) + b"\n")
+    metrics = compact(sessions, SESSION).metrics
+    assert (len(metrics.tools), len(metrics.models), len(metrics.phases)) == (30, 5, 8)
+    assert metrics.timeline is not None
+    assert len(metrics.timeline.starts) > MAX_STEPS / 2
+    assert os.path.getsize(session.metrics) < 64 * 1024

@@ -1,4 +1,4 @@
-"""The timeline: what happened when, in at most 512 steps, whatever the order."""
+"""The timeline: what happened when, in at most 384 steps, whatever the order."""
 
 from __future__ import annotations
 
