@@ -9,7 +9,6 @@ from m31a_mp._recording import Recording
 from m31a_mp.kinds import checks
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import Session
-from m31a_mp.system.calls import new_call
 from m31a_mp.system.log import warn
 from m31a_mp.timing import Stopwatch
 
@@ -113,17 +112,12 @@ class Recorder(Recording):
         """
         name = checks.check_name("name", name)
 
-        def enter() -> str | None:
-            if self._session is None:
-                return None
-            call = new_call()
-            self.record_tool_started(name, call)
-            return call
-
-        def leave(success: bool, duration_ms: int, error: str | None, call: str | None) -> None:
-            self.record_tool_call(name, success, duration_ms, error, call)
-
-        return Stopwatch(leave, enter)
+        return Stopwatch(
+            lambda call: self.record_tool_started(name, call),
+            lambda success, duration_ms, error, call: self.record_tool_call(
+                name, success, duration_ms, error, call
+            ),
+        )
 
     def tool(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Measure each call of a function, and record it as one of a tool: `@recorder.tool("bash")`.
@@ -145,8 +139,8 @@ class Recorder(Recording):
         """
         phase = checks.check_name("phase", phase)
         return Stopwatch(
+            lambda _: self.record_phase_transition(phase),
             lambda success, duration_ms, *_: self.record_phase_duration(phase, duration_ms, success),
-            lambda: self.record_phase_transition(phase),
         )
 
     def run(

@@ -8,6 +8,7 @@ from time import monotonic_ns
 
 from m31a_mp.kinds import checks
 from m31a_mp.system import fork
+from m31a_mp.system.calls import new_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,16 +31,17 @@ class Measured:
 
     __slots__ = ("_error", "_started", "_success", "call", "entered_by", "generation", "is_left")
 
-    def __init__(self, entered_by: int = 0, call: str | None = None) -> None:
+    def __init__(self, entered_by: int = 0, call: str = "", generation: int = 0) -> None:
         """Not for users.
 
         Args:
             entered_by: The id of the frame whose block it is.
-            call: The id of the call, if it has one.
+            call: The id of the call.
+            generation: That of the process that enters the block.
         """
         self.call = call
         self.entered_by = entered_by
-        self.generation = fork.generation
+        self.generation = generation
         self.is_left = False
         self._success = True
         self._error: str | None = None
@@ -84,13 +86,13 @@ class Stopwatch:
     __slots__ = ("_enter", "_leave", "_under_way")
 
     def __init__(
-        self, leave: Callable[[bool, int, str | None, str | None], None], enter: Callable[[], str | None]
+        self, enter: Callable[[str], None], leave: Callable[[bool, int, str | None, str], None]
     ) -> None:
         """Not for users.
 
         Args:
-            leave: Takes the success, the milliseconds, why it failed, and what `enter` returned.
-            enter: Is called when a block is entered, and returns the id of the call if it has one.
+            enter: Takes the id of the call, when a block is entered.
+            leave: Takes the success, the milliseconds, why it failed, and the id of the call.
         """
         self._leave = leave
         self._enter = enter
@@ -121,8 +123,17 @@ class Stopwatch:
         return _returning(None)
 
     def _begin(self, frame: FrameType | None) -> Measured:
-        measured = Measured(id(frame), self._enter())
-        self._under_way[measured] = None
+        generation = fork.generation  # asked before: a signal handler may fork in the middle, and return
+        call = new_call()
+        try:
+            self._enter(call)
+            measured = Measured(id(frame), call, generation)
+            self._under_way[measured] = None
+        except BaseException as error:
+            # A signal handler raised it. The call has begun, perhaps, and must not be under way for ever.
+            if generation == fork.generation:
+                self._leave(False, 0, _short(type(error).__name__), call)
+            raise
         entered = _entered.get()
         if entered and (len(entered) > _FEW or entered[-1].is_left):
             # Some may have been left in another context, or never will be.
@@ -145,7 +156,7 @@ class Stopwatch:
         fork.settle()
         if (
             measured.generation == fork.generation
-        ):  # in a child that was forked in the block, it is the parent's
+        ):  # a child that was forked in the block leaves it to its parent
             self._leave(measured.success and error is None, measured.milliseconds(), error, measured.call)
 
     def _find(self, frame: int) -> Measured:

@@ -183,8 +183,10 @@ class Choice:
         return self.top or _USUALLY_SHOWN
 
 
-def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table | Activity]:
-    """The metrics as texts and tables."""
+def metrics_views(
+    metrics: SessionMetrics, choice: Choice, *, is_running: bool = False
+) -> list[Text | Table | Activity]:
+    """The metrics as texts and tables; `is_running` says that the session is."""
     latest = (
         f"last record {ago(metrics.updated_at)} ago" if has_records(metrics) else "nothing is recorded yet"
     )
@@ -192,7 +194,7 @@ def metrics_views(metrics: SessionMetrics, choice: Choice) -> list[Text | Table 
     views: list[Text | Table | Activity] = [Text(f"started {started}; {latest}")]
     if phase := metrics.current_phase:
         since = f", entered {ago(phase.entered_at)} ago" if phase.entered_at else ""
-        views.append(Text(f"in phase {shown(phase.phase)}{since}"))
+        views.append(Text(f"{'in' if is_running else 'last in'} phase {shown(phase.phase)}{since}"))
     if metrics.startup:
         start = metrics.startup
         parts = {

@@ -24,8 +24,8 @@ there is no such command, 126 if it cannot be executed; 125 is this program's
 own, when the command was not started.
 
 The call is recorded even if this program is killed (kill -9) before the
-command ends: a second process waits with it. If both are killed, it counts
-as interrupted.
+command ends: a second process waits with it. If that one is killed, nobody
+knows how the command ends, and the call counts as interrupted.
 
 A session that nobody owns is owned for as long as the command runs, and merged
 into metrics.json then. Whatever is wrong with a session, the command runs.

@@ -225,7 +225,8 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
     head = Text.assemble((directory, "bold"), ": ", _state(status.state))
     if status.owner:
         head.append(f", owned by {_who(status.owner.pid)}")
-    parts = [head, *metrics_views(status.metrics, choice)]
+    is_running = status.state is State.RUNNING
+    parts = [head, *metrics_views(status.metrics, choice, is_running=is_running)]
     if status.writers:
         parts.append(_live_table(status.writers, choice))
     notes = []

@@ -14,7 +14,7 @@ from m31a_mp.journal import reader
 from m31a_mp.journal.batch import Batch
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.fold import Fold
-from m31a_mp.metrics.interrupted import Callers, count_interrupted
+from m31a_mp.metrics.interrupted import Callers
 from m31a_mp.metrics.rejected import Rejected, shown
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.segments.format import DamagedSegmentError
@@ -47,7 +47,7 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
         JournalLockedError: Flushes overtook it all the time, and the lock could not be had either.
         OSError: Something could not be read.
     """
-    callers = Callers()
+    callers = Callers(session)
     for _ in range(_LOOKS):
         before = _publication(session)
         fold = _look(session, from_zero)
@@ -55,9 +55,11 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
             if callers.look(fold.totals):
                 continue  # before a process died, it may have ended a call behind this look
             found = fold if fold.is_certain else _look_again(session, from_zero, fold)
-            count_interrupted(found, callers.dead)
+            callers.count_interrupted(found)
             return found
-    return staging(session).journal.hold(lambda: _look_in_peace(session, from_zero))
+    found = staging(session).journal.hold(lambda: _look_in_peace(session, from_zero))
+    callers.count_interrupted(found)
+    return found
 
 
 def _look_again(session: Session, from_zero: bool, seen: Fold) -> Fold:

@@ -74,7 +74,7 @@ class Status:
         state: What it is doing.
         owner: Who owns it, if somebody does.
         writers: The living writers.
-        unmerged: How many records are not in `metrics.json` yet.
+        unmerged: How many records and interrupted calls are not in `metrics.json` yet.
         metrics: What it adds up to now, those included.
     """
 
@@ -102,7 +102,7 @@ def status(session: Session) -> Status:
     fold = fold_everything(session)
     metrics = fold.totals.to_metrics(session.id)
     state = State.RUNNING if is_running else _state_at_rest(session)
-    return Status(session.root, state, owner, writers, fold.records, metrics)
+    return Status(session.root, state, owner, writers, fold.records + fold.interrupted, metrics)
 
 
 def _state_at_rest(session: Session) -> State:

@@ -10,6 +10,7 @@ began may have any other id: who makes it is not known then.
 from __future__ import annotations
 
 _FIELDS = 6
+_MAX_DIGITS = 18  # what is larger is no number of the kernel, and would not fit into metrics.json
 _HOST_CHARACTERS = 64
 
 
@@ -45,11 +46,19 @@ def caller_of(call: str) -> Caller | None:
     """Who makes the call of an id; None if the id does not say it."""
     fields, _, host = call.partition("@")
     parts = fields.split(".")
-    numbers = parts[:3]
-    if len(parts) != _FIELDS or not all(part.isascii() and part.isdigit() for part in numbers):
+    if len(parts) != _FIELDS or not all(map(_is_number, parts[:3])):
         return None
-    pid, started, namespace = map(int, numbers)
-    return Caller(pid, started, namespace, parts[3], host)
+    pid, started, namespace = map(int, parts[:3])
+    return Caller(pid, started, namespace, parts[3], host.partition(" ")[0])
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+
+
+def of_session(call: str, session_id: str) -> str:
+    """The id of a call among the calls of several sessions, of which two may use the same id."""
+    return f"{call} {session_id}"
 
 
 def callers_part(call: str) -> str:

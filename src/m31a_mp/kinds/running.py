@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from m31a_mp.kinds.call import caller_of
+from m31a_mp.kinds.call import caller_of, of_session
 from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.kinds.parts import Restoring, integer
 from m31a_mp.kinds.state import State
@@ -18,8 +18,10 @@ from m31a_mp.model import RunningCall, SessionMetrics
 
 MAX_RUNNING = 1_000_000
 """How many calls may be under way, and how many ends may wait for their beginning."""
-MAX_RUNNING_CHARACTERS = 128 * 1024 * 1024
-"""What the names and ids of the calls under way may come to."""
+MAX_RUNNING_BYTES = 128 * 1024 * 1024
+"""How many bytes the calls under way may take in JSON, and how many the ends: `metrics.json` has names
+twice, and no more than 512 MiB."""
+_ESCAPED = 6  # bytes that a character takes in JSON at most
 
 
 class Running:
@@ -51,10 +53,11 @@ class CallsUnderWay(State):
         self.table = table
         self.first = INT64_MAX
         self.calls: dict[str, tuple[int, str]] = {}
-        self._characters = 0
+        self._bytes = 0
         # Calls whose end was read, and not their beginning: since the last `forget_ended`, and before.
         self._ended: set[str] = set()
         self._ended_before: set[str] = set()
+        self._ended_bytes = 0
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -65,38 +68,54 @@ class CallsUnderWay(State):
         Raises:
             ValueError: There are too many.
         """
-        for ended in (self._ended, self._ended_before):
-            if call in ended:
-                ended.discard(call)
-                return
-        self.check_room(name, call)
-        known = self.calls.get(call)
-        if known is None:
-            self._characters += len(name) + len(call)
-        self.calls[call] = min(known or (time, name), (time, name))
+        if not self._has_ended(call):
+            self.check_room(name, call)
+            self._begin(time, name, call)
 
     def check_room(self, name: str, call: str) -> None:
         """Raise ValueError if one more call would be too many."""
-        characters = self._characters + len(name) + len(call)
-        if len(self.calls) >= MAX_RUNNING or characters > MAX_RUNNING_CHARACTERS:
+        if len(self.calls) >= MAX_RUNNING or self._bytes + _size(name, call) > MAX_RUNNING_BYTES:
             raise ValueError(f"there are {len(self.calls)} calls that have not ended, and no room for more")
 
     def end(self, call: str) -> None:
         """Note that a call ended. Of too many that wait for their beginning the rest is not noted."""
         if call in self.calls:
             self.take(call)
-        elif len(self._ended) < MAX_RUNNING:
+        elif len(self._ended) < MAX_RUNNING and self._ended_bytes + len(call) <= MAX_RUNNING_BYTES:
             self._ended.add(call)
+            self._ended_bytes += len(call)
 
     def take(self, call: str) -> tuple[int, str]:
         """Take a call from those under way; returns when it began, and its tool."""
         time, name = self.calls.pop(call)
-        self._characters -= len(name) + len(call)
+        self._bytes -= _size(name, call)
         return time, name
 
     def forget_ended(self) -> None:
         """Forget the ends that had waited before all was drained: their beginnings were dropped."""
         self._ended_before, self._ended = self._ended, set()
+        self._ended_bytes = sum(map(len, self._ended_before))
+
+    def qualify(self, session_id: str) -> None:
+        """Tell the calls from those of other sessions, which may use the same ids."""
+        self.calls = {of_session(call, session_id): begun for call, begun in self.calls.items()}
+        self._ended, self._ended_before = (
+            {of_session(call, session_id) for call in ended} for ended in (self._ended, self._ended_before)
+        )
+
+    def _begin(self, time: int, name: str, call: str) -> None:
+        if call in self.calls:  # begun twice, it is the same call
+            time, name = min((time, name), self.take(call))
+        self.calls[call] = (time, name)
+        self._bytes += _size(name, call)
+
+    def _has_ended(self, call: str) -> bool:
+        """Whether the end of a call waits for its beginning; it waits no more."""
+        for ended in (self._ended, self._ended_before):
+            if call in ended:
+                ended.discard(call)
+                return True
+        return False
 
     def begun(self) -> Iterator[int]:
         """When the first call began, if any did."""
@@ -108,7 +127,8 @@ class CallsUnderWay(State):
         for call in other._ended | other._ended_before:
             self.end(call)
         for call, (time, name) in other.calls.items():
-            self.add(time, name, call)
+            if not self._has_ended(call):
+                self._begin(time, name, call)
 
     def shown(self) -> dict[str, Any]:
         """The calls as a field of `SessionMetrics`, the longest first."""
@@ -127,8 +147,13 @@ class CallsUnderWay(State):
         first = integer(kept.get("first", INT64_MAX))
         self.first = first if first == INT64_MAX else at.time(first)
         for call, (time, name) in kept.get("calls", {}).items():
-            self.add(at.time(time), str(name), call)
-        self._ended = set(map(str, kept.get("ended", [])))
+            self._begin(at.time(time), str(name), call)
+        # They were read before what is drained next.
+        self._ended_before = set(map(str, kept.get("ended", [])))
+
+
+def _size(name: str, call: str) -> int:
+    return _ESCAPED * len(name) + len(call)
 
 
 def _shown(time: int, name: str, call: str) -> RunningCall:

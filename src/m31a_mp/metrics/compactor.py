@@ -22,7 +22,7 @@ from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics import rejected
 from m31a_mp.metrics.fold import Fold
-from m31a_mp.metrics.interrupted import Callers, count_interrupted
+from m31a_mp.metrics.interrupted import Callers
 from m31a_mp.metrics.rejected import Rejected, shown
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
@@ -169,7 +169,7 @@ def _take_everything(
         timeout: Seconds to wait for the journal's lock.
         is_known: Whether `metrics.json` tells which numbers of journals there were.
     """
-    taken, callers = _Taken(), Callers()
+    taken, callers = _Taken(), Callers(session)
     while True:
         callers.look(fold.totals)
         # Where metrics.json is gone or damaged, nobody knows which numbers there were: a copy that is
@@ -185,7 +185,7 @@ def _take_everything(
         if taken.unreadable or not callers.look(fold.totals):
             break
     if not taken.unreadable:  # what is not read may be the end of a call, or its beginning
-        taken.has_news |= count_interrupted(fold, callers.dead) > 0
+        taken.has_news |= callers.count_interrupted(fold)
         fold.totals.tables[RUNNING.name].forget_ended()
     _forget_the_gone(session, fold.totals, drained.writers)
     return taken

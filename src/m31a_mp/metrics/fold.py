@@ -70,6 +70,7 @@ class Fold:
     Attributes:
         totals: What is added to.
         records: How many records were added.
+        interrupted: How many calls were found to be interrupted.
         rejected: What was not, and why.
         is_certain: Whether what was rejected is wrong indeed, and not half of an append in progress.
     """
@@ -77,6 +78,7 @@ class Fold:
     def __init__(self, totals: Totals) -> None:
         self.totals = totals
         self.records = 0
+        self.interrupted = 0
         self.rejected: list[Rejected] = []
         self.is_certain = True
         self._rejected_bytes = 0

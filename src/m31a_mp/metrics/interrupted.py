@@ -2,6 +2,10 @@
 
 A process that died left the ends of its calls in its segments, perhaps. So a call is interrupted only if its
 process was dead before everything was drained, and the call is still under way after that.
+
+Doubt means alive. An identity may mislead: a container may have a boot id, a clock or a /proc of its own.
+But a process that made a record maps a segment, and the lock of that file is seen from everywhere on the
+machine.
 """
 
 from __future__ import annotations
@@ -11,52 +15,72 @@ from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import TooManyEntriesError, Totals
+from m31a_mp.segments.format import DamagedSegmentError
+from m31a_mp.segments.reader import SegmentFile, list_segments
+from m31a_mp.session.paths import Session
 from m31a_mp.system import process
 from m31a_mp.system.process import ProcessIdentity
 
 
 class Callers:
-    """The processes that have calls under way, and which of them are dead.
+    """The processes that have calls under way in a session, and which of them are dead."""
 
-    Attributes:
-        dead: Those that were proven dead when they were looked at, as the ids of their calls name them.
-    """
-
-    def __init__(self) -> None:
-        self.dead: set[str] = set()
+    def __init__(self, session: Session) -> None:
+        # As the ids of their calls name them.
+        self._dead: set[str] = set()
         self._known: set[str] = set()
+        self._session = session
 
     def look(self, totals: Totals) -> bool:
         """Look at the processes of which no call was known before; returns whether any of them is dead."""
         calls = totals.tables[RUNNING.name].calls
         new = {part: call for call in calls if (part := callers_part(call)) not in self._known}
-        dead = {part for part, call in new.items() if _is_dead(call)}
+        gone = {
+            part: who for part, call in new.items() if (who := _identity(call)) and process.proven_dead(who)
+        }
+        mapping = _mapping(self._session) if gone else set()
+        dead = {part for part, who in gone.items() if _key(who) not in mapping}
         self._known |= new.keys()
-        self.dead |= dead
+        self._dead |= dead
         return bool(dead)
 
+    def count_interrupted(self, fold: Fold) -> bool:
+        """Count the calls of the dead as interrupted, once and for ever; returns whether there were any.
 
-def count_interrupted(fold: Fold, dead: set[str]) -> int:
-    """Count the calls of dead processes as interrupted, once and for ever; returns how many there were.
-
-    Args:
-        fold: Everything that is there, drained or read after the processes were seen dead.
-        dead: The processes.
-    """
-    if not dead:
-        return 0
-    calls = [call for call in fold.totals.tables[RUNNING.name].calls if callers_part(call) in dead]
-    for call in sorted(calls):
-        try:
-            fold.totals.interrupt(call)
-        except TooManyEntriesError as error:
-            fold.reject(Rejected("metrics.json", 0, f"an interrupted call: {error}", b""))
-    return len(calls)
+        Args:
+            fold: Everything that is there, drained or read after the last `look`.
+        """
+        calls = fold.totals.tables[RUNNING.name].calls
+        interrupted = [call for call in calls if callers_part(call) in self._dead] if self._dead else []
+        for call in sorted(interrupted):
+            try:
+                fold.totals.interrupt(call)
+            except TooManyEntriesError as error:
+                fold.reject(Rejected("metrics.json", 0, f"an interrupted call: {error}", b""))
+        fold.interrupted += len(interrupted)
+        return bool(interrupted)
 
 
-def _is_dead(call: str) -> bool:
+def _identity(call: str) -> ProcessIdentity | None:
+    """Who makes a call, if its id says so."""
     caller = caller_of(call)
     if caller is None:
-        return False
-    identity = ProcessIdentity(caller.pid, caller.started, caller.boot_id, caller.namespace)
-    return process.proven_dead(identity)
+        return None
+    return ProcessIdentity(caller.pid, caller.started, caller.boot_id, caller.namespace)
+
+
+def _key(who: ProcessIdentity) -> tuple[int, int, int, str]:
+    return who.pid, who.started, who.namespace, who.boot_id
+
+
+def _mapping(session: Session) -> set[tuple[int, int, int, str]]:
+    """The identities of the processes that map a segment of the session, by the locks of the files."""
+    found = set()
+    for path in list_segments(session.segments):
+        try:
+            with SegmentFile.open(path) as file:
+                if file.is_locked():
+                    found.add(_key(file.identity))
+        except (DamagedSegmentError, OSError):
+            continue
+    return found

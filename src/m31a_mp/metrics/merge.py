@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.kinds.checks import kind
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
@@ -27,6 +28,7 @@ def merge(*parts: SessionMetrics) -> SessionMetrics:
     if not parts:
         raise ValueError("there is nothing to merge")
     whole = None
+    ids = {part.session_id for part in parts if isinstance(part, SessionMetrics)}
     for part in parts:
         if not isinstance(part, SessionMetrics):
             hint = {
@@ -41,6 +43,8 @@ def merge(*parts: SessionMetrics) -> SessionMetrics:
             raise ValueError(
                 f"what session {part.session_id!r} does not show is damaged: {error!r}"
             ) from None
+        if len(ids) > 1:
+            totals.tables[RUNNING.name].qualify(part.session_id)
         if whole is None:
             whole = totals
         else:

@@ -121,9 +121,22 @@ class _Chunk:
         Args:
             writers: Has those added that may have another segment, and those removed that have no more.
         """
-        batches = [source.batch for source in self._sources]
-        self._journal.append(batch for batch in batches if batch.records or batch.dropped)
-        for source in self._sources:
+        self._move(self._sources, writers)
+        self.close()
+
+    def _move(self, sources: list[_Source], writers: set[str]) -> None:
+        batches = [source.batch for source in sources]
+        try:
+            self._journal.append(batch for batch in batches if batch.records or batch.dropped)
+        except OSError as error:
+            if error.errno not in files.FULL or len(sources) == 1:
+                raise
+            # The segments of the first half go away, which makes room for the second.
+            half = len(sources) // 2
+            self._move(sources[:half], writers)
+            self._move(sources[half:], writers)
+            return
+        for source in sources:
             file, batch = source.file, source.batch
             if source.is_finished:
                 with files.step("delete segment"):
@@ -134,7 +147,6 @@ class _Chunk:
                 writers.add(file.writer)
             else:
                 writers.discard(file.writer)  # this is its last one
-        self.close()
 
     def close(self) -> None:
         while self._sources:

@@ -92,7 +92,11 @@ class SegmentFile:
 
     def is_dead(self) -> bool:
         """Whether its writer is proven dead: nobody maps the file, and the process is not seen alive."""
-        return flock.lock_if_free(self._fd) and not process.seen_alive(self.identity)
+        return not self.is_locked() and not process.seen_alive(self.identity)
+
+    def is_locked(self) -> bool:
+        """Whether a process maps the file, as far as the kernel's lock tells."""
+        return not flock.lock_if_free(self._fd)
 
     def may_be_mapped(self) -> bool:
         """Whether its writer may map it. Only a proof to the contrary counts, and its name proves nothing.
@@ -101,7 +105,7 @@ class SegmentFile:
         some file systems a mapping keeps no lock. The process alone would not do either: it cannot be seen
         from another pid namespace, and may run another program by now.
         """
-        if not flock.lock_if_free(self._fd):
+        if self.is_locked():
             return True
         status = os.fstat(self._fd)
         return process.may_map(self.identity, os.path.basename(self.path), (status.st_dev, status.st_ino))

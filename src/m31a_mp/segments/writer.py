@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from errno import ECANCELED, EDQUOT, ENOSPC
+from errno import ECANCELED, ENOSPC
 
 from m31a_mp.errors import MetricsError
 from m31a_mp.journal.append import Journal
@@ -35,7 +35,6 @@ _MAX_RESERVED_FILES = 1024
 _ATTEMPTS = 50
 # While there is no room, a record costs little: it is only looked for this often.
 _RETRY_SECONDS = 0.05
-_FULL = (ENOSPC, EDQUOT)
 _warned: set[Session] = set()
 
 
@@ -267,7 +266,7 @@ class Writer:
                 if attempt == _ATTEMPTS - 1:
                     raise
             except OSError as error:
-                if error.errno not in _FULL or size // _GROWTH < least:
+                if error.errno not in files.FULL or size // _GROWTH < least:
                     raise
                 break
         return self._create(writer, first, size // _GROWTH, need)
@@ -312,4 +311,4 @@ def _has_room(directory: str, size: int) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return "no_space" if isinstance(error, OSError) and error.errno in _FULL else "io_error"
+    return "no_space" if isinstance(error, OSError) and error.errno in files.FULL else "io_error"

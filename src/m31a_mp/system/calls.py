@@ -19,11 +19,16 @@ _next: Callable[[], str] | None = None
 def new_call() -> str:
     """An id that no other call has, of this process and of any other one, now or later."""
     global _next  # noqa: PLW0603
-    fork.settle()
-    make = _next
-    if make is None:
-        _next = make = _ids()
-    return make()
+    while True:
+        fork.settle()
+        generation, make = fork.generation, _next
+        if make is None:
+            _next = make = _ids()
+        call = make()
+        if (
+            generation == fork.generation
+        ):  # else a signal handler forked meanwhile, and this id is the parent's
+            return call
 
 
 def _ids() -> Callable[[], str]:

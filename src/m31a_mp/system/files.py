@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from _thread import _local, allocate_lock
 from _weakref import ref
-from errno import ECANCELED, EFBIG, ENOSPC
+from errno import ECANCELED, EDQUOT, EFBIG, ENOSPC
 from io import FileIO
 
 from m31a_mp.system import fork
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _TEMPORARY = ".tmp"
+FULL = (ENOSPC, EDQUOT)
+"""The errors of a full disk."""
 # O_NONBLOCK only matters where somebody planted a FIFO: opening one would wait for its other end.
 _PRIVATE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 

@@ -68,9 +68,10 @@ def seen_alive(identity: ProcessIdentity) -> bool:
 
 
 def proven_dead(identity: ProcessIdentity) -> bool:
-    """Whether that process is certainly gone. One of another pid namespace is not known to be.
+    """Whether that process is gone, by all that its identity tells. One of another pid namespace is not.
 
-    A process of an earlier boot is, and so is one of another machine, of which the boot is another.
+    A process of an earlier boot is gone, and so is one of another machine, of which the boot is another. A
+    container may have a boot id of its own: so the caller asks for other signs of life, too.
     """
     here = current()
     if _differ(identity.boot_id, here.boot_id):
@@ -78,12 +79,26 @@ def proven_dead(identity: ProcessIdentity) -> bool:
     if not (identity.boot_id == here.boot_id != "" and identity.namespace == here.namespace != 0):
         return False
     try:
-        state, started = _state_and_start(identity.pid)
+        if os.readlink("/proc/self") != str(here.pid):  # it is that of another pid namespace
+            return False
+        state, threads, started = _stat(identity.pid)
     except (FileNotFoundError, ProcessLookupError):
-        return os.path.isdir("/proc/self")  # else it is not there, or shows nobody
+        return not _is_there(identity.pid)
     except (OSError, IndexError, ValueError):
         return False
-    return state in {"X", "Z"} or _differ(started, identity.started)
+    # Where other threads go on, only the main thread has ended.
+    return (state in {"X", "Z"} and threads <= 1) or _differ(started, identity.started)
+
+
+def _is_there(pid: int) -> bool:
+    """Whether there is a process of that pid, which /proc may hide."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def _differ(one: object, other: object) -> bool:
@@ -150,13 +165,13 @@ def start_time(pid: int) -> str | None:
 def _started(pid: int) -> int:
     """When the process started, in ticks of its own; 0 if it cannot be told."""
     try:
-        return _state_and_start(pid)[1]
+        return _stat(pid)[2]
     except (OSError, IndexError, ValueError):
         return 0 if sys.platform == "linux" else _started_elsewhere(pid)
 
 
-def _state_and_start(pid: int) -> tuple[str, int]:
-    """What /proc says of a process: its state in one letter, and when it started.
+def _stat(pid: int) -> tuple[str, int, int]:
+    """What /proc says of a process: its state in one letter, how many threads it has, and when it started.
 
     Raises:
         FileNotFoundError, ProcessLookupError: It does not show such a process.
@@ -164,9 +179,10 @@ def _state_and_start(pid: int) -> tuple[str, int]:
     """
     stat = files.read(f"/proc/{pid}/stat")
     # The second field is the command in parentheses and may hold anything, spaces and ")" included.
-    # What follows the last ")" starts at field 3; the start is field 22 (proc_pid_stat(5)).
+    # What follows the last ")" starts at field 3; the threads are field 20, the start is field 22
+    # (proc_pid_stat(5)).
     fields = stat.rpartition(b")")[2].split()
-    return fields[0].decode(), int(fields[19])
+    return fields[0].decode(), int(fields[17]), int(fields[19])
 
 
 def _started_elsewhere(pid: int) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -12,11 +15,14 @@ from pathlib import Path
 import pytest
 
 from m31a_mp import Collector, Recorder, SessionMetrics, attach, compact, load, verify
+from m31a_mp.inspection.status import status
 from m31a_mp.kinds.call import Caller
+from m31a_mp.session.paths import Session
 from m31a_mp.system import process
 from metrics_of import SESSION, flushed, loaded, looked, looked_from_outside
-from workers import METHODS, Forked, Workers, begin, changed
+from workers import METHODS, BoomError, Forked, Workers, begin, changed
 
+SYS_EXIT = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
 LOOKS = [flushed, looked, looked_from_outside]
 Look = Callable[[Collector, Path], SessionMetrics]
 
@@ -117,6 +123,95 @@ def test_program_that_is_replaced_in_a_call_is_interrupted_when_it_ends(
         os.close(stdin[1])
         assert child.wait() == 0
         assert counted(flushed(collector, tmp_path)) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("misleads", [{"boot_id": "1b4e28ba-2fa1-11d2-883f-0016d3cca427"}, {"started": 1}])
+def test_worker_that_maps_a_segment_lives_whatever_its_identity_says(
+    collector: Collector, tmp_path: Path, misleads: dict[str, int | str]
+) -> None:
+    seen_by_itself = changed(process.current(), **misleads)
+
+    def call(recorder: Recorder) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(process, "current", lambda: changed(seen_by_itself, pid=os.getpid()))
+            with recorder.tool_call("hangs"):
+                os.write(told[1], b".")
+                signal.pause()
+
+    told = os.pipe()
+    with Forked(call, collector) as child:
+        os.read(told[0], 1)
+        for look in LOOKS:
+            assert counted(look(collector, tmp_path)) == (1, 0, 0)
+        child.kill()
+        assert counted(flushed(collector, tmp_path)) == (0, 1, 1)
+
+
+def test_process_whose_main_thread_has_ended_lives(collector: Collector, tmp_path: Path) -> None:
+    stop, entered = os.pipe(), threading.Event()
+
+    def call() -> None:
+        with collector.tool_call("hangs"):
+            entered.set()
+            os.read(stop[0], 1)
+        os._exit(0)
+
+    def leave_it_to_a_thread() -> None:
+        threading.Thread(target=call).start()
+        entered.wait()
+        ctypes.CDLL(None).syscall(SYS_EXIT, 0)  # only this thread ends
+
+    with Forked(leave_it_to_a_thread) as child:
+        while process._stat(child.pid)[0] != "Z":
+            os.sched_yield()
+        assert not process.proven_dead(changed(process.current(), pid=child.pid, started=0))
+        assert counted(flushed(collector, tmp_path)) == (1, 0, 0)
+        os.write(stop[1], b".")
+        assert child.wait() == 0
+        assert counted(flushed(collector, tmp_path)) == (0, 1, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to make a pid namespace")
+def test_proc_of_another_pid_namespace_proves_nothing() -> None:
+    program = (
+        "import sys; from m31a_mp.system import process as p;"
+        "me = p.current(); me.pid += 1000; sys.exit(p.proven_dead(me))"
+    )
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", program]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_handler_that_raises_as_the_block_is_entered_leaves_no_call_under_way(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = collector.record_tool_started
+
+    def record_and_raise(name: str, call: str) -> None:
+        record(name, call)
+        raise BoomError
+
+    monkeypatch.setattr(collector, "record_tool_started", record_and_raise)
+    with pytest.raises(BoomError), collector.tool_call("hangs"):
+        pytest.fail("the block was entered")
+    metrics = flushed(collector, tmp_path)
+    assert counted(metrics) == (0, 1, 0)
+    assert metrics.tools[0].errors == {"BoomError": 1}
+
+
+def test_interruption_that_metrics_json_does_not_have_yet_is_told(
+    collector: Collector, tmp_path: Path
+) -> None:
+    with Forked(begin, collector) as child:
+        child.wait()
+        collector.record_tool_call("other", True, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(process, "proven_dead", lambda _: False)  # it died right after
+            collector.stop()
+    assert counted(loaded(tmp_path)) == (1, 0, 0)
+    found = status(Session.named(SESSION, tmp_path))
+    assert (found.unmerged, counted(found.metrics)) == (1, (0, 1, 1))
+    compact(tmp_path, SESSION)
+    assert status(Session.named(SESSION, tmp_path)).unmerged == 0
 
 
 @pytest.mark.parametrize(

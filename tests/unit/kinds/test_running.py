@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import RunningCall
+from m31a_mp import RunningCall, attach, compact, merge
 from m31a_mp.kinds import running
 from m31a_mp.kinds.call import Caller, caller_of, callers_part
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import Totals
-from m31a_mp.system import calls
+from m31a_mp.session.paths import Session
+from m31a_mp.system import calls, process
 from metrics_of import stored
 from strategies import Record
 
@@ -100,9 +101,9 @@ def test_end_waits_for_its_beginning_for_one_more_drain_and_no_longer() -> None:
     assert list(under_way.calls) == ["lost"]
 
 
-@pytest.mark.parametrize("limit", ["MAX_RUNNING", "MAX_RUNNING_CHARACTERS"])
+@pytest.mark.parametrize("limit", ["MAX_RUNNING", "MAX_RUNNING_BYTES"])
 def test_too_many_calls_are_refused_until_others_end(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setattr(running, limit, 2 if limit == "MAX_RUNNING" else 10)
+    monkeypatch.setattr(running, limit, 2 if limit == "MAX_RUNNING" else 2 * 25 + 1)
     totals = Totals(0)
     for call in ("1", "2"):
         fold_checked(totals, Record("tool_started", ("bash", call)).line(1), 1)
@@ -111,6 +112,44 @@ def test_too_many_calls_are_refused_until_others_end(monkeypatch: pytest.MonkeyP
     fold_checked(totals, Record("tool_call", ("bash", True, 1), {"call": "1"}).line(2), 2)
     fold_checked(totals, Record("tool_started", ("bash", "3")).line(3), 3)
     assert len(totals.tables["running"]) == 2
+
+
+def test_calls_begun_twice_take_as_much_room_as_they_give_back() -> None:
+    under_way = Totals(0).tables["running"]
+    for name in ("a", "x" * 4096, "b"):
+        under_way.add(len(name), name, "1")
+    assert under_way.calls == {"1": (1, "a")}
+    under_way.end("1")
+    assert under_way._bytes == 0
+
+
+def test_ends_whose_beginning_never_comes_are_gone_after_the_next_owner_has_drained_all() -> None:
+    totals = Totals(0)
+    for number in range(3):
+        line = Record("tool_call", ("bash", True, 1), {"call": f"end {number}"}).line(number)
+        fold_checked(totals, line, HOUR)
+        totals.tables["running"].forget_ended()
+        totals = stored(totals)
+        assert totals.tables["running"].kept()["ended"] == [f"end {number}"]
+
+
+def test_id_of_no_possible_process_says_nothing_and_stops_nothing(session: Session) -> None:
+    boot = process.current().boot_id
+    recorder = attach(session.id, session.sessions_dir)
+    recorder.record_tool_started("bash", f"{2**64}.1.1.{boot}.run.1@host")
+    recorder.record_tool_started("bash", f"{2**59}.1.1.{boot}.run.1@host")
+    running = compact(session.sessions_dir, session.id).metrics.running
+    assert {(call.pid, call.host) for call in running} == {(0, ""), (2**59, "host")}
+
+
+def test_same_id_in_different_sessions_is_not_the_same_call() -> None:
+    begun, other, ended = (Totals(0) for _ in range(3))
+    fold_checked(begun, Record("tool_started", ("make", "1")).line(1), 1)
+    fold_checked(other, Record("tool_started", ("lint", "1")).line(2), 2)
+    fold_checked(ended, Record("tool_call", ("test", True, 1), {"call": "1"}).line(3), 3)
+    parts = [totals.to_metrics(name) for totals, name in zip((begun, other, ended), "abc", strict=True)]
+    for order in permutations(parts):
+        assert [call.name for call in merge(*order).running] == ["make", "lint"]
 
 
 def test_interrupted_call_is_a_failure_of_unknown_duration_once() -> None:
