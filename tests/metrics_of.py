@@ -155,6 +155,9 @@ def published(sessions_dir: Path) -> dict[str, object]:
     document = orjson.loads((sessions_dir / SESSION / "metrics.json").read_bytes())
     for key in ("started_at", "updated_at", "m31a_mp", "timeline"):
         document.pop(key, None)
+    for phase in document["phases"]:
+        for key in ("entered_at", "ended_at"):
+            phase.pop(key, None)
     return dict(document)
 
 

@@ -237,6 +237,8 @@ def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) 
         "totals": {
             "tool_calls": 4,
             "tool_failures": 1,
+            "interrupted": 0,
+            "running": 0,
             "llm_interactions": 2,
             "prompt_tokens": 990,
             "completion_tokens": 110,
@@ -387,9 +389,9 @@ def test_ls_has_a_row_for_every_session(call: Call, sessions: Path) -> None:
         listed = call("ls", sessions, "--json").json
     assert (result.status, result.err) == (0, "")
     assert result.row("open")[:2] == ["not closed", "-"]
-    assert result.row("open")[4:] == ["1", "0", "0", "-", "1"]
+    assert result.row("open")[4:] == ["-", "1", "0", "0", "-", "1"]
     assert result.row("finished")[:2] == ["finished", "-"]
-    assert result.row("finished")[4:] == ["4", "1", "1,100", "0.7500", "-"]
+    assert result.row("finished")[4:] == ["-", "4", "1", "1,100", "0.7500", "-"]
     assert result.row("running")[:2] == ["running", str(os.getpid())]
     assert len(result.out.splitlines()) == 5
     assert [Path(row["session"]).name for row in listed["sessions"]] == ["finished", "open", "running"]

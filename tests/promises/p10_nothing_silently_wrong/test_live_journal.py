@@ -210,7 +210,7 @@ class TestLiveJournal:
                         Path(session.journal).unlink()
 
         with Forked(write) as writer:
-            for _ in range(150):
+            for _ in range(75):
                 assert verify(session.sessions_dir, "s") == []
                 assert attach("s", session.sessions_dir).snapshot().rejected == 0
             stopped[0] = 1

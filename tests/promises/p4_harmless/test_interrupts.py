@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import random
@@ -198,6 +199,7 @@ def test_exception_of_a_signal_handler_in_the_middle_of_a_fork_costs_neither_pro
     def interrupt() -> None:
         raise BoomError
 
+    gc.collect()  # what other tests have left is let go of in each child, with moments of its own
     with Collector(SESSION, tmp_path) as collector:
         for forks in itertools.count(1):
             collector.record_tool_call("parent", True, 1)
