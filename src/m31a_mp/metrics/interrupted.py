@@ -1,7 +1,7 @@
-"""Calls that were interrupted: they are under way, and the process that makes them is dead.
+"""Interrupted calls: calls that are running although their process is dead.
 
-A process that died left the ends of its calls in its segments, perhaps. So a call is interrupted only if its
-process was dead before everything was drained, and the call is still under way after that.
+The segments of a dead process may contain the ends of its calls. A call is therefore interrupted only if its
+process was dead before the drain of all segments, and the call is still running after the drain.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from m31a_mp.system.process import ProcessIdentity
 
 
 class Callers:
-    """The processes that have calls under way, and which of them are dead.
+    """The processes with running calls, and which of them are dead.
 
     Attributes:
-        dead: Those that were proven dead when they were looked at, as the ids of their calls name them.
+        dead: The processes that were proven dead, named by the process part of their call ids.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Callers:
         self._known: set[str] = set()
 
     def look(self, totals: Totals) -> bool:
-        """Look at the processes of which no call was known before; returns whether any of them is dead."""
+        """Check the processes that were not checked before. Return whether any of them is dead."""
         calls = totals.tables[RUNNING.name].calls
         new = {part: call for call in calls if (part := callers_part(call)) not in self._known}
         dead = {part for part, call in new.items() if _is_dead(call)}
@@ -37,11 +37,11 @@ class Callers:
 
 
 def count_interrupted(fold: Fold, dead: set[str]) -> int:
-    """Count the calls of dead processes as interrupted, once and for ever; returns how many there were.
+    """Count the calls of dead processes as interrupted, permanently. Return their number.
 
     Args:
-        fold: Everything that is there, drained or read after the processes were seen dead.
-        dead: The processes.
+        fold: A fold of all records, drained or read after the processes were proven dead.
+        dead: The dead processes, as in `Callers.dead`.
     """
     if not dead:
         return 0
