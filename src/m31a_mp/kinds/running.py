@@ -1,7 +1,7 @@
-"""Calls under way: begun, and not ended. What begins and ends is paired in whatever order it arrives.
+"""Running calls: calls that have begun and not ended. Beginnings and ends may arrive in any order.
 
-The end of a call may be read before its beginning, for they may have gone through different writers and
-batches. The beginning was stored before the end was; so it comes at the latest with what is drained next.
+The end of a call may be read before its beginning, because both may pass through different writers and
+batches. The beginning was stored first, so that the next drain brings it at the latest.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from m31a_mp.kinds.times import from_ns
 from m31a_mp.model import RunningCall, SessionMetrics
 
 MAX_RUNNING = 1_000_000
-"""How many calls may be under way, and how many ends may wait for their beginning."""
+"""The most running calls, and the most ends that wait for their beginnings."""
 MAX_RUNNING_CHARACTERS = 128 * 1024 * 1024
-"""What the names and ids of the calls under way may come to."""
+"""The most characters in all names and ids of running calls."""
 
 
 class Running:
-    """The declaration of the calls under way.
+    """The declaration of the running calls.
 
     Attributes:
         name: The key in `metrics.json`, which is the field of `SessionMetrics`.
@@ -35,16 +35,16 @@ class Running:
         self.fields = fields
 
     def new(self) -> CallsUnderWay:
-        """No call is under way."""
+        """Return the state without running calls."""
         return CallsUnderWay(self)
 
 
 class CallsUnderWay(State):
-    """The calls under way.
+    """The running calls.
 
     Attributes:
-        first: The time of the first beginning of all, in ns; INT64_MAX while there was none.
-        calls: When each began, in ns, and its tool, by its id.
+        first: The time of the first beginning of any call, in ns; INT64_MAX without one.
+        calls: The beginning of each call, in ns, and its tool, by the id of the call.
     """
 
     def __init__(self, table: Running) -> None:
@@ -52,7 +52,7 @@ class CallsUnderWay(State):
         self.first = INT64_MAX
         self.calls: dict[str, tuple[int, str]] = {}
         self._characters = 0
-        # Calls whose end was read, and not their beginning: since the last `forget_ended`, and before.
+        # Calls whose end was read without their beginning: since the last `forget_ended`, and before it.
         self._ended: set[str] = set()
         self._ended_before: set[str] = set()
 
@@ -63,7 +63,7 @@ class CallsUnderWay(State):
         """Note that a call began.
 
         Raises:
-            ValueError: There are too many.
+            ValueError: There are too many running calls.
         """
         for ended in (self._ended, self._ended_before):
             if call in ended:
@@ -77,24 +77,24 @@ class CallsUnderWay(State):
         self.calls[call] = (time, name)
 
     def end(self, call: str) -> None:
-        """Note that a call ended. Of too many that wait for their beginning the rest is not noted."""
+        """Note that a call ended. An end without a beginning is ignored if too many wait already."""
         if call in self.calls:
             self.take(call)
         elif len(self._ended) < MAX_RUNNING:
             self._ended.add(call)
 
     def take(self, call: str) -> tuple[int, str]:
-        """Take a call from those under way; returns when it began, and its tool."""
+        """Remove a running call. Return the time of its beginning, in ns, and its tool."""
         time, name = self.calls.pop(call)
         self._characters -= len(name) + len(call)
         return time, name
 
     def forget_ended(self) -> None:
-        """Forget the ends that had waited before all was drained: their beginnings were dropped."""
+        """Forget the ends that waited before the last complete drain: their beginnings were dropped."""
         self._ended_before, self._ended = self._ended, set()
 
     def begun(self) -> Iterator[int]:
-        """When the first call began, if any did."""
+        """Return the time of the first beginning, if any."""
         return iter([self.first] if self.first < INT64_MAX else [])
 
     def merge(self, other: CallsUnderWay) -> None:
@@ -106,19 +106,19 @@ class CallsUnderWay(State):
             self.add(time, name, call)
 
     def shown(self) -> dict[str, Any]:
-        """The calls as a field of `SessionMetrics`, the longest first."""
+        """Return the calls as a field of `SessionMetrics`, longest first."""
         in_order = sorted((time, name, call) for call, (time, name) in self.calls.items())
         return {self.table.name: [_shown(*begun) for begun in in_order]}
 
     def kept(self) -> dict[str, Any] | None:
-        """The checkpoint's part: all of it, for what is shown has no ids."""
+        """Return the checkpoint's part: the whole state, because the shown calls have no ids."""
         if self.first == INT64_MAX and not self._ended and not self._ended_before:
             return None
         ended = sorted(self._ended | self._ended_before)
         return {"first": self.first, "calls": self.calls, "ended": ended}
 
     def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
-        """Add what was kept. Without that nobody knows which calls they are, and they are left out."""
+        """Add the calls of the checkpoint. Without one, the shown calls have no ids and are left out."""
         first = integer(kept.get("first", INT64_MAX))
         self.first = first if first == INT64_MAX else at.time(first)
         for call, (time, name) in kept.get("calls", {}).items():
