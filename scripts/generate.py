@@ -96,8 +96,8 @@ def _recording() -> Iterable[str]:
     yield '    """A method for each kind of record.'
     yield ""
     yield "    Attributes:"
-    yield "        _session: Where to record; None: nowhere, and each method is a no-op."
-    yield "        _put: Stages a record: takes its event, its members, perhaps the last value, and a time."
+    yield "        _session: The session to record into; None makes each method a no-op."
+    yield "        _put: Stages a record; takes the event, the members, perhaps the last value, and a time."
     yield '    """'
     yield "    _session: Session | None"
     yield "    _put: Callable[..., None]"
@@ -276,7 +276,7 @@ def _folding() -> Iterable[str]:
     for table in TABLES.values():
         state = f'totals.tables["{table.name}"]'
         yield f"    {table.name}: Any = {state}{'.by_name' if isinstance(table, Table) else ''}"
-    yield "    start = end = 0  # of the step that the records fall into"
+    yield "    start = end = 0  # the bounds of the current step of the timeline"
     yield from _indented(_NO_STEP)
     yield "    step_cost: list[float] = []"
     yield "    updated = totals.updated"
@@ -312,15 +312,15 @@ def _folding() -> Iterable[str]:
 
 _NO_STEP = [" = ".join([*(f"step_{name}" for name in COUNTS), "0"])]
 _ADD_STEP = f"timeline.add(start, {', '.join(f'step_{name}' for name in COUNTS)}, costs=step_cost)"
-_FOLD_DOCUMENTATION = '''"""Count the records that are plainly valid and whose names have an entry: most.
+_FOLD_DOCUMENTATION = '''"""Count the plainly valid records whose names have an entry. These are most records.
 
     Args:
-        totals: What they are added to.
+        totals: The totals to add to.
         records: Parsed lines.
         latest: The latest time that a record may have, in nanoseconds since the epoch.
 
     Returns:
-        The positions of the others, which were left alone.
+        The positions of the other records, which are not counted.
     """'''
 
 

@@ -1,22 +1,35 @@
-"""Metrics of an agent session, collected from many processes at once, right to the last record.
+"""Metrics of an agent session, collected from many processes at once, exact to the last record.
 
 record_*()  ->  segment  ->  journal.ndjson  ->  sealed journal  ->  metrics.json
 any process     its own      a batch, under      fold, by the        temp, fsync,
 ~1 us           mmap         journal.lock        owning process      rename, fsync dir
 
-recorder     Recorder: what every process records with
-collector    Collector: the owner, who records and merges
+recorder     Recorder: records, in every process
+collector    Collector: the owner's recorder, which also merges
 kinds/       every kind of record, declared once
-segments/    any process: its records in shared memory, and from there to the journal
-journal/     one batch at a time, under the lock; what stands in a journal
+segments/    every process: stage records in shared memory, drain them to the journal
+journal/     the format of journals: append a batch under the lock, read items
 metrics/     the owner: seal -> fold -> publish -> delete
-inspection/  look and change nothing: snapshot, status, verify
+inspection/  read-only views: snapshot, status, verify
 session/     the directory, and the owner's lease
 system/      durable steps, locks, forks, processes
 cli/         the command line
+
+A writer is one numbered stream of records in a process, used by one call at a time.
+A segment is a mapped file that holds the records of one writer until they are drained.
+A journal is the file that collects the records of all writers.
+A batch is a run of consecutive records of one writer in a journal.
+A drain moves pending records from segments to the journal, under `journal.lock`.
+A spill is a drain of full segments during a record, done only if the lock is free.
+To seal is to rename the journal to a number, so that nothing is appended to it any more.
+To fold is to add the records of sealed journals to the totals, each record once.
+A checkpoint is the part of `metrics.json` that states which records are counted.
+To publish is to replace `metrics.json` by the new totals and checkpoint, durably.
+An owner is the process that holds the lease of a session and merges its records.
+A lease is the exclusive right to merge, held by a lock on `owner.lock`.
 """
 
-__version__ = "0.1.0"  # the package's too: its build reads this line
+__version__ = "0.1.0"  # the build of the package reads this line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,8 +105,8 @@ __all__ = [
     "verify",
 ]
 
-# The modules of the public names. Each is imported when a name of it is first asked for (PEP 562), so that a
-# program pays for what it uses. What a record needs comes with `Recorder`, all of it: see writer.py.
+# The modules of the public names. Each is imported at the first access to one of its names (PEP 562), so that
+# a program imports only what it uses. `Recorder` imports all that recording needs: see staging.py.
 _HOMES = {
     "inspection.verify": ("Finding", "verify"),
     "collector": ("Collector",),

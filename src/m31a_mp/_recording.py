@@ -46,8 +46,8 @@ class Recording:
     """A method for each kind of record.
 
     Attributes:
-        _session: Where to record; None: nowhere, and each method is a no-op.
-        _put: Stages a record: takes its event, its members, perhaps the last value, and a time.
+        _session: The session to record into; None makes each method a no-op.
+        _put: Stages a record; takes the event, the members, perhaps the last value, and a time.
     """
 
     _session: Session | None
@@ -60,10 +60,10 @@ class Recording:
 
         Args:
             name: The tool.
-            success: Whether it did what it should.
-            duration_ms: How long it took, in milliseconds.
-            error: Why it failed, in a short name: `timeout`, `exit 1`, the class of an exception.
-            call: The id that it began with, if `record_tool_started` was told of it.
+            success: Whether the call succeeded.
+            duration_ms: The duration, in milliseconds.
+            error: A short name of the failure: `timeout`, `exit 1`, the class of an exception.
+            call: The id that was passed to `record_tool_started`, if that was called.
         """
         if self._session is None:
             return
@@ -90,13 +90,13 @@ class Recording:
         self._put("tool_call", members)
 
     def record_tool_started(self, name: str, call: str) -> None:
-        """Record that a tool call begins. `tool_call()`, `tool()` and `run()` do so by themselves.
+        """Record that a tool call begins. `tool_call()`, `tool()` and `run()` call this themselves.
 
-        The call is under way until its id comes in `record_tool_call`.
+        The call is running until `record_tool_call` gets its id.
 
         Args:
             name: The tool.
-            call: An id that no other call ever has: at most 256 printable characters of ASCII.
+            call: An id that no other call ever has: at most 256 printable ASCII characters.
         """
         if self._session is None:
             return
@@ -120,12 +120,12 @@ class Recording:
         """Record an interaction with a language model.
 
         Args:
-            phase: The workflow phase that it belongs to.
-            usage: Its tokens, taken as they are; None makes the call a no-op.
-            cost: What it cost: finite and not negative, in the currency of your choice; None: not known.
+            phase: The workflow phase of the interaction.
+            usage: The tokens, counted unchanged; None makes the call a no-op.
+            cost: The cost: finite and not negative, in the currency of your choice; None: not known.
             model: The model.
-            duration_ms: How long it took, in milliseconds.
-            prompt_hash: A hash of the prompt, as of `hash_prompt`; the first one of a phase stays.
+            duration_ms: The duration, in milliseconds.
+            prompt_hash: A hash of the prompt, such as from `hash_prompt`; the first of a phase stays.
             truncated_input: Whether the input was cut.
         """
         if self._session is None or usage is None:
@@ -166,12 +166,12 @@ class Recording:
     def record_phase_duration(self, phase: str, duration_ms: int, success: bool) -> None:
         """Record how long a phase took, and its outcome. The latest call wins; durations do not add up.
 
-        A call whose clock is more than a day ahead when it is merged counts as made at that moment.
+        A record that is more than a day ahead of the clock at its merge gets the time of the merge.
 
         Args:
             phase: The phase.
-            duration_ms: How long it took, in milliseconds.
-            success: Whether it succeeded.
+            duration_ms: The duration, in milliseconds.
+            success: Whether the phase succeeded.
         """
         if self._session is None:
             return
@@ -207,7 +207,7 @@ class Recording:
 
         Args:
             phase: The phase.
-            success: Whether it healed what was broken.
+            success: Whether self-healing succeeded.
         """
         if self._session is None:
             return
@@ -222,7 +222,7 @@ class Recording:
 
         Args:
             phase: The phase.
-            duration_ms: How long it took, in milliseconds.
+            duration_ms: The duration, in milliseconds.
         """
         if self._session is None:
             return
@@ -233,7 +233,7 @@ class Recording:
         self._put("heal_duration", f'{_PHASE[phase]},"duration_ms":', duration_ms)
 
     def record_heal_loop(self, phase: str) -> None:
-        """Record that self-healing went in a loop in a phase."""
+        """Record that self-healing ran in a loop in a phase."""
         if self._session is None:
             return
         if type(phase) is not str:
@@ -245,7 +245,7 @@ class Recording:
 
         Args:
             phase: The phase.
-            success: Whether it found what it looked for.
+            success: Whether the bisection succeeded.
         """
         if self._session is None:
             return
@@ -256,10 +256,10 @@ class Recording:
         self._put("bisect_outcome", (_BISECT_OUTCOME_TRUE if success else _BISECT_OUTCOME_FALSE)[phase])
 
     def record_edit_strategy(self, strategy: str) -> None:
-        """Record that a strategy of editing was used.
+        """Record that an edit strategy was used.
 
         Args:
-            strategy: Its name.
+            strategy: The name of the strategy.
         """
         if self._session is None:
             return
@@ -268,7 +268,7 @@ class Recording:
         self._put("edit_strategy", _STRATEGY[strategy])
 
     def record_plan_outcome(self, outcome: PlanOutcome) -> None:
-        """Record the outcome of one task of a plan. The latest 1,000 stay, and how many there were.
+        """Record the outcome of one task of a plan. The latest 1,000 stay, and the total number.
 
         Args:
             outcome: The outcome; its timestamp is the time of the record.
@@ -283,10 +283,10 @@ class Recording:
         """Record how long the program took to start. The latest call wins.
 
         Args:
-            duration_ms: How long it took in all, in milliseconds.
-            config_load_ms: Of that, loading the configuration.
-            provider_ms: Of that, making ready the provider of language models.
-            tui_ms: Of that, making ready the user interface.
+            duration_ms: The total duration, in milliseconds.
+            config_load_ms: The time to load the configuration, in milliseconds.
+            provider_ms: The time to prepare the provider of language models, in milliseconds.
+            tui_ms: The time to prepare the user interface, in milliseconds.
         """
         if self._session is None:
             return
@@ -305,14 +305,14 @@ class Recording:
         )
 
     def record_completion(self, phase: str, success: bool, timeout: bool) -> None:
-        """Record that a phase was completed; it failed if it neither succeeded nor timed out.
+        """Record that a phase was completed. A phase that neither succeeded nor timed out has failed.
 
-        The latest 1,000 stay, and how many there were.
+        The latest 1,000 stay, and the total number.
 
         Args:
             phase: The phase.
-            success: Whether it succeeded.
-            timeout: Whether it ran out of time.
+            success: Whether the phase succeeded.
+            timeout: Whether the phase timed out.
         """
         if self._session is None:
             return
@@ -327,11 +327,11 @@ class Recording:
         )
 
     def record_cancellation(self, phase: str, reason: str) -> None:
-        """Record that a phase was cancelled. The latest 1,000 stay, and how many there were.
+        """Record that a phase was cancelled. The latest 1,000 stay, and the total number.
 
         Args:
             phase: The phase.
-            reason: Why: text of 1 to 4096 bytes of UTF-8.
+            reason: The reason: text of 1 to 4096 bytes of UTF-8.
         """
         if self._session is None:
             return

@@ -1,4 +1,4 @@
-"""What the owner of a session holds: it records like everybody, and merges what everybody recorded."""
+"""The collector: the recorder of a session's owner, which also merges the records of all processes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from m31a_mp.system.turn import Turn
 
 
 class Collector(Recorder):
-    """The owner of a session: records like everybody, and merges what everybody recorded.
+    """The owner of a session. A collector records like a `Recorder`, and merges the records of all processes.
 
-    Only one may live per session. In a forked child the inherited object is a `Recorder`. A program that ends
-    without `stop()` merges and gives the session up at its end, if that is quick.
+    Only one may live per session. In a forked child, the inherited object acts as a `Recorder`. A program
+    that ends without `stop()` merges and releases the session at its end, if that is quick.
     """
 
     def __init__(
@@ -36,25 +36,24 @@ class Collector(Recorder):
         durability: str = PROCESS,
         flush_interval: float | None = None,
     ) -> None:
-        """Open a session. One that exists is resumed, with whatever a crash left of it.
+        """Open a session. An existing session is resumed, including records that a crash left behind.
 
         Args:
             session_id: One path component: not empty, `.` or `..`, without separators and NUL, at most
                 200 bytes of UTF-8.
             sessions_dir: The directory of all sessions; made if it does not exist.
             enabled: If false, every method is a no-op and the disk is not touched.
-            durability: What a record survives when its call has returned. `"process"`: the death of every
-                process, in a microsecond. `"disk"`: a power cut too, at the price of an fsync and a wait
-                for the journal's lock, which threads share. Processes that get the session from this
-                object or from its `env()` do the same.
-            flush_interval: Every so many seconds, a daemon thread of this process flushes, so that
-                `metrics.json` is never older. It ends with `stop()`. None: there is no such thread.
+            durability: The failure that a record survives when its call has returned. `"process"`: the death
+                of every process; a call takes a microsecond. `"disk"`: a power cut, too; a call takes an
+                fsync and waits for the journal's lock, and threads share both. Processes that get the
+                session from this object or from its `env()` use the same durability.
+            flush_interval: Seconds between flushes by a daemon thread of this process, which limit the age
+                of `metrics.json`. The thread ends with `stop()`. None: no thread.
 
         Raises:
-            ValueError: The id is not of that form, `durability` is none, or `flush_interval` is not finite
-                and above 0.
-            SessionOwnedError: The session has a living owner; says which process.
-            DamagedMetricsError: There is a `metrics.json` that is not valid; nothing was touched.
+            ValueError: The id or `durability` is not valid, or `flush_interval` is not finite and above 0.
+            SessionOwnedError: The session has a living owner; the error names the process.
+            DamagedMetricsError: The existing `metrics.json` is not valid. Nothing was changed.
             OSError: The directory could not be made, read or written.
         """
         session = Session.named(session_id, sessions_dir)
@@ -81,7 +80,7 @@ class Collector(Recorder):
 
     @property
     def session_id(self) -> str:
-        """The id that it was made with, also if it is disabled."""
+        """The id of the session, also of a disabled collector."""
         return self._session_id
 
     def snapshot(self) -> SessionMetrics:
@@ -89,20 +88,20 @@ class Collector(Recorder):
         return super().snapshot() if self.enabled else SessionMetrics(self.session_id)
 
     def flush(self) -> None:
-        """Merge everything recorded so far, by any process, into `metrics.json`.
+        """Merge all records so far, of any process, into `metrics.json`.
 
-        When it returns, the file contains every record whose call returned before, and survives a power
-        cut. In a forked child: hand over what the child recorded. After `stop()`: merge, unless somebody
-        else owns the session by now.
+        On return, the file contains every record whose call returned before, and survives a power cut. In a
+        forked child, flush hands over the records of the child. After `stop()`, it merges unless another
+        owner has the session.
 
         Raises:
-            JournalLockedError: Another process held the journal's lock for 5 seconds; says which.
+            JournalLockedError: Another process held the journal's lock for 5 seconds; the error names it.
             DamagedMetricsError: `metrics.json` is not valid any more.
-            InterruptedCallError: Called by a signal handler that interrupted `flush()`, or a record that
-                was just being handed over.
+            InterruptedCallError: The caller is a signal handler that interrupted `flush()`, or a record
+                during its hand-over.
             OSError: The disk is full, or fails.
 
-            In all cases the records stay where they are, and the next flush that succeeds merges them.
+            After any of these errors, the records stay where they are, and the next flush merges them.
         """
         if self._session is None:
             return
@@ -113,17 +112,17 @@ class Collector(Recorder):
 
     def _refresh(self) -> None:
         session = self._session
-        # A flush takes up again after stop(), this does not: the session may be another's by then.
+        # Do not merge after stop(), unlike flush(): the session may have another owner by then.
         unreadable = self._turn.take(lambda: self._flush_in_turn(session) if session and self._lease else [])
         for error in unreadable:
             raise error
 
     def stop(self) -> None:
-        """Flush, log one summary line, give back the lease. Once more is harmless; never raises.
+        """Flush, log one summary line, release the lease. A second call is harmless. Never raises.
 
-        What is recorded afterwards is staged as a worker's would be, and the next flush, owner or
-        `compact()` counts it. Called by a signal handler in the middle of another call of this object, it
-        takes effect when that ends. It waits for the journal's lock as long as `flush()` does.
+        Later records are staged like those of a worker, and the next flush, owner or `compact()` counts them.
+        If a signal handler calls this during another call of this object, stop takes effect when the other
+        call ends. Stop waits for the journal's lock as long as `flush()` does.
         """
         if self._refresher:
             self._refresher.end()
@@ -136,7 +135,7 @@ class Collector(Recorder):
 
     def _stop_owning(self, session: Session) -> None:
         try:
-            # What is let go of before the compaction is drained and deleted by it: one wait for the lock.
+            # Retire segments first: the compaction then drains and deletes them, with one wait for the lock.
             self._staging.retire_idle()
             self._staging.hand_over_hidden()
             metrics = self._compact(session).metrics
@@ -151,26 +150,26 @@ class Collector(Recorder):
         except Exception as error:
             warn("the last flush of session %s failed: %s", session.id, error)
         finally:
-            # In this order: an exception of a signal handler in between leaves it for the next stop().
+            # Clear `_lease` last: if a signal handler raises in between, the next stop() repeats the rest.
             if self._lease:
                 self._lease.release()
             self._lease = None
             ending.closed(session)
 
     def end(self, deadline: float) -> None:
-        """Not for users: at the program's end, merge and give the session up, if that is quick.
+        """Merge and release the session at the program's end, if that is quick. Not for users.
 
         Args:
-            deadline: Until when, by `time.monotonic()`.
+            deadline: The latest end, by `time.monotonic()`.
 
         Raises:
-            TimeoutError, MetricsError, OSError: That did not work; this process still owns the session.
+            TimeoutError, MetricsError, OSError: The merge failed. This process still owns the session.
         """
         if self._session is None or not self._owns():
             return
         if self._refresher:
             self._refresher.end()
-        # A daemon thread may be in the middle of a flush, and go on with it for ever.
+        # Limit the wait: a daemon thread may be in a flush that never ends.
         self._turn.take(lambda: self._end(deadline), max(0.0, deadline - time.monotonic()))
 
     def _end(self, deadline: float) -> None:
@@ -190,14 +189,14 @@ class Collector(Recorder):
         return []
 
     def _compact(self, session: Session) -> Compaction:
-        """Compact as the owner. Where somebody removed `owner.lock`, become it again, if nobody else has."""
+        """Compact as the owner. If `owner.lock` was removed, take the lease again, unless it is taken."""
         if not self._owns():
             session.make()
             lease, self._lease = self._lease, Lease.take(session)
-            self._is_durable = False  # others may have owned it in between
+            self._is_durable = False  # another owner may have written the file in between
             if lease:
                 lease.release()
-        is_durable, self._is_durable = self._is_durable, False  # until this one has succeeded
+        is_durable, self._is_durable = self._is_durable, False  # until this compaction has succeeded
         compaction = files.operation(
             lambda: compactor.compact_session(session, self._owns, self._started, is_durable=is_durable)
         )
@@ -210,7 +209,7 @@ class Collector(Recorder):
         )
 
     def _is_owner(self) -> bool:
-        """Whether this is the owner, which a forked child is not; perhaps it has to take the lease again."""
+        """Whether this process is the owner, perhaps with a lease to be taken again. False in a child."""
         return self._lease is not None and os.getpid() == self._pid
 
     def _owns(self) -> bool:

@@ -1,13 +1,12 @@
-"""The end of a program that did not `stop()` its collectors: what they left is merged, if that is quick.
+"""The end of a program that did not `stop()` its collectors: merge their sessions, if that is quick.
 
-A session that was merged is given up, as `stop()` does. Where that is not to be had within a second, the
-session stays as it is, not closed: its records are safe, and its next owner takes them in, as it does with
-records that finalizers and daemon threads make after this.
+A merged session is released, like by `stop()`. If the merge would take longer than a second, the session
+stays as it is, not closed. Its records are safe, and the next owner merges them, like records that
+finalizers and daemon threads make after this.
 
-Python calls this when the threads of the program have ended, those of its thread pools and the processes of
-its `concurrent.futures` included. The processes of `multiprocessing` are awaited in the same way as this is
-called, by `atexit`: see `_at_exit`. A process that `multiprocessing` started, `os._exit` and a signal that
-kills end without it.
+Python calls this when the threads of the program have ended, including its thread pools and the processes of
+`concurrent.futures`. The processes of `multiprocessing` are awaited by `atexit`, too: see `_at_exit`. A
+process ends without this if `multiprocessing` started it, by `os._exit`, or if a signal kills it.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from m31a_mp.collector import Collector
 
-# For all sessions together: half of the second that the end may take, for a machine may be slow or busy. A
-# session with more than the following, which takes its time before the clock is looked at, is not begun.
+# The time for all sessions together: half of the second that the end may take, because a machine may be slow
+# or busy. A session above one of the following sizes is skipped: the deadline is checked too rarely for it.
 _SECONDS = 0.5
 _UNMERGED_BYTES = 16 * 1024 * 1024  # mostly folded in a fifth of a second
-_METRICS_BYTES = 1024 * 1024  # read, and written anew, in a tenth
-_SEGMENT_BYTES = 8 * 1024  # so many are folded in the time that a segment takes to be opened and deleted
+_METRICS_BYTES = 1024 * 1024  # read and replaced in a tenth of a second
+_SEGMENT_BYTES = 8 * 1024  # to open and delete a segment takes the time to fold so many bytes
 
 
 class _Opened:
     """A session that this process opened and did not close."""
 
     def __init__(self, collector: Collector, started: int) -> None:
-        self.collector = weakref.ref(collector)  # one that nobody refers to gives its lease back at once
+        self.collector = weakref.ref(collector)  # weak: an unreferenced collector releases its lease at once
         self.started = started
 
 
@@ -55,32 +54,32 @@ def opened(session: Session, collector: Collector, started: int) -> None:
 
     Args:
         session: The session.
-        collector: Its owner.
-        started: When it was opened, in ns since the epoch.
+        collector: The owner of the session.
+        started: The time when the session was opened, in ns since the epoch.
     """
     _opened[session] = _Opened(collector, started)
 
 
 def closed(session: Session) -> None:
-    """Note that a session was given up."""
+    """Note that a session was released."""
     _opened.pop(session, None)
 
 
 def merge(session: Session, lease: Lease, started: int, deadline: float) -> None:
-    """Merge a session of which this process has the lease, and delete the own segments, if that is quick.
+    """Merge a session under its lease, and delete the segments of this process, if that is quick.
 
     Args:
         session: The session.
-        lease: The lease.
-        started: When it was opened, in ns since the epoch.
-        deadline: Until when, by `time.monotonic()`.
+        lease: The lease of the session.
+        started: The time when the session was opened, in ns since the epoch.
+        deadline: The latest end, by `time.monotonic()`.
 
     Raises:
-        TimeoutError: It would not be quick. The next compaction does it.
-        MetricsError, OSError: It cannot be merged.
+        TimeoutError: The merge would take too long. It is left to the next compaction.
+        MetricsError, OSError: The merge failed.
     """
     _check_size(session)
-    # What makes this fail may keep the compaction from nothing: it drains the segments, too.
+    # Ignore errors here: the compaction drains the segments, too, and may succeed.
     with suppress(Exception):
         staging(session).close(timeout=_left(deadline))
     compactor.compact_session(session, lambda: lease.held, started, timeout=_left(deadline))
@@ -99,7 +98,7 @@ def _check_size(session: Session) -> None:
 
 
 def _unmerged_bytes(session: Session) -> int:
-    """How much there is to merge; counted no further than it may be."""
+    """Estimate the bytes to merge. Stop counting above `_UNMERGED_BYTES`."""
     unmerged = 0
     for path in (session.journal, *(path for _, path in session.sealed())):
         with suppress(FileNotFoundError):
@@ -114,8 +113,8 @@ def _unmerged_bytes(session: Session) -> int:
 
 
 def _at_exit() -> None:
-    # What multiprocessing registered with atexit earlier than this comes later, and with it the records of
-    # the processes that it waits for then. Its finalizers of a negative priority come after that.
+    # atexit runs functions in reverse order. If multiprocessing registered its function earlier, it waits for
+    # its processes later, and they still record. Its finalizers of a negative priority run after that wait.
     util = sys.modules.get("multiprocessing.util")
     if util and not util.is_exiting():
         util.Finalize(None, _merge_all, exitpriority=-100)
@@ -132,15 +131,15 @@ def _merge_all() -> None:
                 collector.end(deadline)
             else:
                 _merge_dropped(session, entry.started, deadline)
-        except BaseException as error:  # Ctrl-C, too: the program has ended, and so does this
+        except BaseException as error:  # Ctrl-C, too: the program is ending anyway
             warn("session %s was not closed: %s", session.id, error)
 
 
 def _merge_dropped(session: Session, started: int, deadline: float) -> None:
-    """Merge a session whose collector is gone, unless somebody else owned it since."""
+    """Merge a session whose collector is gone, unless the session had another owner since."""
     if read_owner(session.owner_lock).get("pid") == os.getpid() and (lease := Lease.take_if_free(session)):
         merge(session, lease, started, deadline)
-        lease.release()  # not where that failed: the file then says that it was not closed
+        lease.release()  # only after a merge: otherwise the file must say that the session was not closed
 
 
 atexit.register(_at_exit)

@@ -1,7 +1,7 @@
-"""Every error this library raises on purpose.
+"""The errors that this library raises on purpose.
 
-Each is a `MetricsError` and also the builtin that fits, carries the path it is about, and says in its
-message what helps. Wrong arguments are plain `TypeError` and `ValueError`.
+Each is a `MetricsError` and also a fitting builtin. Each has the path that it is about, and a message with
+advice. Wrong arguments raise plain `TypeError` and `ValueError`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 
 
 class MetricsError(Exception):
-    """Base of the errors of this library.
+    """The base of the errors of this library.
 
     Attributes:
         path: The file or directory that the error is about.
@@ -25,9 +25,9 @@ class SessionOwnedError(MetricsError, RuntimeError):
     """The session has a living owner, and only one process may own it.
 
     Attributes:
-        path: The owner's lease, `owner.lock`.
-        pid: The owner's process id, or None when it could not be told.
-        started_at: When the owner's process started (RFC 3339), or None.
+        path: The path of `owner.lock`.
+        pid: The owner's process id; None if unknown.
+        started_at: The start of the owner's process (RFC 3339); None if unknown.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class SessionOwnedError(MetricsError, RuntimeError):
 class JournalLockedError(MetricsError, TimeoutError):
     """Another process held `journal.lock` for longer than this call may wait.
 
-    The records stay where they are, and the next flush that has the lock takes them.
+    The records stay where they are, and the next flush that gets the lock takes them.
 
     Attributes:
         path: The lock file.
-        holders: The process ids that hold it, as far as the system tells.
+        holders: The process ids that hold the lock, as far as the system shows them.
     """
 
     def __init__(self, message: str, path: str | os.PathLike[str], holders: list[int]) -> None:
@@ -54,11 +54,11 @@ class JournalLockedError(MetricsError, TimeoutError):
 
 
 class DamagedMetricsError(MetricsError, ValueError):
-    """`metrics.json` is not what this library or a Go program of the same table writes.
+    """`metrics.json` does not have the format that this library and the Go program write.
 
     Attributes:
         path: The file.
-        reason: What is wrong with it.
+        reason: A description of the damage.
     """
 
     def __init__(self, message: str, path: str | os.PathLike[str], reason: str) -> None:
@@ -67,8 +67,8 @@ class DamagedMetricsError(MetricsError, ValueError):
 
 
 class UnsupportedVersionError(DamagedMetricsError):
-    """The file was written in a newer format than this version of the library reads."""
+    """The file has a newer format than this version of the library reads."""
 
 
 class InterruptedCallError(MetricsError, RuntimeError):
-    """A signal handler or a finalizer called `flush()` or `snapshot()`, and had interrupted the same call."""
+    """A signal handler or a finalizer called `flush()` or `snapshot()` while it interrupted the same call."""

@@ -1,7 +1,7 @@
 """The metrics of a session: the types, and their JSON.
 
-Types, keys and meaning are those of the `metrics` package of the Go program M31A, so that either reads
-what the other wrote. What is ours alone comes as additional keys.
+Types, keys and meaning follow the `metrics` package of the Go program M31A, so that each program reads the
+files of the other. Only this library uses some additional keys.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from m31a_mp.plan import PlanOutcome
 
 
 class WorkflowPhase(StrEnum):
-    """The phases of M31A's workflow. Any other string names a phase of the user's own."""
+    """The phases of M31A's workflow. Any other string names a user-defined phase."""
 
     IDLE = "idle"
     INITIALIZE = "initialize"
@@ -38,7 +38,7 @@ class WorkflowPhase(StrEnum):
 
 
 OPTIONAL = {"omitempty": True}
-"""Marks a field that JSON leaves out where it has its default, as Go calls it."""
+"""Marks a field that JSON omits if it has its default; `omitempty` in Go."""
 
 
 @dataclass(slots=True)
@@ -47,12 +47,13 @@ class ToolMetric:
 
     Attributes:
         name: The tool.
-        call_count, success_count, fail_count: How many calls there were, and how they ended.
-        total_duration_ms, avg_duration_ms: Their durations: the sum, and the mean.
-        min_duration_ms, max_duration_ms: The shortest and the longest; None where they are not known.
-        durations: The histogram of the durations; None where there is none.
-        errors: Why calls failed: how many for each name of an error. At most 100 names; the rest is `other`.
-        interrupted_count: Calls whose process died in them. They failed, and their durations are not known.
+        call_count, success_count, fail_count: The numbers of all calls, successes and failures.
+        total_duration_ms, avg_duration_ms: The sum and the mean of the durations.
+        min_duration_ms, max_duration_ms: The shortest and the longest duration; None if unknown.
+        durations: The histogram of the durations; None if unknown.
+        errors: The number of failures for each name of an error. At most 100 names; the rest is `other`.
+        interrupted_count: The number of calls whose process died during the call. They count as failures, and
+            have no durations.
     """
 
     name: str
@@ -68,13 +69,13 @@ class ToolMetric:
     interrupted_count: int = field(default=0, metadata=OPTIONAL)
 
     def quantile(self, q: float) -> float | None:
-        """The duration that a part of the calls did not exceed, within 2.2 %.
+        """Return the duration that a fraction of the calls did not exceed, exact within 2.2 %.
 
         Args:
-            q: Which part, from 0 to 1: 0.5 is the median.
+            q: The fraction, from 0 to 1: 0.5 is the median.
 
         Returns:
-            Milliseconds; None where no duration is known.
+            Milliseconds; None if no duration is known.
 
         Raises:
             ValueError: `q` is not from 0 to 1.
@@ -88,12 +89,12 @@ class LLMMetric:
 
     Attributes:
         phase: The workflow phase.
-        prompt_tokens, completion_tokens, total_tokens: Their tokens.
-        cost: What they cost; at least that, if `unknown_cost_count` is not 0.
-        interaction_count: How many there were.
-        unknown_cost_count: How many of them had no known cost.
-        prompt_hash: The first hash of a prompt that was recorded; empty if there was none.
-        truncated_input: Whether the input of any was cut.
+        prompt_tokens, completion_tokens, total_tokens: The sums of the tokens.
+        cost: The sum of the costs; a lower bound if `unknown_cost_count` is not 0.
+        interaction_count: The number of interactions.
+        unknown_cost_count: The number of interactions without a known cost.
+        prompt_hash: The first recorded hash of a prompt; empty without one.
+        truncated_input: Whether the input of any interaction was cut.
     """
 
     phase: str
@@ -112,16 +113,16 @@ class ModelMetric:
     """All interactions with one language model.
 
     Attributes:
-        model: Its name.
-        interaction_count: How many there were.
-        prompt_tokens, completion_tokens, total_tokens: Their tokens.
-        cached_tokens, cache_write_tokens: Parts of the prompt's tokens: read from a cache, written to one.
-        reasoning_tokens: A part of the completion's tokens.
-        cost: What they cost; at least that, if `unknown_cost_count` is not 0.
-        unknown_cost_count: How many of them had no known cost.
-        total_duration_ms: How long they took, as far as it was recorded, in milliseconds.
-        min_duration_ms, max_duration_ms: The shortest and the longest; None where they are not known.
-        durations: The histogram of those durations; None where there is none.
+        model: The name of the model.
+        interaction_count: The number of interactions.
+        prompt_tokens, completion_tokens, total_tokens: The sums of the tokens.
+        cached_tokens, cache_write_tokens: Prompt tokens that were read from a cache, or written to one.
+        reasoning_tokens: Completion tokens that were reasoning.
+        cost: The sum of the costs; a lower bound if `unknown_cost_count` is not 0.
+        unknown_cost_count: The number of interactions without a known cost.
+        total_duration_ms: The sum of the recorded durations, in milliseconds.
+        min_duration_ms, max_duration_ms: The shortest and the longest duration; None if unknown.
+        durations: The histogram of the recorded durations; None without any.
     """
 
     model: str
@@ -140,25 +141,25 @@ class ModelMetric:
     durations: Histogram | None = field(default=None, metadata=OPTIONAL)
 
     def quantile(self, q: float) -> float | None:
-        """The duration that a part of the interactions did not exceed. See `ToolMetric.quantile`."""
+        """Return the duration that a fraction of interactions did not exceed. See `ToolMetric.quantile`."""
         return _quantile(self.durations, q, self.min_duration_ms, self.max_duration_ms)
 
 
 @dataclass(slots=True)
 class PhaseMetric:
-    """One workflow phase. Duration and success are those recorded last, not a sum.
+    """One workflow phase. Duration and success are the latest recorded values, not sums.
 
     Attributes:
         phase: The phase.
-        duration_ms, success: How long it took, in milliseconds, and its outcome.
-        transition_count: How often it was entered.
-        heal_trigger_count, bisect_trigger_count: How often self-healing and bisecting were triggered.
-        heal_success_count, heal_fail_count: How they ended: self-healing,
-        bisect_success_count, bisect_fail_count: and bisecting.
-        heal_duration_ms: How long self-healing took, in all.
-        heal_loop_count: How often self-healing went in a loop.
-        entered_at, ended_at: When it was last entered, and when its duration was last recorded: aware times
-            in UTC, or None.
+        duration_ms, success: The duration in milliseconds, and the outcome.
+        transition_count: The number of times that the phase was entered.
+        heal_trigger_count, bisect_trigger_count: The numbers of triggers of self-healing and bisecting.
+        heal_success_count, heal_fail_count: The outcomes of self-healing.
+        bisect_success_count, bisect_fail_count: The outcomes of bisecting.
+        heal_duration_ms: The sum of the durations of self-healing, in milliseconds.
+        heal_loop_count: The number of times that self-healing ran in a loop.
+        entered_at, ended_at: The times when the phase was last entered, and when its duration was last
+            recorded; aware, in UTC, or None.
     """
 
     phase: str
@@ -179,7 +180,7 @@ class PhaseMetric:
 
 @dataclass(slots=True)
 class EditStrategyMetric:
-    """How often one strategy of editing was used."""
+    """The number of uses of one edit strategy."""
 
     strategy: str
     count: int = 0
@@ -187,7 +188,7 @@ class EditStrategyMetric:
 
 @dataclass(slots=True)
 class StartupMetric:
-    """The latest start of the program, in milliseconds: in all, and its parts."""
+    """The duration of the program's latest start, in milliseconds, and the durations of its parts."""
 
     duration_ms: int = 0
     config_load_ms: int = 0
@@ -197,7 +198,7 @@ class StartupMetric:
 
 @dataclass(slots=True)
 class CompletionMetric:
-    """One completion of a phase. It failed if it neither succeeded nor timed out. Its time is in UTC."""
+    """One completion of a phase. It failed if it neither succeeded nor timed out. The time is in UTC."""
 
     phase: str
     success: bool
@@ -208,7 +209,7 @@ class CompletionMetric:
 
 @dataclass(slots=True)
 class CancellationMetric:
-    """One cancellation of a phase. Its time is aware, in UTC."""
+    """One cancellation of a phase. The time is aware, in UTC."""
 
     phase: str
     reason: str
@@ -217,13 +218,13 @@ class CancellationMetric:
 
 @dataclass(slots=True)
 class RunningCall:
-    """A tool call under way.
+    """A running tool call.
 
     Attributes:
         name: The tool.
-        started_at: When it began; aware, in UTC.
-        pid: The process that makes it; 0 if that is not known.
-        host: The machine of that process; empty if it is not known.
+        started_at: The time of the beginning; aware, in UTC.
+        pid: The process id of the caller; 0 if unknown.
+        host: The machine of the caller; empty if unknown.
     """
 
     name: str
@@ -234,14 +235,15 @@ class RunningCall:
 
 @dataclass(slots=True)
 class Timeline:
-    """What happened when: columns with a value for each step of time in which anything happened.
+    """The activity over time: columns with a value for each step of time that has records.
 
     Attributes:
-        step_seconds: The width of each step: a power of two of seconds.
-        starts: When each step begins, in seconds since the epoch, which the steps are aligned to.
-        tool_calls, failures: Calls of tools, and those of them that failed.
-        interactions, tokens, costs: Uses of language models, their tokens in all, and what they cost.
-        unknown_costs: How many of them had no known cost.
+        step_seconds: The width of each step in seconds, a power of two.
+        starts: The start of each step in seconds since the epoch, to which steps are aligned.
+        tool_calls, failures: The numbers of tool calls, and of failed ones.
+        interactions, tokens, costs: The numbers of interactions with language models, their total tokens,
+            and their costs.
+        unknown_costs: The numbers of interactions without a known cost.
     """
 
     step_seconds: int = 1
@@ -254,11 +256,11 @@ class Timeline:
     costs: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Refuse what is no timeline.
+        """Check the columns.
 
         Raises:
-            ValueError: The width is no power of two, the starts are not in order, a column has another length
-                than they have, or a value is negative.
+            ValueError: The width is not a power of two, the starts are not in order, a column has another
+                length than `starts`, or a value is negative.
         """
         if self.step_seconds < 1 or self.step_seconds & (self.step_seconds - 1):
             raise ValueError(f"step_seconds is {self.step_seconds}, not a power of two")
@@ -272,13 +274,13 @@ class Timeline:
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
-        """The names of the columns behind `starts`."""
+        """Return the names of the columns after `starts`."""
         return tuple(f.name for f in dataclasses.fields(cls))[2:]
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTotals:
-    """The sums over all entries of a session. A cost is at least that, if `unknown_cost_count` is not 0."""
+    """The sums over all entries of a session. `cost` is a lower bound if `unknown_cost_count` is not 0."""
 
     tool_calls: int
     tool_failures: int
@@ -302,25 +304,26 @@ def _now() -> datetime:
 
 @dataclass(slots=True)
 class SessionMetrics:
-    """The metrics of a session; entries stand in the order in which they were first recorded.
+    """The metrics of a session. Entries are in the order of their first records.
 
     Attributes:
         session_id: The session's id.
-        started_at: When its first owner opened it, or the time of its first record if that is earlier or if
-            nobody ever owned it. Aware, in UTC.
-        updated_at: The time of its latest record; `started_at` if it has none. Aware, in UTC.
+        started_at: The time when the first owner opened the session, or of the first record, if that is
+            earlier or if there never was an owner. Aware, in UTC.
+        updated_at: The time of the latest record; `started_at` without records. Aware, in UTC.
         tools: One entry for each tool.
         llms: One entry for each phase with language-model use.
         phases: One entry for each phase.
-        dropped: Records that could not be kept, by reason: `no_space`, `io_error`, or
-            `backlog` by earlier releases.
-        rejected: Pieces of damaged or invalid input set aside in `journal.rejected.ndjson`.
-        models: One entry for each language model that was named.
-        edit_strategies: One entry for each strategy of editing.
+        dropped: The counts of dropped records, by reason: `no_space`, `io_error`, or
+            `backlog` from earlier releases.
+        rejected: The number of damaged or invalid pieces of input, set aside in `journal.rejected.ndjson`.
+        models: One entry for each named language model.
+        edit_strategies: One entry for each edit strategy.
         plan_outcomes, completions, cancellations: The latest 1,000 of each, by time.
-        plan_outcome_count, completion_count, cancellation_count: How many there were.
+        plan_outcome_count, completion_count, cancellation_count: The total numbers.
         startup: The latest start of the program; None if none was recorded.
-        timeline: What happened when; None if nothing did.
+        running: The running tool calls, longest first.
+        timeline: The activity over time; None without records.
     """
 
     session_id: str
@@ -343,11 +346,11 @@ class SessionMetrics:
     running: list[RunningCall] = field(default_factory=list, metadata=OPTIONAL)
     timeline: Timeline | None = field(default=None, metadata=OPTIONAL)
     rest: dict[str, Any] | None = field(default=None, repr=False, compare=False)
-    """Not for users: what is not shown, so that `merge` is exact; None where this library did not make it."""
+    """Hidden state for exact merges; None if another program made the metrics. Not for users."""
 
     @property
     def totals(self) -> SessionTotals:
-        """The sums over all entries; as in these, integers stop at the largest of 64 bits."""
+        """The sums over all entries. Integers saturate at the largest 64-bit integer, like in entries."""
         return SessionTotals(
             tool_calls=_sum(tool.call_count for tool in self.tools),
             tool_failures=_sum(tool.fail_count for tool in self.tools),
@@ -363,7 +366,7 @@ class SessionMetrics:
 
     @property
     def current_phase(self) -> PhaseMetric | None:
-        """The phase that was entered last; None if it has ended, or no phase was entered."""
+        """The phase that was entered last; None if this phase has ended, or no phase was entered."""
         entered = [phase for phase in self.phases if phase.entered_at]
         last = max(entered, key=lambda phase: (phase.entered_at, phase.phase), default=None)
         if last is None or (last.ended_at and last.entered_at and last.ended_at >= last.entered_at):
@@ -371,27 +374,27 @@ class SessionMetrics:
         return last
 
     def tool(self, name: str) -> ToolMetric | None:
-        """The entry of a tool; None if no call of it is counted."""
+        """Return the entry of a tool; None without counted calls."""
         return next((tool for tool in self.tools if tool.name == name), None)
 
     def model(self, name: str) -> ModelMetric | None:
-        """The entry of a language model; None if no use of it is counted."""
+        """Return the entry of a language model; None without counted interactions."""
         return next((model for model in self.models if model.model == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object with the keys of the Go program; times are RFC 3339.
+        """Return a JSON object with the keys of the Go program. Times are RFC 3339.
 
         Raises:
-            ValueError: A field holds what its type does not allow; says which.
+            ValueError: A field has an invalid value; the message names the field.
         """
         return _write(SessionMetrics, self, "")
 
     @classmethod
     def from_json(cls, document: object) -> SessionMetrics:
-        """From a JSON object. Unknown keys are left out; missing ones are zero, as in Go.
+        """Make metrics from a JSON object. Unknown keys are ignored; missing ones are zero, like in Go.
 
         Raises:
-            ValueError: It is not of that form; says where.
+            ValueError: The object does not have this form; the message names the place.
         """
         if not isinstance(document, dict):
             raise ValueError(f"the document is {_kind(document)}, not an object")  # noqa: TRY004  # of the input
@@ -410,7 +413,7 @@ ENTRIES: dict[str, type[Any]] = {
 
 
 SINGLE: dict[str, type[Any]] = {"startup": StartupMetric}
-"""The fields of which there is one at most, and their type."""
+"""The fields with a single value or None, and their type."""
 
 
 def has_records(metrics: SessionMetrics) -> bool:
@@ -419,7 +422,7 @@ def has_records(metrics: SessionMetrics) -> bool:
 
 
 def format_time(time: datetime) -> str:
-    """RFC 3339 in UTC, as Go's time.Time reads it."""
+    """Format a time in RFC 3339 in UTC, which Go's time.Time can parse."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -434,11 +437,11 @@ def _quantile(
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What a type looks like in JSON. Both take a value and its place, and raise if it is none of the type.
+    """The conversion of a type from and to JSON. Both functions take a value and its place, and check it.
 
     Attributes:
-        read: The value, from JSON or from a caller.
-        write: JSON, from a value.
+        read: Returns the value, from JSON or from a caller.
+        write: Returns the JSON of a value.
     """
 
     read: Callable[[Any, str], Any]
@@ -450,9 +453,9 @@ class _Field:
     """A field of a type in this module.
 
     Attributes:
-        name: Its name.
-        form: What it looks like.
-        empty: The value that is left out; ... where none is.
+        name: The name.
+        form: The conversion from and to JSON.
+        empty: The value that JSON omits; ... if JSON always has the field.
     """
 
     name: str
@@ -461,11 +464,11 @@ class _Field:
 
 
 def _fields(cls: type[Any]) -> list[_Field]:
-    """The fields of a type that JSON has."""
+    """Return the fields of a type that JSON contains."""
     known = _FIELDS.get(cls)
     if known is None:
         if issubclass(cls, Value):
-            # What the program may leave to be filled in is there in JSON.
+            # A program may leave a field as None, to be filled in later. JSON always has the value.
             spelled = {name: cls.__annotations__[name].removesuffix(" | None") for name in cls.__match_args__}
             types = [(name, spelled[name], _EMPTY.get(name, ...)) for name in cls.__match_args__]
         else:
@@ -479,14 +482,14 @@ _EMPTY = {"files": (), "error_type": ""}
 
 
 def _empty(f: dataclasses.Field[Any]) -> Any:
-    """What JSON leaves out of a field. A zero that may also be None stays: 0 ms is a duration."""
+    """Return the value of a field that JSON omits. A zero stays if None is the default: 0 ms is valid."""
     if not f.metadata.get("omitempty"):
         return ...
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
 def _form(annotation: str) -> _Form:
-    """The form of a type of a field."""
+    """Return the form of a field's type."""
     if entry := _LIST.fullmatch(annotation):
         cls = globals()[entry[1]]
         return _Form(
@@ -515,7 +518,7 @@ def _or_none(form: _Form) -> _Form:
 
 
 def _read(cls: type[Any], given: Any, where: str) -> Any:
-    """An object of a type from a JSON object. A missing field that may be empty is empty."""
+    """Make an object of a type from a JSON object. A missing field that may be empty is empty."""
     if not isinstance(given, dict):
         raise ValueError(f"{where.rstrip('.')} is {_kind(given)}, not an object")  # noqa: TRY004  # of the input
     values = {}
@@ -529,7 +532,7 @@ def _read(cls: type[Any], given: Any, where: str) -> Any:
 
 
 def _write(cls: type[Any], given: Any, where: str) -> dict[str, Any]:
-    """The JSON of an object of a type, each field checked. What may be empty and is so is left out."""
+    """Return the JSON of an object, with each field checked. Empty fields that JSON may omit are left out."""
     if not isinstance(given, cls):
         raise ValueError(f"{where.rstrip('.')} is {_kind(given)}, not a {cls.__name__}")  # noqa: TRY004
     document = {}
@@ -541,7 +544,7 @@ def _write(cls: type[Any], given: Any, where: str) -> dict[str, Any]:
 
 
 def _in_place(form: Callable[[Any, str], Any], value: object, place: str) -> Any:
-    """A value in its form; the error says where it stands."""
+    """Convert a value by a form. The message of an error names the place."""
     try:
         return form(value, place)
     except (TypeError, ValueError) as error:
@@ -552,7 +555,7 @@ def _in_place(form: Callable[[Any, str], Any], value: object, place: str) -> Any
 def _kind(value: object) -> str:
     if value is None:
         return "missing or null"
-    # Of what another program wrote: it may be nested without end, or have a million digits.
+    # Show only short values: foreign JSON may be deeply nested, or have numbers with a million digits.
     shown = f" {value!r:.60}" if isinstance(value, str | float) or _is_int64(value) else ""
     return f"{kind(value)}{shown}"
 
@@ -564,7 +567,7 @@ def _is_int64(value: object) -> bool:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"is {_kind(value)}, not a string")
-    value.encode()  # a lone surrogate is a UnicodeEncodeError, and that a ValueError
+    value.encode()  # raises a UnicodeEncodeError, which is a ValueError, for a lone surrogate
     return str.__str__(value)
 
 

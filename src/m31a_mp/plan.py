@@ -1,4 +1,4 @@
-"""The outcome of one task of a plan. A worker needs no more than this to record it."""
+"""The outcome of one task of a plan. A worker needs only this module to record one."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 MAX_OUTCOME_BYTES = 60_000
-"""What an outcome may take in its line, of which a journal takes no more than 64 KiB."""
+"""The most bytes of an outcome in its line. A line of a journal has at most 64 KiB."""
 
 
 class PlanOutcome(Value):
-    """The outcome of one task of a plan. It cannot be changed, and is compared by its values.
+    """The outcome of one task of a plan. Immutable, and compared by value.
 
-    They are checked when it is recorded.
+    The values are checked when the outcome is recorded.
 
     Attributes:
         task_id: The task: a name of 1 to 4096 bytes of UTF-8.
-        action: What was to be done; at most 4096 bytes.
-        description: The same, for people; at most 4096 bytes.
-        success: Whether it was done.
-        duration_ms: How long it took, in milliseconds: from 0 to 2**63 - 1, as the other counts.
-        heals_used: How many times self-healing was used.
-        tool_calls: How many tools were called.
-        files: The files that it was about: at most 1,000, of 1 to 4096 bytes each.
-        error_type: Why it failed; empty if it did not; at most 4096 bytes.
-        timestamp: When it was done, an aware time; None: when it is recorded.
+        action: The action of the task; at most 4096 bytes.
+        description: A description of the action for people; at most 4096 bytes.
+        success: Whether the task succeeded.
+        duration_ms: The duration in milliseconds: from 0 to 2**63 - 1, like the other counts.
+        heals_used: The number of uses of self-healing.
+        tool_calls: The number of tool calls.
+        files: The files of the task: at most 1,000, of 1 to 4096 bytes each.
+        error_type: The kind of the failure; empty for a success; at most 4096 bytes.
+        timestamp: The time of the outcome, aware; None: the time of the record.
     """
 
     __slots__ = (
@@ -81,7 +81,7 @@ class PlanOutcome(Value):
         error_type: str = "",
         timestamp: datetime | None = None,
     ) -> None:
-        # What is no list of files is refused when it is recorded; a str would be its letters here.
+        # Keep other types unchanged: recording refuses them. A str would become a tuple of its letters here.
         named = tuple(files) if hasattr(files, "__iter__") and not isinstance(files, str) else files
         self._set(
             task_id,
@@ -97,11 +97,11 @@ class PlanOutcome(Value):
         )
 
     def members(self) -> str:
-        """Not for users: the fields as they stand in a record's line.
+        """Return the fields encoded for a record's line. Not for users.
 
         Raises:
-            TypeError: A value is of a wrong type; says which.
-            ValueError: A value is out of range, or they take too much room in all.
+            TypeError: A value has a wrong type; the message names the field.
+            ValueError: A value is out of range, or all values together are too long.
         """
         texts: dict[str, str] = {
             "task_id": quoted(check_name("task_id", self.task_id)),
@@ -123,11 +123,11 @@ class PlanOutcome(Value):
         return members
 
     def time(self) -> int:
-        """Not for users: the timestamp in nanoseconds since the epoch; 0 if there is none.
+        """Return the timestamp in nanoseconds since the epoch; 0 if there is none. Not for users.
 
         Raises:
-            TypeError: It is no aware time.
-            ValueError: It is before the epoch.
+            TypeError: The timestamp is not an aware time.
+            ValueError: The timestamp is before the epoch.
         """
         if self.timestamp is None:
             return 0
@@ -141,6 +141,6 @@ class PlanOutcome(Value):
 
 
 def check_outcome(outcome: object) -> None:
-    """Raise TypeError if it is no outcome."""
+    """Raise TypeError if the object is not a `PlanOutcome`."""
     if not isinstance(outcome, PlanOutcome):
         raise TypeError(f"outcome must be a PlanOutcome, not {kind(outcome)}")

@@ -1,4 +1,4 @@
-"""The hash of a prompt, which tells whether two interactions had the same one."""
+"""The hash of a prompt, which shows whether two interactions had the same prompt."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _DIGITS = 16
 
 
 def hash_prompt(text: str) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a prompt's UTF-8, as the Go program has it.
+    """Return the first 16 hexadecimal digits of the SHA-256 of a prompt's UTF-8, like the Go program.
 
     Raises:
-        TypeError: It is no str.
-        ValueError: It has a lone surrogate, which UTF-8 cannot carry.
+        TypeError: The prompt is not a str.
+        ValueError: The prompt has a lone surrogate, which UTF-8 cannot encode.
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, not {type(text).__name__}")

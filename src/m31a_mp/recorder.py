@@ -1,4 +1,4 @@
-"""What records into a session: `Recorder`, and how a process gets one."""
+"""The recorder: `Recorder` records into a session; `attach` makes one."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Recorder(Recording):
     """Records into a session that another process owns. Made by `attach`, `from_env` or unpickling.
 
     A `record_*` method takes about a microsecond. When it has returned, its record survives the death of
-    any process. It never waits for another process, and raises nothing but `TypeError` and `ValueError`
-    for wrong arguments, of which nothing is recorded then. Threads, signal handlers, finalizers and forked
-    children may all use the same object.
+    any process. A method never waits for another process, and raises only `TypeError` and `ValueError` for
+    wrong arguments; nothing is recorded then. Threads, signal handlers, finalizers and forked children may
+    all use the same object.
 
-    Names and phases are strings of 1 to 4096 bytes of UTF-8; counts and durations are ints from 0 to
-    2**63 - 1; a bool is not an int. NumPy's integers, bools and floats are taken for what they are.
+    Names and phases are strings of 1 to 4096 bytes of UTF-8. Counts and durations are ints from 0 to
+    2**63 - 1, and a bool is not an int. NumPy's integers, bools and floats are accepted, too.
     """
 
     def __init__(self, session: Session | None, durability: str = PROCESS) -> None:
-        """Not for users: `session` is where to record, None records nothing."""
+        """Make a recorder for a session; None records nothing. Not for users."""
         if durability not in {PROCESS, DISK}:
             raise ValueError(f"durability must be {PROCESS!r} or {DISK!r}, not {durability!r}")
         self._session = session
@@ -65,25 +65,25 @@ class Recorder(Recording):
 
     @property
     def session_id(self) -> str | None:
-        """The id of the session that it records into; None if it records nothing."""
+        """The id of the session; None if nothing is recorded."""
         return self._session.id if self._session else None
 
     @property
     def directory(self) -> str | None:
-        """The session's directory, absolute, whether it exists yet or not; None if it records nothing."""
+        """The absolute path of the session's directory, which may not exist; None if nothing is recorded."""
         return self._session.root if self._session else None
 
     @classmethod
     def from_env(cls) -> Recorder:
-        """The recorder for the session in this process's environment, put there by `env()` of its parent.
+        """Make a recorder for the session in the environment, which the parent passed with `env()`.
 
         Returns:
-            A recorder; without a session in the environment one that records nothing, so that a tool can
-            be run by itself.
+            A recorder. Without a session in the environment, it records nothing, so that a tool also runs
+            on its own.
 
         Raises:
-            ValueError: What the environment names cannot be a session's directory.
-            FileNotFoundError: It is relative, and there is no working directory any more.
+            ValueError: The path in the environment cannot be a session's directory.
+            FileNotFoundError: The path is relative, and the working directory does not exist any more.
         """
         directory = os.environ.get(SESSION_VARIABLE)
         if not directory:
@@ -93,7 +93,7 @@ class Recorder(Recording):
         return Recorder(Session.named(session_id, sessions_dir), durability)
 
     def env(self) -> dict[str, str]:
-        """What to add to the environment of a child process, for its `Recorder.from_env()`."""
+        """Return the variables that a child process needs for `Recorder.from_env()`."""
         return {
             SESSION_VARIABLE: self._session.root if self._session else "",
             DURABILITY_VARIABLE: self._durability,
@@ -102,10 +102,10 @@ class Recorder(Recording):
     def tool_call(self, name: str) -> Stopwatch:
         """Measure a block, and record it as a call of a tool: `with recorder.tool_call("bash"):`.
 
-        `async with` does the same. It has failed if an exception leaves the block, which goes on its way, or
-        if the block says so: `with recorder.tool_call("bash") as call: call.success = False`. The error is
-        the class of the exception, or what the block says, which is a failure, too:
-        `call.error = "timeout"`.
+        `async with` does the same. The call has failed if an exception leaves the block, or if the block says
+        so: `with recorder.tool_call("bash") as call: call.success = False`. Exceptions are not swallowed. The
+        error is the class of the exception, or the name that the block sets, which also makes the call a
+        failure: `call.error = "timeout"`.
 
         Args:
             name: The tool.
@@ -120,9 +120,10 @@ class Recorder(Recording):
         )
 
     def tool(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Measure each call of a function, and record it as one of a tool: `@recorder.tool("bash")`.
+        """Measure each call of a function, and record it as a tool call: `@recorder.tool("bash")`.
 
-        Coroutine functions too, from their first step to their last. A generator function is a `TypeError`.
+        Coroutine functions are measured from their first step to their last. Generator functions raise
+        `TypeError`.
 
         Args:
             name: The tool.
@@ -135,7 +136,7 @@ class Recorder(Recording):
     def phase(self, phase: str) -> Stopwatch:
         """Record that the workflow enters a phase, and after the block its duration and outcome.
 
-        As `tool_call`: `with recorder.phase("plan"):`, also `async with`; an exception is a failure.
+        Use it like `tool_call`: `with recorder.phase("plan"):` or `async with`. An exception is a failure.
         """
         phase = checks.check_name("phase", phase)
         return Stopwatch(
@@ -146,35 +147,36 @@ class Recorder(Recording):
     def run(
         self, command: Any, *, tool: str, env: Mapping[Any, Any] | None = None, **options: Any
     ) -> CompletedProcess[Any]:
-        """Run a command as `subprocess.run` does, and record it as a call of a tool.
+        """Run a command with `subprocess.run`, and record it as a call of a tool.
 
-        It has succeeded if its status is 0; else the error is `exit 1`, `SIGKILL`, `timeout`, or the class of
-        an exception. The command finds the session in its environment.
+        The call has succeeded if the status is 0. Otherwise the error is `exit 1`, `SIGKILL`, `timeout`, or
+        the class of an exception. The command finds the session in its environment.
 
         Args:
             command: The program and its arguments.
             tool: The tool's name.
-            env: The environment of the command, where it is not that of this process.
-            options: What else `subprocess.run` takes, such as `check`, `timeout` and `capture_output`.
+            env: The environment of the command; None: the environment of this process.
+            options: Other arguments of `subprocess.run`, for instance `check`, `timeout`, `capture_output`.
 
         Returns:
-            What `subprocess.run` returns. It also raises the same; then the call is recorded as a failure.
+            The result of `subprocess.run`. Exceptions of `subprocess.run` are recorded as failures and
+            raised.
         """
         given = os.environ if env is None else env
-        # Names may be bytes. The session's would be there twice, and which of them counts is chance.
+        # Names may be bytes. Without decoding, a variable could be there twice, and either could win.
         environment = {os.fsdecode(name): value for name, value in given.items()} | self.env()
         return timing.run(self.tool_call(tool), command, environment, options)
 
     def snapshot(self) -> SessionMetrics:
-        """The metrics of the session now, with every record whose call returned before, in any process.
+        """Return the current metrics, with every record whose call returned before, in any process.
 
-        Reads the files and changes nothing; whatever the other processes do, it does not wait for them. Only
-        where the journal seems to be damaged is it looked at again under its lock, for 5 seconds at most: it
-        may be an append in progress.
+        A snapshot reads files and changes nothing. It does not wait for other processes, with one exception:
+        if the journal seems damaged, which may be a running append, it is read again under its lock. The wait
+        for the lock takes at most 5 seconds.
 
         Returns:
-            A copy of its own, the caller's to change. Empty if nothing is recorded here; if there is no
-            session at all, yet or any more, a warning in the log says so, once.
+            A new object, which the caller may change. It is empty if this object records nothing. If there
+            is no session, yet or any more, the log has one warning.
 
         Raises:
             DamagedMetricsError: `metrics.json` is not valid.
@@ -196,14 +198,14 @@ class Recorder(Recording):
         return metrics
 
     def recent_plan_outcomes(self, n: int = 0) -> list[PlanOutcome]:
-        """The latest outcomes of tasks of a plan, the oldest of them first.
+        """Return the latest outcomes of tasks of a plan, oldest first.
 
         Args:
-            n: How many at most; 0 or less: all that are kept, which are 1,000.
+            n: The most outcomes to return; 0 or less: all kept ones, up to 1,000.
 
         Raises:
-            TypeError: `n` is no int.
-            DamagedMetricsError, OSError: As `snapshot`.
+            TypeError: `n` is not an int.
+            DamagedMetricsError, OSError: See `snapshot`.
         """
         if checks.as_int(n) is None:
             raise TypeError(f"n must be an int, not {checks.kind(n)}")
@@ -211,17 +213,17 @@ class Recorder(Recording):
         return outcomes[-n:] if n > 0 else outcomes
 
     def current_session_cost(self) -> float:
-        """What the session cost so far; at least that, where the cost of an interaction is not known.
+        """Return the cost of the session so far; a lower bound if the cost of any interaction is unknown.
 
         Raises:
-            DamagedMetricsError, OSError: As `snapshot`.
+            DamagedMetricsError, OSError: See `snapshot`.
         """
         return self.snapshot().totals.cost
 
     def flush(self) -> None:
-        """Hand what this process recorded to the journal.
+        """Move the records of this process to the journal.
 
-        There is no need to: the owner finds it, and it is safe where it is.
+        This is not necessary: the records are safe in their segments, and the owner finds them.
 
         Raises:
             JournalLockedError: Another process held the journal's lock for 5 seconds.
@@ -231,20 +233,20 @@ class Recorder(Recording):
             self._staging.hand_over()
 
     def bring_out(self) -> None:
-        """Not for users: before a process ends, hand over what no other process can find.
+        """Move to the journal what no other process can find, before a process ends. Not for users.
 
-        That is nothing, unless somebody removed the session's directory, or records were dropped.
+        This does nothing unless the session's directory was removed, or records were dropped.
 
         Raises:
-            JournalLockedError, OSError: As `flush`.
+            JournalLockedError, OSError: See `flush`.
         """
         if self._session is not None:
             self._staging.hand_over_hidden()
 
     def stop(self) -> None:
-        """Hand over what this process recorded and give back its shared memory. Never raises.
+        """Move the records of this process to the journal, and delete its segments. Never raises.
 
-        Recording goes on to work, and makes new shared memory.
+        Recording still works afterwards, and makes new segments.
         """
         if self._session is None:
             return
@@ -265,7 +267,7 @@ class Recorder(Recording):
         self.stop()
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Of a collector too: whoever unpickles it is a worker in the same session.
+        # A pickled collector becomes a recorder, too: the receiving process is a worker in the same session.
         return Recorder, (self._session, self._durability)
 
     def __repr__(self) -> str:
@@ -278,14 +280,14 @@ def attach(session_id: str, sessions_dir: str | os.PathLike[str], *, durability:
 
     Args:
         session_id: The session's id.
-        sessions_dir: The directory of the sessions, as its owner gave it.
-        durability: What a record survives when its call has returned; see `Collector`.
+        sessions_dir: The directory of the sessions, the same as the owner's.
+        durability: The failure that a record survives when its call has returned; see `Collector`.
 
     Returns:
-        A recorder. Nothing is touched before its first record.
+        A recorder. It accesses no files before its first record.
 
     Raises:
         ValueError: The id is not one path component of at most 200 bytes.
-        FileNotFoundError: `sessions_dir` is relative, and there is no working directory any more.
+        FileNotFoundError: `sessions_dir` is relative, and the working directory does not exist any more.
     """
     return Recorder(Session.named(session_id, sessions_dir), durability)

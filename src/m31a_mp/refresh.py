@@ -1,4 +1,4 @@
-"""The thread that keeps `metrics.json` fresh, if its owner wants one."""
+"""The optional thread of an owner that keeps `metrics.json` fresh."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from queue import Empty, SimpleQueue
 
 from m31a_mp.system.log import warn
 
-# How long to wait for a thread that has nothing left to do: enough for one that is ready to run. One that
-# waits for something that the waiting thread holds, perhaps a handler of the log, must not lock it up.
+# The longest wait for the thread to end. Without a limit, a deadlock is possible: the thread may wait for
+# something that the joining thread holds, for instance a log handler.
 _JOIN_SECONDS = 1.0
 
 
 def check_interval(field: str, value: object) -> float:
-    """Seconds: a finite number above 0."""
+    """Return the seconds, if they are a finite number above 0."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{field} must be a number of seconds or None, not {type(value).__name__}")
     try:
@@ -29,20 +29,20 @@ def check_interval(field: str, value: object) -> float:
 
 
 class Refresher:
-    """Calls a method every so often, from a daemon thread: that does not keep the program from ending.
+    """Calls a method at an interval, in a daemon thread, which does not keep the program from ending.
 
-    It does not keep the method's object alive either, and ends when that is gone. A forked child has no such
-    thread.
+    The thread does not keep the method's object alive either, and ends when the object is gone. A forked
+    child does not have the thread.
     """
 
     def __init__(self, method: Callable[[], object], seconds: float) -> None:
         """Start the thread.
 
         Raises:
-            RuntimeError: The system does not allow for one more.
+            RuntimeError: The system refuses another thread.
         """
-        # A simple queue takes something from a finalizer and from a signal handler, wherever they come; the
-        # lock inside of an Event may be held by the very call that they interrupt.
+        # Finalizers and signal handlers may put into a SimpleQueue at any point. The lock inside an Event may
+        # be held by the call that they interrupt.
         self._ended: SimpleQueue[object] = SimpleQueue()
         weak = weakref.WeakMethod(method, self._ended.put)
         arguments = (weak, min(seconds, threading.TIMEOUT_MAX), self._ended)
@@ -50,11 +50,11 @@ class Refresher:
         self._thread.start()
 
     def end(self) -> None:
-        """Have the thread make no more calls. May be called anywhere, and again."""
+        """Stop the calls of the thread. May be called from anywhere, and repeatedly."""
         self._ended.put(None)
 
     def join(self) -> None:
-        """Wait until the thread is gone that was told to end; at most for a second."""
+        """Wait until the thread has ended, for at most a second. Call `end` before."""
         if self._thread.ident != threading.get_ident():
             self._thread.join(_JOIN_SECONDS)
 
@@ -72,11 +72,11 @@ def _repeat(
             warned = False
         except Exception as error:
             warned = warned or warn("metrics.json is not fresh: %s", error)
-        del method  # while this thread sleeps, the object is not its own
+        del method  # the sleeping thread must not keep the object alive
 
 
 def _is_put(queue: SimpleQueue[object], seconds: float) -> bool:
-    """Wait so long for something to be put there; returns whether it was."""
+    """Wait up to `seconds` for an item in the queue. Return whether there was one."""
     try:
         queue.get(timeout=seconds)
     except Empty:

@@ -1,8 +1,8 @@
-"""The tokens in the answer of a language model, as the APIs of OpenAI and Anthropic spell them.
+"""Read the tokens from a response of a language model, in the formats of OpenAI and Anthropic.
 
-Of OpenAI the input contains what was read from the cache, and the output the reasoning. Of Anthropic the
-output contains the reasoning, too, but the input is only what is neither written to the cache nor read from
-it: the three together are the prompt.
+OpenAI includes tokens read from the cache in the input, and reasoning in the output. Anthropic includes
+reasoning in the output, too, but its input excludes tokens written to the cache or read from it: the sum of
+the three is the prompt.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any
 from m31a_mp.kinds.checks import as_int, kind
 
 _BITS = 63
-# OpenAI has the parts in an object of their own: chat completions in the first, responses in the second.
+# OpenAI puts the parts in a separate object: chat completions in the first, responses in the second.
 _PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 _COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details")
 
 
 def tokens(response: object) -> dict[str, int] | None:
-    """The tokens by the names that `Usage` gives them; None where there is no usage.
+    """Return the tokens by their names in `Usage`; None without a usage.
 
     Raises:
-        TypeError: It is no response, or its usage has a count that is no int.
-        ValueError: Its usage has none of the known forms, or a count is out of range.
+        TypeError: The object is not a response, or a count in its usage is not an int.
+        ValueError: The usage has an unknown form, or a count is out of range.
     """
     usage = _usage(response)
     if usage is None:
         return None
     total = _get(usage, "total_tokens")
-    if _get(usage, "prompt_tokens") is not None:  # chat completions; embeddings complete nothing
+    if _get(usage, "prompt_tokens") is not None:  # chat completions, or embeddings without completion tokens
         prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     elif _get(usage, "input_tokens") is None or _get(usage, "output_tokens") is None:
         raise ValueError(
@@ -42,11 +42,11 @@ def tokens(response: object) -> dict[str, int] | None:
         _count(usage, key) for key in ("cache_creation_input_tokens", "cache_read_input_tokens")
     )
     if total is None and _get(usage, "prompt_tokens") is None:
-        prompt += written + cached  # Anthropic's; OpenAI's responses have a total, and their input is whole
+        prompt += written + cached  # Anthropic; responses of OpenAI have a total, and their input is complete
     total = prompt + completion if total is None else _count(usage, "total_tokens")
     if max(prompt, total).bit_length() > _BITS:
         raise ValueError(f"the tokens of the usage add up to more than 2**{_BITS} - 1")
-    # A gateway may say it in both ways.
+    # A gateway may use both forms.
     cached = min(prompt, max(cached, *(_count(_get(usage, key), "cached_tokens") for key in _PROMPT_DETAILS)))
     reasoning = max(_count(_get(usage, key), "reasoning_tokens") for key in _COMPLETION_DETAILS)
     return {
@@ -60,22 +60,22 @@ def tokens(response: object) -> dict[str, int] | None:
 
 
 def _usage(response: object) -> object:
-    """The usage in a response, or in an event of a stream; a usage is returned as it is."""
+    """Return the usage in a response, or in an event of a stream. A usage is returned unchanged."""
     if response is None or any(_get(response, key) is not None for key in ("prompt_tokens", "input_tokens")):
         return response
-    # Also those without usage say what they are: `object` at OpenAI, `type` at Anthropic and in streams.
+    # Responses without usage are recognized by `object` (OpenAI) or `type` (Anthropic, and streams).
     if not isinstance(response, Mapping) and not any(
         hasattr(response, k) for k in ("usage", "object", "type")
     ):
         raise TypeError(f"a {kind(response)} is no response of OpenAI or Anthropic")
     usage = _get(response, "usage")
     if usage is None and str(_get(response, "type")).startswith("response."):
-        return _get(_get(response, "response"), "usage")  # `response.completed` in a stream of OpenAI's
+        return _get(_get(response, "response"), "usage")  # `response.completed` in a stream of OpenAI
     return usage
 
 
 def _get(holder: object, key: str) -> Any:
-    """From a dict or from an object of an SDK; None if it is not there, as where it is null."""
+    """Return a value from a dict or from an object of an SDK; None if it is missing or null."""
     return holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key, None)
 
 

@@ -1,4 +1,4 @@
-"""What measures for the user: a block, a function, a command. Its clock is monotonic."""
+"""Measure a block, a function or a command for the user, with a monotonic clock."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 
 
 class Measured:
-    """What is being measured in one block.
+    """The measurement of one block.
 
     Attributes:
-        success: Set it to False where something failed and no exception tells it.
-        error: Set it to a short name that says why; then it has failed. Of an exception it is the class's.
+        success: Set this to False if the block fails without an exception.
+        error: Set this to a short name of a failure; the block has then failed. By default, the name of the
+            class of an exception.
     """
 
     __slots__ = ("_error", "_started", "_success", "call", "entered_by", "generation", "is_left")
 
     def __init__(self, entered_by: int = 0, call: str = "", generation: int = 0) -> None:
-        """Not for users.
+        """Start the measurement. Not for users.
 
         Args:
-            entered_by: The id of the frame whose block it is.
+            entered_by: The `id` of the frame that contains the block.
             call: The id of the call.
-            generation: That of the process that enters the block.
+            generation: The generation of the process that enters the block.
         """
         self.call = call
         self.entered_by = entered_by
@@ -53,7 +54,7 @@ class Measured:
 
     @success.setter
     def success(self, success: bool) -> None:
-        # Here, where it is set: at the end of the block the error could hide one that leaves the block.
+        # Check here: an error at the end of the block could hide an exception that leaves the block.
         self._success = checks.check_bool("success", success)
 
     @property
@@ -68,19 +69,19 @@ class Measured:
         return (monotonic_ns() - self._started) // 1_000_000
 
 
-# The blocks of this context (task, thread) that are not left yet, of all stopwatches, the newest last. One
-# variable for all of them: a context would keep each stopwatch's own for as long as it lives.
+# The blocks of all stopwatches in this context (task, thread) that are not left yet, newest last. All share
+# one variable, because a context keeps each variable alive for as long as it lives.
 _entered: ContextVar[tuple[Measured, ...]] = ContextVar("m31a_mp_entered", default=())
-# More than so many are looked through for those that were left elsewhere, and more than so many not kept.
+# With more than `_FEW` blocks, those that were left in other contexts are removed. At most `_MOST` are kept.
 _FEW = 8
 _MOST = 64
 
 
 class Stopwatch:
-    """Measures the block of a `with` or an `async with`, and records it whichever way the block is left.
+    """Measures the block of a `with` or an `async with`, and records the block in whatever way it ends.
 
-    It can be kept and entered again, also by other threads, tasks and generators, and while it is entered:
-    each block is measured by itself. A block may be left in another thread or context than it was entered.
+    A stopwatch can be entered again, also by other threads, tasks and generators, and while it is entered.
+    Each block is measured by itself. A block may end in another thread or context than it began.
     """
 
     __slots__ = ("_enter", "_leave", "_under_way")
@@ -88,11 +89,11 @@ class Stopwatch:
     def __init__(
         self, enter: Callable[[str], None], leave: Callable[[bool, int, str | None, str], None]
     ) -> None:
-        """Not for users.
+        """Make a stopwatch. Not for users.
 
         Args:
-            enter: Takes the id of the call, when a block is entered.
-            leave: Takes the success, the milliseconds, why it failed, and the id of the call.
+            enter: Called at the beginning of a block with the id of the call.
+            leave: Called at the end of a block with the success, the milliseconds, the error, and the id.
         """
         self._leave = leave
         self._enter = enter
@@ -109,7 +110,7 @@ class Stopwatch:
     ) -> None:
         self._end(sys._getframe().f_back, exc_type)  # noqa: SLF001
 
-    # No coroutine functions: their frame would be the caller's no more.
+    # Not coroutine functions: the calling frame would not be the user's.
     def __aenter__(self) -> Coroutine[Any, Any, Measured]:
         return _returning(self._begin(sys._getframe().f_back))  # noqa: SLF001
 
@@ -123,20 +124,20 @@ class Stopwatch:
         return _returning(None)
 
     def _begin(self, frame: FrameType | None) -> Measured:
-        generation = fork.generation  # asked before: a signal handler may fork in the middle, and return
+        generation = fork.generation  # read first: a signal handler may fork in here, and return in the child
         call = new_call()
         try:
             self._enter(call)
             measured = Measured(id(frame), call, generation)
             self._under_way[measured] = None
         except BaseException as error:
-            # A signal handler raised it. The call has begun, perhaps, and must not be under way for ever.
+            # A signal handler raised. Record an end: a call that has begun would otherwise stay running.
             if generation == fork.generation:
                 self._leave(False, 0, _short(type(error).__name__), call)
             raise
         entered = _entered.get()
         if entered and (len(entered) > _FEW or entered[-1].is_left):
-            # Some may have been left in another context, or never will be.
+            # Some blocks may have been left in another context, or are never left.
             entered = tuple(block for block in entered if not block.is_left)[-_MOST:]
         _entered.set((*entered, measured))
         return measured
@@ -145,7 +146,7 @@ class Stopwatch:
         entered = _entered.get()
         measured = entered[-1] if entered else None
         if measured and measured.entered_by == id(frame) and self._take(measured):
-            _entered.set(entered[:-1])  # nearly always
+            _entered.set(entered[:-1])  # the usual case
         else:
             measured = self._find(id(frame))
             _entered.set(tuple(block for block in entered if block is not measured))
@@ -160,7 +161,7 @@ class Stopwatch:
             self._leave(measured.success and error is None, measured.milliseconds(), error, measured.call)
 
     def _find(self, frame: int) -> Measured:
-        """Take the block that is being left out of those under way."""
+        """Remove the block that is being left from the running ones, and return it."""
         while self._under_way:
             for measured in self._candidates(frame):
                 if self._take(measured):
@@ -168,16 +169,16 @@ class Stopwatch:
         raise RuntimeError("a measured block was left more often than it was entered")
 
     def _take(self, measured: Measured) -> bool:
-        """Whether it was under way: a thread to which it was the second choice may have been faster."""
+        """Remove a block. Return False if another thread, which left a block too, was faster."""
         return self._under_way.pop(measured, False) is None
 
     def _candidates(self, frame: int) -> Iterator[Measured]:
-        """The blocks under way, the likeliest first.
+        """Yield the running blocks, the likeliest first.
 
-        A `with` enters and leaves its block in the same frame, in whatever context that frame is run: only
-        this tells generators apart that one thread runs in turns. A block without a `with`, as an `ExitStack`
-        has it, is the newest one of its context. If it was entered in another context, it may be taken for
-        another's; each is recorded once.
+        A `with` enters and leaves its block in the same frame, in whatever context this frame runs. Only the
+        frame distinguishes generators that one thread runs in turns. A block without a `with`, for instance
+        of an `ExitStack`, is the newest of its context. If it was entered in another context, it may be
+        mistaken for another block; each block is still recorded once.
         """
         here = [measured for measured in reversed(_entered.get()) if measured in self._under_way]
         yield from (measured for measured in here if measured.entered_by == frame)
@@ -192,10 +193,10 @@ async def _returning(result: R) -> R:
 
 
 def measuring(stopwatch: Callable[[], Stopwatch], function: Callable[P, R]) -> Callable[P, R]:
-    """A function, or a coroutine function, that does the same and is measured, each call by itself.
+    """Wrap a function or a coroutine function, so that each call is measured.
 
     Raises:
-        TypeError: It is no function, or one of a generator: that has not done anything when it returns.
+        TypeError: The object is not a function, or is a generator function, which returns before it runs.
     """
     import functools
     import inspect
@@ -215,7 +216,7 @@ def measuring(stopwatch: Callable[[], Stopwatch], function: Callable[P, R]) -> C
         @functools.wraps(function)
         async def coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
             with stopwatch():
-                return await function(*args, **kwargs)  # type: ignore[misc]  # as was just asked
+                return await function(*args, **kwargs)  # type: ignore[misc]  # checked above
 
         return coroutine  # type: ignore[return-value]  # R is the coroutine that it returns
 
@@ -230,12 +231,12 @@ def measuring(stopwatch: Callable[[], Stopwatch], function: Callable[P, R]) -> C
 def run(
     stopwatch: Stopwatch, command: Any, environment: dict[str, Any], options: dict[str, Any]
 ) -> CompletedProcess[Any]:
-    """Run a command as `subprocess.run` does; a status other than 0 is a failure, too."""
+    """Run a command with `subprocess.run`. A status other than 0 is a failure, too."""
     import subprocess
 
     with stopwatch as call:
         try:
-            completed = subprocess.run(command, env=environment, **options)  # noqa: PLW1510, S603  # as the caller says
+            completed = subprocess.run(command, env=environment, **options)  # noqa: PLW1510, S603  # the caller decides
         except subprocess.CalledProcessError as error:
             call.error = error_of(error.returncode)
             raise
@@ -248,10 +249,10 @@ def run(
 
 
 def error_of(status: int) -> str | None:
-    """The name of the error that a command ended with: `exit 1`, `SIGKILL`; None if it succeeded.
+    """Return the name of the error that ended a command: `exit 1`, `SIGKILL`; None for a success.
 
     Args:
-        status: Its exit status, or minus the number of the signal that ended it.
+        status: The exit status, or the negative number of the signal that ended the command.
     """
     if status >= 0:
         return f"exit {status}" if status else None
@@ -264,6 +265,6 @@ def error_of(status: int) -> str | None:
 
 
 def _short(name: str) -> str:
-    """A name of an error from one that may be anything, for an error here would hide the other one."""
+    """Make a valid error name from any class name: an exception here would hide the user's exception."""
     whole = name.encode(errors="replace")
     return whole[: checks.MAX_SHORT_NAME_BYTES].decode(errors="ignore") or "exception"

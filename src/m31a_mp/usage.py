@@ -1,4 +1,4 @@
-"""The tokens of one interaction with a language model. A worker needs no more than this to record them."""
+"""The tokens of one interaction with a language model. A worker needs only this module to record them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from m31a_mp.kinds.value import Value
 class Usage(Value):
     """The tokens of one interaction with a language model, each an int from 0 to 2**63 - 1.
 
-    It cannot be changed, and is compared by its values. Nothing is counted twice: the last three are parts of
-    the first two.
+    Immutable, and compared by value. The last three counts are parts of the first two, and are not added to
+    them.
 
     Attributes:
         prompt_tokens: The tokens of the prompt.
         completion_tokens: The tokens of the completion.
-        total_tokens: What the provider says; it is not checked against the other two.
-        cached_tokens: Those of the prompt that were read from a cache.
-        cache_write_tokens: Those of the prompt that were written to a cache.
-        reasoning_tokens: Those of the completion that were reasoning.
-        members: Not for users: the fields as they stand in a record's line.
+        total_tokens: The total that the provider reports. It is not checked against the other two.
+        cached_tokens: The prompt tokens that were read from a cache.
+        cache_write_tokens: The prompt tokens that were written to a cache.
+        reasoning_tokens: The completion tokens that were reasoning.
+        members: The fields encoded for a record's line. Not for users.
     """
 
     __slots__ = (
@@ -58,11 +58,11 @@ class Usage(Value):
         cache_write_tokens: int = 0,
         reasoning_tokens: int = 0,
     ) -> None:
-        """Put the tokens of an interaction together.
+        """Make a usage from the tokens of an interaction.
 
         Raises:
-            TypeError: A value is no int; says which.
-            ValueError: A value is out of range, or a part is more than the whole.
+            TypeError: A value is not an int; the message names the field.
+            ValueError: A value is out of range, or a part exceeds its whole.
         """
         whole = (prompt_tokens, completion_tokens, total_tokens)
         parts = (cached_tokens, cache_write_tokens, reasoning_tokens)
@@ -81,23 +81,21 @@ class Usage(Value):
 
     @classmethod
     def from_response(cls, response: object) -> Usage | None:
-        """The usage in an answer of OpenAI (chat completions, responses) or Anthropic (messages).
+        """Read the usage from a response of OpenAI (chat completions, responses) or Anthropic (messages).
 
-        Prompt tokens contain those that were read from a cache or written to it, completion tokens contain
-        reasoning, whatever the API counts where; nothing is counted twice. A part that is said to be more
-        than the whole is taken as the whole.
+        For every API, prompt tokens include those read from a cache or written to it, and completion tokens
+        include reasoning. No token is counted twice. A part that exceeds its whole is limited to the whole.
 
         Args:
             response: The SDK's object, or a dict of the same JSON; an event of a stream; or the usage itself.
 
         Returns:
-            The usage; None if there is none, as in most events of a stream: `record_llm_interaction` takes
-            that as a no-op. What it finds in the events of one stream are running totals; mostly there is
-            one, at the end.
+            The usage; None if there is none, as in most events of a stream. `record_llm_interaction` ignores
+            None. Usages in the events of one stream are running totals; mostly there is one, at the end.
 
         Raises:
-            TypeError: It is no response, or a count is no int.
-            ValueError: The usage is of no known form, or a count is out of range.
+            TypeError: The object is not a response, or a count is not an int.
+            ValueError: The usage has an unknown form, or a count is out of range.
         """
         if isinstance(response, cls):
             return response
@@ -108,7 +106,7 @@ class Usage(Value):
 
 
 def check_usage(usage: object) -> None:
-    """Raise TypeError if it is no usage; says what helps."""
+    """Raise TypeError, with advice, if the object is not a `Usage`."""
     if not isinstance(usage, Usage):
         hint = "Usage.from_response() takes what a model's API returned"
         raise TypeError(f"usage must be a Usage or None, not {kind(usage)}; {hint}")

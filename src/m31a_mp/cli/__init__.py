@@ -1,4 +1,4 @@
-"""The command line `m31a-mp`, one file per command. Needs the extra `cli`: click and rich."""
+"""The command line `m31a-mp`, one file per command. It needs the extra `cli`: click and rich."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 CANNOT_START = 125
-"""The exit status when nothing could be started: an extra is missing, or `run` could not run its command."""
+"""The exit status if nothing could be started: an extra is missing, or `run` could not run its command."""
 
 _NEEDED = {"click": "click>=8.1.8", "rich": "rich>=13.7"}
 
@@ -16,21 +16,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: What stands behind the program's name; by default that of this process.
+        arguments: The arguments after the program's name; by default those of this process.
 
     Returns:
-        The exit status; `m31a-mp --help` says what they mean.
+        The exit status; `m31a-mp --help` lists them.
     """
     missing = [name for name in _NEEDED if not _is_installed(name)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         needed = shlex.join([sys.executable, "-m", "pip", "install", *(_NEEDED[name] for name in missing)])
-        print(  # noqa: T201  # there is nothing else to say it with
+        print(  # noqa: T201  # click is perhaps not installed
             f"m31a-mp: {' and '.join(missing)} {verb} not installed\nhint: {needed}",
             file=sys.stderr,
         )
         return CANNOT_START
-    from m31a_mp.cli.program import start  # needs what may be missing  # noqa: PLC0415
+    from m31a_mp.cli.program import start  # imports click and rich  # noqa: PLC0415
 
     return start(sys.argv[1:] if arguments is None else arguments)
 

@@ -1,4 +1,4 @@
-"""The timeline of a session in one line: how much happened when."""
+"""The timeline of a session as one line of bars."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from m31a_mp.model import Timeline
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 60
-_LEAST = 8  # of fewer bars nobody learns anything
-# A step that is further from the others than so many times what they take is of a wrong clock.
+_LEAST = 8  # fewer bars show nothing
+# A step is from a wrong clock if its distance from the others is more than so many times their span.
 _FAR = 20
 
 
 class Activity:
-    """A line of bars, each for the calls and interactions of an equal time; an empty time has none."""
+    """A line of bars for the calls and interactions in equal spans of time. Empty spans have no bar."""
 
     def __init__(self, timeline: Timeline) -> None:
         happened = map(sum, zip(timeline.tool_calls, timeline.interactions, strict=True))
@@ -42,7 +42,7 @@ class Activity:
         yield Text(f"calls and interactions, {each}{far}", "dim")
 
     def _columns(self, width: int) -> tuple[list[int], int]:
-        """How much happened in each of some equal times, and how many seconds each takes."""
+        """Return the counts for equal spans of time, and the seconds of a span."""
         seconds = self._seconds
         while self._steps[-1][0] // seconds - self._steps[0][0] // seconds >= width:
             seconds *= 2
@@ -62,6 +62,6 @@ class Activity:
                 return
 
     def _without_an_end(self) -> Iterator[list[tuple[int, int]]]:
-        if len(self._steps) > 2:  # noqa: PLR2004  # of two, who is far?
+        if len(self._steps) > 2:  # noqa: PLR2004  # with two steps, either could be the wrong one
             yield self._steps[1:]
             yield self._steps[:-1]

@@ -1,4 +1,4 @@
-"""What stands in a cell of a table: numbers, durations, costs and times, for people."""
+"""The contents of table cells: numbers, durations, costs and times, for people."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from decimal import Decimal
 from m31a_mp.cli.layout import Cell
 
 _LEAST_OF_FOUR_PLACES = 0.0001
-# A smaller amount would have more zeros than a column has room for.
+# A smaller amount would have too many zeros for a column.
 _LEAST_AMOUNT = 1e-9
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """A number of things: `1 record`, `2 records`."""
+    """Format a number of things: `1 record`, `2 records`."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def bad(number: float) -> Cell:
-    """A number of which each one is bad."""
+    """Format a number of bad things, in red unless 0."""
     return (f"{number:,}", "red") if number else "0"
 
 
 def part(number: int, whole: int) -> str:
-    """A number as a part of another one."""
+    """Format a number as a percentage of another number."""
     return f"{100 * number / whole:.1f} %" if whole else "-"
 
 
 def cost(amount: float, unknown: int = 0, interactions: int | None = None) -> str:
-    """What interactions cost.
+    """Format the cost of interactions.
 
     Args:
-        amount: The sum of the costs that are known.
-        unknown: Of how many interactions the cost is not known.
-        interactions: How many there are; None: it does not matter.
+        amount: The sum of the known costs.
+        unknown: The number of interactions without a known cost.
+        interactions: The number of interactions; None: unknown.
     """
     if unknown and unknown == interactions:
         return "not known"
@@ -43,27 +43,27 @@ def cost(amount: float, unknown: int = 0, interactions: int | None = None) -> st
 
 
 def _amount(amount: float) -> str:
-    """Four decimals; of less than these show, two digits that say something."""
+    """Format an amount with four decimals, or with two significant digits if it is below 0.0001."""
     if amount >= _LEAST_OF_FOUR_PLACES or amount <= 0:
         return f"{amount:,.4f}"
     return f"{Decimal(f'{amount:.2g}'):f}" if amount >= _LEAST_AMOUNT else f"< {_LEAST_AMOUNT:.9f}"
 
 
 def ago(time: datetime) -> str:
-    """How long ago a time was."""
+    """Format the time that has passed since."""
     return whole_seconds(max(datetime.now(UTC) - time, timedelta()) // timedelta(seconds=1))
 
 
 def whole_seconds(seconds: int) -> str:
-    """A duration of which no parts of a second are known."""
+    """Format a duration in whole seconds."""
     return f"{seconds} s" if seconds < 60 else duration(seconds * 1000)  # noqa: PLR2004  # as in every clock
 
 
 def duration(milliseconds: float | None) -> str:
-    """A duration: two units at most; `-` if it is not known.
+    """Format a duration with at most two units; `-` if it is not known.
 
-    It is cut, never rounded up: 59,999 ms are not yet a minute. Only of less than ten milliseconds there are
-    parts of one.
+    The duration is truncated, never rounded up: 59,999 ms are not yet a minute. Only durations of less than
+    ten milliseconds show a fraction.
     """
     if milliseconds is None:
         return "-"

@@ -1,4 +1,4 @@
-"""`m31a-mp compact`: the records that an owner left, into metrics.json."""
+"""`m31a-mp compact`: merge the records that an owner left into metrics.json."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Examples:
   m31a-mp compact sessions/demo
   m31a-mp compact --rebuild sessions/demo
 
-Nothing has to be done for a session that was not closed: its next owner does the same.
-The exit status is 1 if something could not be read or was set aside.
+A session that was not closed needs no action: its next owner does the same.
+The exit status is 1 if input could not be read or was set aside.
 """
 
 
@@ -27,11 +27,11 @@ The exit status is 1 if something could not be read or was set aside.
 @click.option(
     "--rebuild",
     is_flag=True,
-    help="If metrics.json is damaged, set it aside and start anew from the records not merged yet.",
+    help="If metrics.json is damaged, set it aside and start again from the unmerged records.",
 )
 @json_option
 def command(directory: str | None, rebuild: bool, as_json: bool) -> int:
-    """Merge what an owner left that did not close the session. Refused while an owner lives."""
+    """Merge the records of a session that its owner did not close. Refused while an owner lives."""
     session = existing(directory, "m31a-mp compact")
     with reading_progress(session, "merging"):
         done = compact(session.sessions_dir, session.id, rebuild=rebuild)
@@ -41,7 +41,7 @@ def command(directory: str | None, rebuild: bool, as_json: bool) -> int:
         for line in outcome.lines(session.root, done):
             click.echo(line)
     for error in done.unreadable:
-        tell(f"left for the next time: {error}")
+        tell(f"left for the next compaction: {error}")
     return outcome.status(done)
 
 

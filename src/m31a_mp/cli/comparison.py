@@ -1,4 +1,4 @@
-"""Two sessions side by side: what differs, the larger differences first."""
+"""Compare two sessions side by side, the largest differences first."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ _MODEL_NUMBERS = ("interaction_count", "total_tokens", "cost", "unknown_cost_cou
 
 
 _Row = tuple[Sequence[str], Sequence[tuple[str, str]]]
-"""The names, and what stands in each column: before and after."""
+"""The names, and the texts of each column: before and after."""
 
 
 def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choice) -> list[Text | Table]:
-    """The sums of two sessions, and what differs in their tools, errors, models and phases.
+    """Return the sums of two sessions, and the differences in their tools, errors, models and phases.
 
     Args:
-        before: The one session.
-        after: The other one.
-        choice: How many rows of each table at most.
+        before: The first session.
+        after: The second session.
+        choice: The limit of rows in each table.
     """
     sums = _sums(before, after)
     tables = [
@@ -73,7 +73,7 @@ def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choi
 
 
 def comparison_json(before: SessionMetrics, after: SessionMetrics) -> dict[str, Any]:
-    """The same as JSON: each number as it was before, and after."""
+    """Return the differences as JSON, with each number before and after."""
     return {
         "tools": [
             {"name": name, **_pairs(one, two, _TOOL_NUMBERS)}
@@ -124,7 +124,7 @@ def _sums(before: SessionMetrics, after: SessionMetrics) -> Table:
 
 
 def _table(noun: str, columns: Sequence[Column], rows: Iterable[_Row], choice: Choice) -> Table:
-    """The rows in which anything differs that is shown."""
+    """Make a table of the rows in which a shown value differs."""
     differing = [(names, pairs) for names, pairs in rows if any(one != two for one, two in pairs)]
     more = choice.rest(differing, f"{noun.lower()} that differs", f"{noun.lower()}s that differ")
     table = Table(f"{noun}s that differ", columns, more=more)
@@ -175,7 +175,7 @@ def _cost_of(model: ModelMetric) -> str:
 
 
 def _differing_errors(before: SessionMetrics, after: SessionMetrics) -> list[tuple[str, str, int, int]]:
-    """The errors of tools that did not happen equally often, the larger differences first."""
+    """List the errors of tools with different counts, the largest differences first."""
     old, new = (
         {(tool.name, error): number for tool in metrics.tools for error, number in tool.errors.items()}
         for metrics in (before, after)
@@ -188,7 +188,7 @@ def _differing_errors(before: SessionMetrics, after: SessionMetrics) -> list[tup
 def _differing_phases(
     before: SessionMetrics, after: SessionMetrics
 ) -> list[tuple[str, PhaseMetric, PhaseMetric]]:
-    """The phases with another outcome or duration, the larger differences first."""
+    """List the phases with a different outcome or duration, the largest differences first."""
     found = _differing(before.phases, after.phases, PhaseMetric, lambda phase: phase.phase)
     return [
         (name, one, two)
@@ -200,9 +200,9 @@ def _differing_phases(
 def _differing(
     before: Sequence[Any], after: Sequence[Any], make: Callable[[str], Any], name_of: Callable[[Any], str]
 ) -> list[tuple[str, Any, Any]]:
-    """The entries that are not the same in both, those with the largest differences first.
+    """List the entries that differ, the largest differences first.
 
-    The difference is that of the time they took; where it is the same, of how often they were used.
+    The difference of the total time decides; at equal times, the difference of the counts.
     """
     old, new = ({name_of(entry): entry for entry in entries} for entries in (before, after))
     both = [(name, old.get(name) or make(name), new.get(name) or make(name)) for name in old | new]

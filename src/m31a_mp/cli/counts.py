@@ -8,10 +8,10 @@ from m31a_mp.kinds.checks import INT64_MAX
 
 
 class WholeNumber(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 does not take
-    """A whole number that a record may hold; click's own would have its bounds in every line of a help.
+    """A whole number that a record may hold. Click's own type would show its bounds in every help line.
 
     Attributes:
-        least: The least one that is taken.
+        least: The least accepted number.
     """
 
     name = "n"
@@ -20,7 +20,7 @@ class WholeNumber(click.ParamType):  # type: ignore[type-arg]  # which click 8.1
         self.least = least
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of an argument."""
+        """Parse an argument."""
         try:
             number = int(value)
         except ValueError:

@@ -30,11 +30,11 @@ Entry = TypeVar("Entry")
 FAILED = "failed"
 """The outcome of a phase that did not succeed."""
 
-_USUALLY_SHOWN = 10  # of happenings and of errors
-# Which fields of a happening give way first where not all have room: the higher ones; the others have 1.
+_USUALLY_SHOWN = 10  # the default limit of happenings and of errors
+# The ranks of a happening's fields; the default is 1. Without room for all, the highest are left out first.
 _GIVES_WAY = {"success": 0, "error_type": 0, "description": 2, "files": 2}
 
-# Where not all columns have room, those of rank 0 stay, and the others come in the order of their rank.
+# Without room for all columns, those of rank 0 stay, and others are added in the order of their ranks.
 _TOOLS = (
     Column("tool", is_right=False, may_be_cut=True),
     Column("calls", 1),
@@ -47,7 +47,7 @@ _TOOLS = (
     Column("max", 7),
     Column("total", 4),
 )
-_INTERRUPTED = Column("interrupted", 2)  # only where there is any
+_INTERRUPTED = Column("interrupted", 2)  # only if a call was interrupted
 _RUNNING = (
     Column("tool", is_right=False, may_be_cut=True),
     Column("for"),
@@ -88,7 +88,7 @@ _PHASES = (
     Column("heals", 3),
     Column("bisects", 4),
 )
-# What most sessions do not have: a column only where there is any.
+# Values that most sessions do not have. Their columns appear only if there is one.
 _MORE_OF_PHASES: tuple[tuple[Column, Callable[[PhaseMetric], int], Callable[[int], Cell]], ...] = (
     (Column("healed", 5), lambda phase: phase.heal_success_count, "{:,}".format),
     (Column("not healed", 6), lambda phase: phase.heal_fail_count, bad),
@@ -116,7 +116,7 @@ def _quantile_of(entry: Any, q: float) -> float:
 
 
 def _duration_of(entry: Any, name: str) -> float:
-    """A duration by its name; of a phase, the only one that is known."""
+    """Return a duration by its name. A phase has only one duration."""
     return getattr(entry, "duration_ms" if isinstance(entry, PhaseMetric) else name, 0) or 0
 
 
@@ -125,8 +125,8 @@ class Sort:
     """A way to sort entries.
 
     Attributes:
-        by: What an entry is sorted by; the same for all entries of which it is not known.
-        columns: The titles of the columns that show it.
+        by: Returns the sort key of an entry, the same for all entries without a value.
+        columns: The titles of the columns that show the value.
     """
 
     by: Callable[[Any], Any]
@@ -144,28 +144,28 @@ SORTS: dict[str, Sort] = {
     "tokens": Sort(lambda entry: -getattr(entry, "total_tokens", 0), ("total tokens",)),
     "cost": Sort(lambda entry: -getattr(entry, "cost", 0.0), ("cost",)),
 }
-"""How entries may be sorted. Equal ones stay in the order of their first record."""
+"""The ways to sort entries. Equal entries stay in the order of their first records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which entries are shown, and in which order.
+    """The user's choice of entries, and their order.
 
     Attributes:
-        sort: A key of `SORTS`; None: in the order of their first record.
-        top: How many of each table at most; None: all, but ten of those that are not sorted.
+        sort: A key of `SORTS`; None: the order of first records.
+        top: The most entries of each table; None: all, but ten in tables that are not sorted.
     """
 
     sort: str | None = None
     top: int | None = None
 
     def of(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Those of some entries."""
+        """Return the chosen entries in order."""
         in_order = sorted(entries, key=SORTS[self.sort].by) if self.sort else list(entries)
         return in_order[: self.top]
 
     def ranked(self, columns: Sequence[Column]) -> list[Column]:
-        """Some columns, of which the one that is sorted by is the last to leave for want of room."""
+        """Return the columns with new ranks: the sorted column is the last to be left out."""
         sought = SORTS[self.sort].columns if self.sort else ()
         return [
             replace(column, rank=column.rank and (1 if column.title in sought else column.rank + 1))
@@ -173,20 +173,20 @@ class Choice:
         ]
 
     def rest(self, entries: Sequence[object], noun: str, plural: str = "") -> str:
-        """How many of some entries there are besides, in words; nothing if that are all."""
+        """Return a text with the number of entries that are not shown; empty if all are shown."""
         left = len(entries[self.top :]) if self.top else 0
         return count(left, f"more {noun}", plural and f"more {plural}") if left else ""
 
     @property
     def latest(self) -> int:
-        """How many happenings or errors are shown."""
+        """The most happenings or errors to show."""
         return self.top or _USUALLY_SHOWN
 
 
 def metrics_views(
     metrics: SessionMetrics, choice: Choice, *, is_running: bool = False
 ) -> list[Text | Table | Activity]:
-    """The metrics as texts and tables; `is_running` says that the session is."""
+    """Return the metrics as texts and tables; `is_running` says whether the session is running."""
     latest = (
         f"last record {ago(metrics.updated_at)} ago" if has_records(metrics) else "nothing is recorded yet"
     )
@@ -224,7 +224,7 @@ def _tables(metrics: SessionMetrics, choice: Choice) -> Iterator[Table]:
 
 
 def _running_table(running: list[RunningCall], choice: Choice) -> Table:
-    """The calls under way, the longest first."""
+    """Make the table of running calls, longest first."""
     table = Table("Running", _RUNNING)
     if len(running) > choice.latest:
         table.remark = f", the longest {choice.latest} of {len(running):,}"
@@ -302,7 +302,7 @@ def _model_table(metrics: SessionMetrics, choice: Choice) -> Table:
 
 
 def _use_of(models: Sequence[ModelMetric], quantiles: Iterable[str]) -> list[Cell]:
-    """What interactions with some models add up to."""
+    """Return the cells with the sums of interactions with some models."""
     interactions = sum(model.interaction_count for model in models)
     tokens = [sum(parts) for parts in zip(*map(parts_of_tokens, models), strict=True)]
     unknown = sum(model.unknown_cost_count for model in models)
@@ -314,7 +314,7 @@ def _use_of(models: Sequence[ModelMetric], quantiles: Iterable[str]) -> list[Cel
 
 
 def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
-    """Tokens in parts, none of them in another: new input, cache read, cache write, output, reasoning."""
+    """Return the tokens in disjoint parts: new input, cache read, cache write, output, reasoning."""
     return (
         model.prompt_tokens - model.cached_tokens - model.cache_write_tokens,
         model.cached_tokens,
@@ -373,7 +373,7 @@ def has_ended(phase: PhaseMetric) -> bool:
 
 
 def outcome(phase: PhaseMetric) -> str:
-    """A phase's outcome in a word; nobody says so before it has ended."""
+    """Return a phase's outcome in a word; `-` before the phase has ended."""
     if not has_ended(phase):
         return "-"
     return "ok" if phase.success else FAILED
@@ -387,7 +387,7 @@ def _strategy_table(strategies: list[EditStrategyMetric], choice: Choice) -> Tab
 
 
 def _happenings_table(happenings: Happenings, metrics: SessionMetrics, choice: Choice) -> Table:
-    """The latest of them; their columns are those of the declaration that say anything."""
+    """Make a table of the latest happenings. Columns of the declaration without any value are left out."""
     items, number = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
     items = items[-choice.latest :]
     values = {
@@ -407,7 +407,7 @@ def _happenings_table(happenings: Happenings, metrics: SessionMetrics, choice: C
 
 
 def _happening_column(name: str, rank: int, value: Any) -> Column:
-    """The column of a field by what it holds: numbers are aligned, and only texts may be cut."""
+    """Make the column of a field by the type of its value: numbers are right-aligned, texts may be cut."""
     is_flag, is_number = isinstance(value, bool), isinstance(value, int)
     return Column(_title_of(name), rank, is_right=is_number and not is_flag, may_be_cut=not is_number)
 
@@ -429,9 +429,9 @@ def _shown_value(name: str, value: Any) -> str:
 
 
 def quantile(entry: ToolMetric | ModelMetric, q: float) -> str:
-    """The duration that a part of the calls or interactions did not exceed.
+    """Format the duration that a fraction of the calls or interactions did not exceed.
 
-    It is an estimate: of seconds the nearest tenth is shown.
+    The duration is an estimate, and seconds are rounded to the nearest tenth.
     """
     found = entry.quantile(q)
     if found and 1000 <= found < 59_900:  # noqa: PLR2004

@@ -1,11 +1,11 @@
-"""One command, run as a shell runs it, and recorded whatever becomes of its runner.
+"""Run one command like a shell does, and record the call even if the runner is killed.
 
     caller  ->  runner  ->  keeper  ->  command
 
-The runner is the process that the caller knows. The keeper is its forked child: it waits for the command
-and records the call, so that a `kill -9` of the runner, at whatever moment, does not take the record.
-Streams are inherited. All three are in one process group: what the terminal sends, each of them gets, and
-the command answers for all. What somebody sends to the runner alone is handed on.
+The runner is the process that the caller knows. The keeper is its forked child, which waits for the command
+and records the call, so that a `kill -9` of the runner at any moment does not lose the record. Streams are
+inherited. All three are in one process group: each gets the terminal's signals, and the command decides for
+all. Signals that are sent only to the runner are forwarded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOT_FOUND = 127
 SIGNAL_BASE = 128
 """A command that signal N ended has the exit status 128+N."""
 INTERRUPTED = -int(signal.SIGINT)
-"""What stands for the status of a command that SIGINT ended."""
+"""The status of a command that SIGINT ended."""
 
 _HANDED_ON = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
@@ -38,20 +38,20 @@ _HANDED_ON = frozenset(
 _STOPS = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 _AWAITED = _HANDED_ON | _STOPS | {signal.SIGCHLD}
 
-# What Python ignores; a command expects to be ended by them.
+# The signals that Python ignores. A command expects them to end it.
 _RESTORED = [signal.SIGPIPE, signal.SIGXFSZ]
 
 
 class BlockedSignals:
-    """Signals are held back from here on: they are asked for, and interrupt nothing."""
+    """Blocks signals from its construction on. They are polled, and interrupt nothing."""
 
     def __init__(self) -> None:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, as some parents leave it, nothing is told
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent may leave it ignored: no status would come
         self.before = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
 
     @staticmethod
     def ended_by() -> int | None:
-        """The signal that would have ended this process by now, if one came."""
+        """Return the first pending signal that would have ended this process; None without one."""
         while received := signal.sigtimedwait(_HANDED_ON, 0):
             if signal.getsignal(received.si_signo) is not signal.SIG_IGN:
                 return received.si_signo
@@ -68,23 +68,24 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
     complain: Callable[[str], None],
     recorded: Callable[[Exception | None], None],
 ) -> int:
-    """Run a command and record the call; with a phase also that it was entered, its duration and outcome.
+    """Run a command and record the call; with a phase, also its beginning, duration and outcome.
 
     Args:
-        recorder: Where to record. If it is the session's owner and this process is killed, the keeper
-            merges the session in its place.
+        recorder: The recorder. If it is the session's owner and this process is killed, the keeper merges
+            the session instead.
         command: The command and its arguments.
-        tool: The name to record the call under.
-        phase: The phase that the command is.
-        held: The signals that this process held back so far.
-        complain: Told in words what is wrong with the command.
-        recorded: Called in the keeper when the call is recorded, with what a record raised, if one did.
+        tool: The name of the recorded call.
+        phase: The phase that the command carries out; None without one.
+        held: The signals that this process has blocked.
+        complain: Called with a message if the command fails to run.
+        recorded: Called in the keeper when the call is recorded, with the first exception of a record, or
+            None.
 
     Returns:
-        The exit status as a shell tells it; `INTERRUPTED` if SIGINT ended the command, see `end_as`.
+        The exit status in the convention of shells; `INTERRUPTED` if SIGINT ended the command, see `end_as`.
 
     Raises:
-        OSError: There can be no more processes; nothing was run.
+        OSError: The system refuses another process. Nothing was run.
     """
     runner = os.getpid()
     keeper = os.fork()
@@ -113,22 +114,22 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
         finally:
             os._exit(end_as(status))
     status = _wait(keeper)
-    # SIGINT is blocked in the keeper: it only ends by that as its command did.
+    # SIGINT is blocked in the keeper: the keeper ends by SIGINT only if its command did.
     if status < 0 and status != INTERRUPTED:
         complain(f"the process that waits for {command[0]} was killed; how it ended may not be recorded")
     return _as_told(status)
 
 
 def end_as(status: int) -> int:
-    """End this process as its command ended, if that was by SIGINT.
+    """End this process by SIGINT, if its command ended by SIGINT.
 
-    A shell ends its script at Ctrl-C only if the program that ran died of it, too.
+    A shell ends its script at Ctrl-C only if the running program died of SIGINT, too.
 
     Args:
-        status: What `run_recorded` returned.
+        status: The result of `run_recorded`.
 
     Returns:
-        The exit status as a shell tells it, where the process did not end.
+        The exit status in the convention of shells, if the process did not end.
     """
     if status == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -138,17 +139,17 @@ def end_as(status: int) -> int:
 
 
 class _Records:
-    """The records of a call. None of them may take the command's status.
+    """The records of a call. A failing record must not change the command's status.
 
     Attributes:
-        error: What the first one raised that raised something.
+        error: The first exception of a record; None without one.
     """
 
     def __init__(self) -> None:
         self.error: Exception | None = None
 
     def make(self, record: Callable[..., None], *arguments: object) -> None:
-        """Make one."""
+        """Make a record."""
         try:
             record(*arguments)
         except Exception as error:
@@ -156,9 +157,9 @@ class _Records:
 
 
 def _merge_instead(recorder: Recorder) -> None:
-    recorder.stop()  # of a forked child: gives up its own shared memory
+    recorder.stop()  # in a forked child, this only releases the child's own segments
     if isinstance(recorder, Collector) and recorder.directory:
-        with suppress(MetricsError, OSError):  # then the next owner does it
+        with suppress(MetricsError, OSError):  # after an error, the next owner merges the session
             compact(os.path.dirname(recorder.directory), recorder.session_id)
 
 
@@ -169,7 +170,7 @@ def _keep(
     held: BlockedSignals,
     complain: Callable[[str], None],
 ) -> int:
-    """Run the command; returns its exit status, or minus the number of the signal that ended it."""
+    """Run the command. Return its exit status, or the negative number of the signal that ended it."""
     try:
         return _wait(_start(command, environment, held), runner)
     except OSError as error:
@@ -183,27 +184,27 @@ def _start(command: list[str], environment: Mapping[str, str], held: BlockedSign
     except OSError as error:
         if error.errno != ENOEXEC:
             raise
-    # A script that does not say what is to read it: a shell does, as for execvp(3).
+    # A script without a `#!` line is run by a shell, like execvp(3) does.
     script = ["/bin/sh", shutil.which(command[0]) or command[0], *command[1:]]
     return os.posix_spawn(script[0], script, environment, setsigmask=held.before, setsigdef=_RESTORED)
 
 
 def _wait(pid: int, sender: int | None = None) -> int:
-    """Wait for a child, hand on the signals that come meanwhile, and stop when it is stopped.
+    """Wait for a child, forward signals meanwhile, and stop when the child is stopped.
 
     Args:
         pid: The child.
-        sender: Whose signals are handed on; None: everybody's. The keeper takes them from the runner only,
-            for what is sent to all processes of a name or of a group would come twice.
+        sender: The process whose signals are forwarded; None: all processes. The keeper forwards only the
+            runner's: a signal to all processes of a name or group would otherwise arrive twice.
 
     Returns:
-        Its exit status, or minus the number of the signal that ended it.
+        The exit status, or the negative number of the signal that ended the child.
     """
     while True:
         received = signal.sigwaitinfo(_AWAITED)
         if received.si_signo != signal.SIGCHLD:
-            # What the terminal sends, the child gets as well. It is the kernel that speaks then, and its
-            # codes are above 0 (sigaction(2)).
+            # Do not forward the terminal's signals: the child gets them, too. They come from the kernel,
+            # whose codes are above 0 (sigaction(2)).
             if received.si_code <= 0 and sender in (None, received.si_pid):
                 _send(pid, received.si_signo)
             continue
@@ -212,25 +213,25 @@ def _wait(pid: int, sender: int | None = None) -> int:
             continue
         if not os.WIFSTOPPED(status):
             return os.waitstatus_to_exitcode(status)
-        if os.WSTOPSIG(status) in _STOPS:  # not SIGSTOP: who sends that to the child means the child
+        if os.WSTOPSIG(status) in _STOPS:  # not SIGSTOP, which was sent only to the child on purpose
             _stop_too(pid)
 
 
 def _stop_too(pid: int) -> None:
-    """Stop as Ctrl-Z stops a program, so that a shell takes its terminal back; then go on with the child."""
+    """Stop like at Ctrl-Z, so that the shell takes the terminal back; later continue with the child."""
     signal.raise_signal(signal.SIGTSTP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})  # here it stops
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})  # the process stops here
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
     _send(pid, signal.SIGCONT)
 
 
 def _send(pid: int, signal_number: int) -> None:
-    with suppress(OSError):  # it may run as somebody else, like sudo
+    with suppress(OSError):  # the process may run as another user, like sudo
         os.kill(pid, signal_number)
 
 
 def _as_told(status: int) -> int:
-    """The status as `run_recorded` tells it: as a shell does, but for `INTERRUPTED`."""
+    """Return the status for `run_recorded`: that of shells, except for `INTERRUPTED`."""
     return status if status == INTERRUPTED else _as_shell(status)
 
 

@@ -1,6 +1,6 @@
-"""Tables whose columns give way to the width: names are cut in the middle, numbers and states never.
+"""Tables that adapt to the width: columns are left out and names are cut, but never numbers and states.
 
-rich's own tables cut every column alike, and take half a millisecond for each row.
+The tables of rich cut all columns alike, and take half a millisecond for each row.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from rich.text import Text
 ELLIPSIS = "…"
 
 Cell = str | tuple[str, str]
-"""A text; or a text and its style."""
+"""A text, or a text and its style."""
 
 _GAP = 2
-# A longer name helps nobody, and would make each line of a pipe as long as itself.
+# The most cells of a name. In a pipe, a longer name would make every line as long.
 _LONGEST = 200
-# What a name keeps, of every ten cells there are, before it costs a column; and what it keeps at any cost.
+# A name keeps these tenths of the width, and at least the comfort, before a column is left out for it. It
+# keeps `_LEAST` cells in any case.
 _TENTHS_OF_WIDTH = 3
 _LEAST_COMFORT = 12
 _LEAST = 5
@@ -33,11 +34,11 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: Its title.
-        rank: 0 for one that stays at any width; of the others the lowest rank comes first.
-        short: Its title where the width is scarce; by default the same.
-        is_right: Whether it is aligned to the right, as numbers are.
-        may_be_cut: Whether its cells may be cut in the middle, as names may.
+        title: The title.
+        rank: 0 for a column that stays at any width. Other columns get room in the order of their ranks.
+        short: The title for narrow tables; by default the same.
+        is_right: Whether the column is aligned to the right, like numbers.
+        may_be_cut: Whether cells may be cut in the middle, like names.
     """
 
     title: str
@@ -49,12 +50,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The part of a table for which there is room.
+    """The part of a table that fits.
 
     Attributes:
-        indexes: The columns that stay.
-        columns: The same, with the titles that fit.
-        widths: How wide each is, in cells.
+        indexes: The indexes of the columns that stay.
+        columns: These columns, with the titles that fit.
+        widths: The width of each column, in cells.
     """
 
     indexes: list[int]
@@ -63,21 +64,21 @@ class Fit:
 
     @property
     def width(self) -> int:
-        """The width of all of it, in cells."""
+        """The total width, in cells."""
         return sum(self.widths) + _GAP * (len(self.widths) - 1)
 
 
 @dataclass
 class Table:
-    """Rows under columns, as wide as it needs to be and at most as wide as there is room.
+    """Rows under columns, as wide as the content needs and at most as wide as the room.
 
     Attributes:
-        title: The table's title, if it has one.
-        columns: Its columns.
-        rows: A cell for each column, each row.
-        total: A last row, under a line of its own.
-        remark: What the heading says behind the title.
-        more: In words, how many rows were left out.
+        title: The title; empty for none.
+        columns: The columns.
+        rows: The rows, each with a cell for each column.
+        total: A last row, under a line; None for none.
+        remark: The text after the title.
+        more: A text that says how many rows were left out.
     """
 
     title: str
@@ -88,11 +89,11 @@ class Table:
     more: str = ""
 
     def fit(self, width: int) -> Fit:
-        """Choose columns and widths for so many cells."""
+        """Choose columns and widths for a width in cells."""
         return fit(self.columns, self._content_widths(), width)
 
     def hidden(self, width: int) -> list[str]:
-        """The titles of the columns for which there is no room."""
+        """List the titles of the columns that do not fit."""
         kept = set(self.fit(width).indexes)
         return [column.title for i, column in enumerate(self.columns) if i not in kept]
 
@@ -102,7 +103,7 @@ class Table:
             yield Text(self.title + self.remark, "bold")
         for line in self._lines(found):
             if found.width > options.max_width:
-                # Wrapped between the cells: even here no number is cut.
+                # Wrap between cells: a number is never cut.
                 yield Text.assemble(*line, overflow="fold")
                 continue
             for text, style in line:
@@ -125,18 +126,18 @@ class Table:
 
 
 def fit(columns: Sequence[Column], content: Sequence[int], width: int) -> Fit:
-    """Choose what is shown in so many cells.
+    """Choose the columns and widths for a width in cells.
 
-    Where all of it is too wide, long names are cut, titles become short, and the columns come in the order of
-    their rank, as far as there is room. One that is too wide leaves its room to those behind it.
+    If the columns are too wide, long names are cut, short titles are used, and columns are added in the order
+    of their ranks while they fit. A column that is too wide leaves its room to later ones.
 
     Args:
         columns: All columns.
-        content: How wide the widest cell of each is.
-        width: How many cells there are.
+        content: The width of the widest cell of each column.
+        width: The available cells.
 
     Returns:
-        A choice. It is wider than `width` only if what must not be cut is.
+        The choice. It exceeds `width` only if the parts that must not be cut do.
     """
     comfort = min(max(_LEAST_COMFORT, width * _TENTHS_OF_WIDTH // 10), _LONGEST)
     if found := _fit_names(range(len(columns)), columns, content, width, comfort):
@@ -158,7 +159,7 @@ def fit(columns: Sequence[Column], content: Sequence[int], width: int) -> Fit:
 def _fit_names(
     kept: Sequence[int], columns: Sequence[Column], content: Sequence[int], width: int, comfort: int
 ) -> Fit | None:
-    """These columns, if there is room; what is left of it goes to the names that are cut, alike."""
+    """Fit these columns, or return None. Remaining room is shared equally by the names that are cut."""
     chosen = [columns[i] for i in kept]
     widths = [_least(columns[i], content[i], comfort) for i in kept]
     left = width - sum(widths) - _GAP * (len(kept) - 1)
@@ -174,12 +175,12 @@ def _fit_names(
 
 
 def _least(column: Column, content: int, comfort: int) -> int:
-    """How narrow the column may become."""
+    """Return the least width of a column."""
     return max(cell_len(column.title), min(content, comfort) if column.may_be_cut else content)
 
 
 def _line(cells: Iterable[Cell], found: Fit, style: str = "") -> list[tuple[str, str]]:
-    """One line: pieces of one style each, and nothing behind the last cell."""
+    """Format one line as pieces with one style each, without padding after the last cell."""
     pieces: list[tuple[str, str]] = []
     plain = ""
     gap = ""
@@ -205,10 +206,10 @@ def cut(text: str, width: int) -> str:
 
     Args:
         text: A text in one line.
-        width: How many cells of a terminal it may take: a wide character takes two, a combining one none.
+        width: The most cells of a terminal: a wide character takes two, a combining character none.
 
     Returns:
-        The text itself if it is short enough.
+        The cut text, or the text itself if it is short enough.
     """
     if cell_len(text) <= width:
         return text
@@ -220,12 +221,12 @@ def cut(text: str, width: int) -> str:
 
 
 def _reach(text: str, width: int) -> int:
-    """How many characters from the end certainly fill so many cells: all, if many take none."""
+    """Return how many characters at the end certainly fill `width` cells: all if many take no cells."""
     return width if cell_len(text[-width:]) >= width else len(text)
 
 
 def _fill(clusters: Iterable[str], width: int) -> list[str]:
-    """The first ones that so many cells have room for."""
+    """Return the first clusters that fit into `width` cells."""
     found = []
     for cluster in clusters:
         width -= cell_len(cluster)
@@ -236,7 +237,7 @@ def _fill(clusters: Iterable[str], width: int) -> list[str]:
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """The characters, each with the combining ones behind it: a cut between them shows another letter."""
+    """Yield each character with its combining characters: a cut between them would show another letter."""
     cluster = ""
     for character in text:
         if cluster and cell_len(character):

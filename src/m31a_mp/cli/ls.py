@@ -31,10 +31,10 @@ Examples:
   m31a-mp ls sessions --json |
       jq '.sessions[] | select(.state == "not closed")'
 
-A session is running while its owner or a process that records into it lives.
-It is not closed if its owner ended without giving it up: `m31a-mp compact`, or
-the next owner, takes in what is left. Else it is finished. Without DIRECTORY:
-the one of the session in ${SESSION_VARIABLE}, else ./{DEFAULT_SESSIONS}.
+A session is running while its owner or a recording process lives. A session is
+not closed if its owner ended without releasing it: `m31a-mp compact`, or the
+next owner, merges the remaining records. Otherwise it is finished. DIRECTORY
+defaults to that of the session in ${SESSION_VARIABLE}, else to ./{DEFAULT_SESSIONS}.
 """
 
 _Row = Status | tables.Unreadable

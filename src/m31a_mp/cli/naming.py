@@ -1,4 +1,4 @@
-"""How a session is named on the command line, and how names are shown."""
+"""Find the session that the command line names, and format names for hints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from m31a_mp.session.paths import Session
 from m31a_mp.system.log import shown
 
 DEFAULT_SESSIONS = "sessions"
-"""The directory in which `run` makes a session when none is named, and in which `ls` looks."""
+"""The directory in which `run` makes a session if none is named. `ls` lists it by default."""
 
 USE_OTHER_RELEASE = "use the release that wrote it, or a later one"
 """The hint for a file of a newer version."""
@@ -29,7 +29,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class TroubleError(click.ClickException):
-    """Something that cannot be done, and what helps."""
+    """A command cannot do its work. The hint says what helps."""
 
     def __init__(self, message: str, hint: str, status: int = NOT_DONE) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class TroubleError(click.ClickException):
 
 
 class GuessingGroup(click.Group):
-    """Commands, of which it names the nearest one when a name is mistyped."""
+    """A group of commands that suggests the nearest command for a mistyped name."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -52,9 +52,9 @@ class GuessingGroup(click.Group):
 
 
 def complete_session(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """The sessions that a beginning may be meant for; if there is none, the shell goes on with files.
+    """Complete a session from its beginning. Without a match, the shell completes files.
 
-    It could not do both: the shell's own completion of files replaces what it is given.
+    Both at once are not possible: the shell's completion of files replaces the given items.
     """
     parent, start = os.path.split(incomplete)
     places = [parent] + ([os.path.join(parent, DEFAULT_SESSIONS)] if _is_default(start) else [])
@@ -62,24 +62,24 @@ def complete_session(_: click.Context, __: click.Parameter, incomplete: str) -> 
         os.path.join(place, session.id)
         for place in places
         for session in _sessions(os.path.expanduser(place) or os.curdir)
-        if session.id.isprintable()  # the shell is told one in each line
+        if session.id.isprintable()  # the shell reads one item per line
     ]
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return found or complete_file(_, __, incomplete)
 
 
 def complete_file(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """The files that a beginning may be meant for, as the shell completes them."""
+    """Let the shell complete files."""
     return [CompletionItem(incomplete, type="file")]
 
 
 def complete_directory(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """The directories that a beginning may be meant for, as the shell completes them."""
+    """Let the shell complete directories."""
     return [CompletionItem(incomplete, type="dir")]
 
 
 def session_argument(function: Function) -> Function:
-    """The session as a positional argument: for the commands that look."""
+    """Add the session as a positional argument, for commands that inspect."""
     return click.argument(
         "directory",
         metavar="[SESSION]",
@@ -90,7 +90,7 @@ def session_argument(function: Function) -> Function:
 
 
 def sessions_argument(function: Function) -> Function:
-    """Any number of sessions as positional arguments."""
+    """Add any number of sessions as positional arguments."""
     return click.argument(
         "directories",
         metavar="[SESSION]...",
@@ -101,7 +101,7 @@ def sessions_argument(function: Function) -> Function:
 
 
 def session_option(function: Function) -> Function:
-    """The session as an option: for the commands that record."""
+    """Add the session as an option, for commands that record."""
     return click.option(
         "--session",
         "directory",
@@ -116,11 +116,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def named(directory: str | None, hint: Callable[[], str]) -> Session:
-    """The session that was named, whether it exists or not.
+    """Return the named session, whether it exists or not.
 
     Args:
-        directory: Its directory, if one was given.
-        hint: How to name one.
+        directory: The session's directory; None or empty if none was given.
+        hint: Returns a hint that shows how to name a session.
     """
     if not directory:
         raise TroubleError("no session is named", hint(), status=2)
@@ -134,21 +134,21 @@ def named(directory: str | None, hint: Callable[[], str]) -> Session:
 
 
 def existing(directory: str | None, example: str) -> Session:
-    """The session that was named and exists.
+    """Return the named session, which must exist.
 
     Args:
-        directory: Its directory, if one was given.
-        example: How a command with one looks, up to it.
+        directory: The session's directory; None or empty if none was given.
+        example: The command for a hint, up to the session.
     """
     session = named(directory, lambda: f"{example} {_some_session()}")
-    with suppress(NotADirectoryError):  # a file on the way is no session either
+    with suppress(NotADirectoryError):  # a path through a file is no session either
         if is_session(session):
             return session
     raise _no_session(session, _by_the_variable(directory), example)
 
 
 def existing_or_latest(directory: str | None, example: str) -> Session:
-    """The session that was named and exists; if none is named, the one of `./sessions` that was used last."""
+    """Return the named session, which must exist; without a name, the last used session in `./sessions`."""
     latest = None if directory else last_used(_sessions(DEFAULT_SESSIONS))
     if not directory and not latest:
         message = f"no session is named, and there is none in ./{DEFAULT_SESSIONS}"
@@ -166,29 +166,29 @@ def is_session_at(directory: str) -> bool:
 
 
 def fresh() -> Session:
-    """A session that does not exist yet, named by the time."""
+    """Return a new session, named by the time and the pid."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     return Session.named(name, DEFAULT_SESSIONS)
 
 
 def shell_words(*words: str) -> str:
-    """Words as a shell takes them, fit for a terminal; for commands that a hint tells."""
+    """Quote words for a shell, and escape them for a terminal; for commands in hints."""
     return " ".join(shlex.quote(shown(word)) for word in words)
 
 
 def path_word(path: str) -> str:
-    """A path for a command in a hint, from the working directory if it is below that."""
+    """Return a path for a command in a hint, relative if it is below the working directory."""
     near = os.path.relpath(path, os.path.realpath(os.curdir))
     return shell_words(path if near.startswith(os.pardir) else near)
 
 
 def _by_the_variable(directory: str | None) -> str:
-    """Where a name came from that nobody has typed."""
+    """Return a text about the environment variable, if the name comes from it; otherwise empty."""
     return f", which {SESSION_VARIABLE} names," if directory == os.environ.get(SESSION_VARIABLE) else ""
 
 
 def _no_session(session: Session, origin: str, example: str) -> TroubleError:
-    """The error for a directory that is no session, with a guess at what was meant."""
+    """Return an error for a directory that is no session, with a guess at the intended one."""
     directory = session.root
     if inside := _sessions(directory):
         holds = "it holds a session" if len(inside) == 1 else f"it holds {len(inside):,} sessions"
@@ -202,7 +202,7 @@ def _no_session(session: Session, origin: str, example: str) -> TroubleError:
 
 
 def _meant(session: Session, parent: str, example: str) -> str:
-    """A hint: the command that was meant, or the one that tells more."""
+    """Return a hint with the intended command, or with a command that shows more."""
     if is_session_at(parent):
         return f"{example} {path_word(parent)}"
     beside, usual = _sessions(parent), _sessions(DEFAULT_SESSIONS)
@@ -215,10 +215,10 @@ def _meant(session: Session, parent: str, example: str) -> str:
 
 
 def _sessions(directory: str) -> list[Session]:
-    """The sessions there; none if it cannot be listed."""
+    """List the sessions in a directory; none if it cannot be listed."""
     try:
         return sessions_in(directory)
-    except (OSError, ValueError):  # the latter has a NUL in it
+    except (OSError, ValueError):  # ValueError: the path has a NUL
         return []
 
 
@@ -227,6 +227,6 @@ def _is_default(start: str) -> bool:
 
 
 def _some_session() -> str:
-    """For an example: the session that was used last, as far as one is near."""
+    """Return a session for an example: the last used one in `./sessions`, or a placeholder."""
     session = last_used(_sessions(DEFAULT_SESSIONS))
     return path_word(session.root) if session else f"{DEFAULT_SESSIONS}/NAME"

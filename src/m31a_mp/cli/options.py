@@ -13,14 +13,14 @@ from m31a_mp.cli.entries import SORTS, Choice
 
 _SORT_HELP = f"""\
 Sort tools, models, phases and edit strategies by KEY: {", ".join(SORTS)}.
-Names go from A to Z, of numbers the largest is first. Phases go by their duration where others go by p50,
-p95, max or total. What has no such number stays in its order.
+Names are sorted from A to Z, numbers from the largest. Phases are sorted by duration for p50, p95, max and
+total. Entries without the number keep their order.
 """
-_TOP_HELP = "Show the first N of each table only. Without it: all, but ten errors and ten of what happened."
+_TOP_HELP = "Show only the first N of each table. By default all, but at most ten errors and ten happenings."
 
 
 def choice_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is shown of each table, and in which order: a `choice` for the command."""
+    """Add the options for sorting and limiting tables. The command gets them as `choice`."""
 
     @functools.wraps(function)
     def chosen(*arguments: Any, sort: str | None, top: int | None, **others: Any) -> Any:

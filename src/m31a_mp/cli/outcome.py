@@ -1,4 +1,4 @@
-"""The words and the exit status for a compaction; needs neither click nor rich."""
+"""The report and the exit status of a compaction. This module needs neither click nor rich."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from m31a_mp.metrics.compactor import Compaction
 from m31a_mp.system.log import shown
 
 NOT_ALL_WELL = 1
-"""The exit status when something was set aside, or could not be read and stays where it is."""
+"""The exit status if input was set aside, or could not be read and stays where it is."""
 
 NOT_DONE = 3
-"""The exit status when a command could not do what it was asked."""
+"""The exit status if a command could not do its work."""
 
 
 def lines(directory: str, done: Compaction) -> Iterator[str]:
-    """A compaction of the session in that directory, in lines for people."""
+    """Yield the report of a compaction in lines for people."""
     noun = "record" if done.records == 1 else "records"
     yield f"{shown(directory)}: {done.records:,} {noun} merged"
     for item in done.rejected:
         yield f"set aside: {shown(item.file)}, byte {item.offset}: {shown(item.reason)}"
-    if any(item.data for item in done.rejected):  # the others are whole files, which were named
+    if any(item.data for item in done.rejected):  # items without data are whole files, named above
         place = os.path.join(directory, "journal.rejected.ndjson")
         yield f"the text of what was set aside is in {shown(place)}"
 
 
 def status(done: Compaction) -> int:
-    """The exit status of a compaction."""
+    """Return the exit status of a compaction."""
     return NOT_ALL_WELL if done.rejected or done.unreadable else 0

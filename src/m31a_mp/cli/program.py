@@ -1,4 +1,4 @@
-"""The program around the commands: which there are, how errors are told, what the exit status is."""
+"""The program around the commands: the list of commands, the report of errors, the exit status."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from m31a_mp.errors import (
 from m31a_mp.system.log import shown
 
 NAME = "m31a-mp"
-# What writes on stdout, besides click and rich.
+# The modules that write to stdout, besides click and rich.
 _WRITERS = {__name__, "m31a_mp.cli.tables", "m31a_mp.cli.watch", "m31a_mp.cli.screen"}
 _COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {
     "run": "Run a command inside a session, and record the call.",
     "record": "Record one tool call, model use, phase, or anything else.",
-    "show": "Show what a session adds up to.",
-    "watch": "Show it live.",
+    "show": "Show the metrics of sessions.",
+    "watch": "Show a session live.",
     "ls": "List the sessions in a directory.",
-    "compact": "Merge what an owner left that did not close the session.",
-    "verify": "Check everything that a session has on disk.",
+    "compact": "Merge the records of a session that its owner did not close.",
+    "verify": "Check all files of a session.",
 }
 
 _EPILOG = """\
@@ -53,8 +53,8 @@ Example, in two terminals:
 \b
 Exit status:
   0      done, and all is well
-  1      done; but something is damaged: set aside (compact),
-         found (verify), or not to be read (ls, compact)
+  1      done, but input is damaged: set aside (compact),
+         found (verify), or unreadable (ls, compact)
   2      wrong usage (run: 125)
   3      not done: there is no such session, its owner lives,
          a file is damaged or of a newer version
@@ -64,16 +64,16 @@ Exit status:
   128+N  signal N ended it; run: signal N ended the command
   Any other status of run is the command's own.
 
-A session is named by its directory; without one, by the environment variable
-M31A_MP_SESSION, which a command under run finds set. Without either, show,
-watch and verify take the session in ./sessions that was used last.
+A session is named by its directory, or by the environment variable
+M31A_MP_SESSION, which run sets for its command. Without either, show, watch
+and verify take the session in ./sessions that was used last.
 """
 
 
 class _Commands(GuessingGroup):
-    """The commands, each imported when it is asked for: `run` must start fast."""
+    """The commands. Each is imported when it is needed, because `run` must start fast."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # as click calls it
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # the signature of click
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
@@ -95,10 +95,10 @@ def program() -> None:
 
 
 def start(arguments: list[str]) -> int:
-    """Run a command; tell whatever goes wrong on stderr, in one line and a hint.
+    """Run a command, and report an error on stderr in one line and a hint.
 
     Args:
-        arguments: What stands behind the program's name.
+        arguments: The arguments after the program's name.
 
     Returns:
         The exit status.
@@ -106,18 +106,18 @@ def start(arguments: list[str]) -> int:
     _buffer_output()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name shows its code
-    is_run = arguments[:1] == ["run"]  # its other statuses are those of the command
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of a name
+    is_run = arguments[:1] == ["run"]  # other statuses of run are those of the command
     try:
-        if instruction := os.environ.get(_COMPLETION):  # a shell asks what may stand here
+        if instruction := os.environ.get(_COMPLETION):  # a shell asks for completions
             return shell_complete(program, {}, NAME, _COMPLETION, instruction)
         with _warnings_told():
             status = program.main(arguments or ["--help"], prog_name=NAME, standalone_mode=False)
         if sys.stdout:
             sys.stdout.flush()
-    except (KeyboardInterrupt, click.Abort) as error:  # click makes the one of the other
+    except (KeyboardInterrupt, click.Abort) as error:  # click converts KeyboardInterrupt to Abort
         return SIGNAL_BASE + getattr(error.__cause__, "signal_number", signal.SIGINT)
-    except (BrokenPipeError, SystemExit):  # which click and rich make of it
+    except (BrokenPipeError, SystemExit):  # click and rich convert a broken pipe to SystemExit
         forget_output()
         return SIGNAL_BASE + signal.SIGPIPE
     except click.ClickException as error:
@@ -132,9 +132,9 @@ def start(arguments: list[str]) -> int:
 
 
 def _buffer_output() -> None:
-    """Have an output that Python left unbuffered written whole.
+    """Buffer an unbuffered stdout.
 
-    Of a write that a pipe or a disk takes in part, the rest would be lost without a word.
+    Without a buffer, if a pipe or a disk takes only a part of a write, the rest is silently lost.
     """
     stream = sys.stdout
     if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase):
@@ -144,20 +144,20 @@ def _buffer_output() -> None:
 
 
 def tell(message: str) -> None:
-    """Tell something on stderr, in one line; a stderr that is broken changes nothing of what is done."""
+    """Write a message to stderr, in one line. A broken stderr is ignored."""
     with suppress(OSError):
         click.echo(f"{NAME}: {shown(message)}", err=True)
 
 
 def forget_output() -> None:
-    """What is left in the buffer cannot be written; the interpreter would try once more at its end."""
+    """Discard buffered output that cannot be written: the interpreter would try again at its end."""
     if sys.stdout is sys.__stdout__ and sys.stdout:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _is_of_output(error: Exception) -> bool:
-    """Whether the output failed: the error names no file, and comes from where output is written."""
+    """Whether writing the output failed: the error names no file, and comes from a module that writes."""
     if not isinstance(error, OSError) or error.filename:
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
@@ -181,7 +181,7 @@ def _usage_hint(error: click.ClickException) -> str:
 
 def _message(error: Exception) -> str:
     if isinstance(error, SessionOwnedError):
-        return str(error).partition("; ")[0]  # the rest is for programmers
+        return str(error).partition("; ")[0]  # the rest is advice for programmers
     if isinstance(error, UnsupportedVersionError):
         return f"{error.path} {error.reason}"
     if isinstance(error, DamagedMetricsError):
@@ -199,23 +199,23 @@ def _hint(error: Exception) -> str:
     hints: dict[type[Exception], str] = {
         SessionOwnedError: f"stop that process first; to look meanwhile: {NAME} show {directory}",
         UnsupportedVersionError: USE_OTHER_RELEASE,
-        DamagedMetricsError: "restore it from a copy, or set it aside and count on from zero: "
+        DamagedMetricsError: "restore it from a copy, or set it aside and start again from zero: "
         f"{NAME} compact --rebuild {directory}",
         JournalLockedError: "try again, or stop the process that holds it",
         FileNotFoundError: f"{NAME} ls DIRECTORY lists the sessions there",
-        OSError: "try again when that is mended",
+        OSError: "try again when that is fixed",
         MetricsError: f"{NAME} --help",
         ValueError: f"{NAME} --help",
     }
     for kind, hint in hints.items():
         if isinstance(error, kind):
             return hint
-    return "that is a bug of this program; please report it with this line"
+    return "this is a bug in this program; please report it with this line"
 
 
 @contextmanager
 def _warnings_told() -> Iterator[None]:
-    """What the library warns of meanwhile is told like everything else."""
+    """Report warnings of the library like other messages."""
     log, teller = logging.getLogger("m31a_mp"), _Teller(logging.WARNING)
     log.addHandler(teller)
     try:

@@ -1,4 +1,4 @@
-"""A progress bar for long work, on a terminal; nothing in a pipe."""
+"""Progress bars for long work on a terminal. A pipe gets none."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from m31a_mp.cli.tables import console
 from m31a_mp.inspection.status import Reading, reading
 from m31a_mp.session.paths import Session
 
-# What takes less is done before anybody has read it.
+# The delay before the bar appears. Shorter work needs no bar.
 _PATIENCE_SECONDS = 0.5
 _POLL_SECONDS = 0.1
 
 
 @contextmanager
 def reading_progress(session: Session, what: str) -> Iterator[None]:
-    """While the journals of a session are read by this thread."""
+    """Show a bar while this thread reads the journals of a session."""
     with _progress(what, lambda: reading(session)):
         yield
 
 
 @contextmanager
 def counting_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """While so many things are looked at; yields what to call after each."""
+    """Show a bar while `total` items are processed. Yield a function to call after each."""
     done = 0
 
     def count() -> None:
@@ -46,7 +46,7 @@ def _progress(what: str, ask: Callable[[], Reading]) -> Iterator[None]:
         return
     ended = threading.Event()
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
-    # Its own thread: the work is one long call. It draws when it has news, and leaves no trace.
+    # A separate thread draws, because the work is one long call. The bar disappears at the end.
     bar = Progress(*columns, console=screen, transient=True, auto_refresh=False)
     thread = threading.Thread(target=_draw, args=(bar, ask, ended), daemon=True)
     with _signals_raised():
@@ -59,7 +59,7 @@ def _progress(what: str, ask: Callable[[], Reading]) -> Iterator[None]:
 
 
 class EndedError(KeyboardInterrupt):
-    """A signal ends the program, as Ctrl-C does."""
+    """A signal ends the program, like Ctrl-C."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class EndedError(KeyboardInterrupt):
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Meanwhile no signal ends the program with its bar, and without its cursor, on the terminal."""
+    """Raise on signals that end the program: the bar must not stay on the terminal, nor the cursor hidden."""
 
     def end(signal_number: int, _: object) -> None:
         raise EndedError(signal_number)
@@ -84,7 +84,7 @@ def _signals_raised() -> Iterator[None]:
 def _draw(bar: Progress, ask: Callable[[], Reading], ended: threading.Event) -> None:
     if ended.wait(_PATIENCE_SECONDS):
         return
-    with suppress(Exception), bar:  # a bar is not worth an error
+    with suppress(Exception), bar:  # an error of the bar must not stop the work
         task = bar.add_task("")
         while True:
             now = ask()

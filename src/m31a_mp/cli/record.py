@@ -34,14 +34,14 @@ Examples:
   m31a-mp record tool make --failed --duration-ms 420
   m31a-mp record phase plan --ok --duration-ms 8300
 
-The record counts at once in every look. It is merged into metrics.json by
-the session's owner, or by `m31a-mp compact`. A session that does not exist is
-made.
+Show and watch count the record at once. The session's owner, or
+`m31a-mp compact`, merges it into metrics.json. A session that does not exist
+is made.
 """
 
 _COUNT = WholeNumber()
 _EPILOG_COLUMNS = 78  # click indents it by two
-_COST_HELP = "Not negative, in the currency of your choice; not known if it is not given."
+_COST_HELP = "The cost, not negative, in the currency of your choice; not known if it is not given."
 _outcome_option = click.option("--ok/--failed", "success", default=None, help="The outcome.")
 
 
@@ -51,7 +51,7 @@ def _epilog(*examples: str) -> str:
 
 
 def _in_lines(example: str) -> list[str]:
-    """An example as a shell takes it, in lines that fit a terminal of 80 columns."""
+    """Split an example for a shell into lines that fit a terminal of 80 columns."""
     first, *options = example.split(" --")
     lines = [first]
     for option in options:
@@ -64,7 +64,7 @@ def _in_lines(example: str) -> list[str]:
 
 
 def _in_short(documentation: str | None) -> str:
-    """The first statement of a docstring, for the list of the commands."""
+    """Return the first statement of a docstring, for the list of commands."""
     return re.split(r"[;.](?:\s|$)", documentation or "", maxsplit=1)[0] + "."
 
 
@@ -72,12 +72,12 @@ def _in_short(documentation: str | None) -> str:
 @session_option
 @click.pass_context
 def command(ctx: click.Context, directory: str | None) -> None:
-    """Record one tool call, model use, phase, or whatever else there is a command for."""
+    """Record one tool call, model use, phase, or anything else that has a command."""
     ctx.obj = directory
 
 
 def _recording(name: str, *examples: str, short: str = "") -> Callable[[Function], click.Command]:
-    """A command of the group, with its own --session."""
+    """Declare a command of the group, with its own --session."""
 
     def decorate(function: Function) -> click.Command:
         in_short = short or _in_short(function.__doc__)
@@ -91,13 +91,13 @@ def _recording(name: str, *examples: str, short: str = "") -> Callable[[Function
 @click.argument("phase")
 @click.option("--prompt-tokens", type=_COUNT, required=True, help="All tokens of the prompt.")
 @click.option("--completion-tokens", type=_COUNT, required=True, help="All tokens of the completion.")
-@click.option("--total-tokens", type=_COUNT, help="As the provider says; by default the sum of the two.")
-@click.option("--cached-tokens", type=_COUNT, default=0, help="Of the prompt: read from a cache.")
-@click.option("--cache-write-tokens", type=_COUNT, default=0, help="Of the prompt: written to a cache.")
-@click.option("--reasoning-tokens", type=_COUNT, default=0, help="Of the completion.")
+@click.option("--total-tokens", type=_COUNT, help="The provider's total; by default the sum of the two.")
+@click.option("--cached-tokens", type=_COUNT, default=0, help="Prompt tokens that were read from a cache.")
+@click.option("--cache-write-tokens", type=_COUNT, default=0, help="Prompt tokens written to a cache.")
+@click.option("--reasoning-tokens", type=_COUNT, default=0, help="Completion tokens that were reasoning.")
 @click.option("--cost", type=float, help=_COST_HELP)
 @click.option("--model", help="The model's name.")
-@click.option("--duration-ms", type=_COUNT, help="How long it took, in milliseconds.")
+@click.option("--duration-ms", type=_COUNT, help="The duration, in milliseconds.")
 @click.option("--prompt-hash", help="A hash of the prompt.")
 @click.option("--truncated-input", is_flag=True, help="The input was cut.")
 def _llm(outer: str | None, directory: str | None, phase: str, **given: Any) -> None:
@@ -115,11 +115,11 @@ def _llm(outer: str | None, directory: str | None, phase: str, **given: Any) -> 
 @click.argument("action")
 @click.argument("description", default="")
 @_outcome_option
-@click.option("--duration-ms", type=_COUNT, required=True, help="How long it took, in milliseconds.")
-@click.option("--heals-used", type=_COUNT, default=0, help="How many times self-healing was used.")
-@click.option("--tool-calls", type=_COUNT, default=0, help="How many tools were called.")
-@click.option("--file", "files", multiple=True, help="A file that it was about; may be given again.")
-@click.option("--error-type", default="", help="Why it failed.")
+@click.option("--duration-ms", type=_COUNT, required=True, help="The duration, in milliseconds.")
+@click.option("--heals-used", type=_COUNT, default=0, help="The number of uses of self-healing.")
+@click.option("--tool-calls", type=_COUNT, default=0, help="The number of tool calls.")
+@click.option("--file", "files", multiple=True, help="A file of the task; may be given several times.")
+@click.option("--error-type", default="", help="The kind of the failure.")
 def _plan_outcome(outer: str | None, directory: str | None, success: bool | None, **given: Any) -> None:
     """Record the outcome of the task TASK_ID of a plan."""
     with _recorder(directory or outer) as recorder:
@@ -134,7 +134,7 @@ def _plan_outcome(outer: str | None, directory: str | None, success: bool | None
 )
 @click.argument("phase")
 @_outcome_option
-@click.option("--duration-ms", type=_COUNT, help="How long it took, in milliseconds.")
+@click.option("--duration-ms", type=_COUNT, help="The duration, in milliseconds.")
 def _phase(
     outer: str | None, directory: str | None, phase: str, success: bool | None, duration_ms: int | None
 ) -> None:
@@ -149,7 +149,7 @@ def _phase(
 
 
 def _declare(kind: Kind) -> None:
-    """Give a kind of record the command that follows from its fields."""
+    """Make the command of a kind of record from its fields."""
 
     def call(outer: str | None, directory: str | None, **values: Any) -> None:
         if "success" in values:
@@ -158,7 +158,7 @@ def _declare(kind: Kind) -> None:
             getattr(recorder, f"record_{kind.event}")(**values)
 
     call.__doc__ = kind.documentation
-    for name, field in reversed([*kind.fields.items()]):  # each stands before those that were given before it
+    for name, field in reversed([*kind.fields.items()]):  # click puts the last decorator's parameter first
         call = _parameter(name, field, kind.about.get(name))(call)
     _recording(kind.command, kind.example)(call)
 
@@ -187,22 +187,22 @@ for _kind in KINDS:
 
 
 class _Drops(logging.Filter):
-    """Notices, and keeps to itself, that the library dropped the record."""
+    """Notices the library's warning that the record was dropped, and suppresses it."""
 
     reason: str | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         if self.reason is None and record.msg.startswith("records are being dropped"):
             self.reason = str(record.args[-1]) if isinstance(record.args, tuple) else ""
-        return self.reason is None  # whatever else it says comes of that
+        return self.reason is None  # later warnings are consequences of the drop
 
 
 @contextmanager
 def _recorder(directory: str | None) -> Iterator[Recorder]:
-    """A recorder whose record, when this ends, is in the session, or else that is an error."""
+    """Yield a recorder. At the end, raise an error if its record is not in the session."""
     try:
         session = named(directory, _how_to_name_one)
-    except OSError as error:  # where there is no working directory, a relative name leads nowhere
+    except OSError as error:  # a relative name, but the working directory does not exist any more
         raise TroubleError(f"not recorded: {error.strerror}", "name the session by its full path") from None
     drops, log = _Drops(), logging.getLogger("m31a_mp")
     log.addFilter(drops)
@@ -227,5 +227,5 @@ def _how_to_name_one() -> str:
 
 def _how_to_mend(session: Session) -> str:
     if os.path.isdir(session.sessions_dir):
-        return f"mend that, then look: m31a-mp ls {path_word(session.sessions_dir)}"
-    return f"mend that, or name another session: {_how_to_name_one()}"
+        return f"fix that, then look: m31a-mp ls {path_word(session.sessions_dir)}"
+    return f"fix that, or name another session: {_how_to_name_one()}"

@@ -1,4 +1,4 @@
-"""`m31a-mp run`: a command inside a session."""
+"""`m31a-mp run`: run a command inside a session."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ Examples:
   m31a-mp run --session sessions/demo --tool lint --phase verify -- \\
       ruff check .
 
-The command has this program's streams and terminal. Signals are handed on to
+The command has this program's streams and terminal. Signals are forwarded to
 it, and the exit status is the command's: 128+N if signal N ended it, 127 if
-there is no such command, 126 if it cannot be executed; 125 is this program's
-own, when the command was not started.
+there is no such command, 126 if it cannot be executed. The status is 125 if
+this program could not start the command.
 
 The call is recorded even if this program is killed (kill -9) before the
 command ends: a second process waits with it. If that one is killed, nobody
 knows how the command ends, and the call counts as interrupted.
 
-A session that nobody owns is owned for as long as the command runs, and merged
-into metrics.json then. Whatever is wrong with a session, the command runs.
+If the session has no owner, this program owns it while the command runs, and
+then merges it into metrics.json. The command runs whatever is wrong with the
+session.
 """
 
 _NAMED = f"m31a-mp run --session {DEFAULT_SESSIONS}/NAME -- COMMAND"
@@ -52,7 +53,7 @@ def _name(_: click.Context, parameter: click.Parameter, value: str | None) -> st
 @click.option(
     "--tool", metavar="NAME", callback=_name, help="Record the call as NAME; by default the command's name."
 )
-@click.option("--phase", metavar="PHASE", callback=_name, help="The command is this phase: record that, too.")
+@click.option("--phase", metavar="PHASE", callback=_name, help="Also record the command as this phase.")
 @session_option
 @click.argument(
     "command_line",

@@ -1,4 +1,4 @@
-"""A terminal's other screen, on which one scrolls, and which is left as it was found."""
+"""A scrollable view on a terminal's alternate screen. The terminal is restored at the end."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _KEYS = {
     "q": QUIT,
     "Q": QUIT,
 }
-# A key is a character, or a sequence behind an escape; of one at the end the rest may be still to come.
+# A key is a character, or a sequence after an escape. The rest of a sequence at the end may follow later.
 _TOKEN = re.compile(r"\x1b(?:\[[0-9;]{0,8}[A-Za-z~]|O[A-Za-z])|\x1b(?:\[[0-9;]{0,8}|O)?\Z|.", re.DOTALL)
 
 _CHUNK = 1024
-_LOCAL_MODES = 3  # in what tcgetattr returns
+_LOCAL_MODES = 3  # an index in the result of tcgetattr
 _CONTROL_CHARACTERS = 6
 
 _LONG_HELP = "arrows, PgUp, PgDn, Home, End scroll"
@@ -47,17 +47,17 @@ _SHORT_HELP = "q ends"
 
 
 class Keys:
-    """The keys that are pressed, made of the bytes that a terminal sends."""
+    """Parses the bytes of a terminal into keys."""
 
     def __init__(self) -> None:
         self._rest = ""
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """Yield the keys that are known; the others mean nothing."""
+        """Yield the known keys, and ignore others."""
         tokens = _TOKEN.findall(self._rest + data.decode("latin-1"))
         self._rest = tokens.pop() if tokens and _is_begun(tokens[-1]) else ""
         for token in tokens:
-            # Some terminals write `O` where others write `[`.
+            # Some terminals send `O` instead of `[`.
             if key := _KEYS.get(token.replace("\x1bO", "\x1b[")):
                 yield key
 
@@ -67,17 +67,17 @@ def _is_begun(token: str) -> bool:
 
 
 class Screen:
-    """A view that is drawn in place, and of which as much is seen as there are lines.
+    """A view that is drawn in place, and shows as many lines as the terminal has.
 
-    While the program is in the background it neither draws, nor reads keys, nor touches the terminal's modes:
-    all of that belongs to somebody else then.
+    While the program is in the background, it does not draw, read keys, or set the terminal's modes: the
+    terminal then belongs to another program.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._keys = Keys()
         self._input = _input()
-        self._modes: list[Any] | None = None  # as they were found
+        self._modes: list[Any] | None = None  # the original modes
         self._is_shown = False
         self._top = 0
         self._lines: list[list[Segment]] = []
@@ -87,7 +87,7 @@ class Screen:
         self._before: Any = None
 
     def __enter__(self) -> Self:
-        # Put into the background between two steps, the program would be stopped by its next read.
+        # Without this, a read would stop the program if it was put into the background just before.
         self._before = signal.signal(signal.SIGTTIN, signal.SIG_IGN)
         return self
 
@@ -99,7 +99,7 @@ class Screen:
 
     @property
     def is_mine(self) -> bool:
-        """Whether the program may draw: it is in the foreground, or the terminal knows of no such thing."""
+        """Whether the program may draw: it is in the foreground, or the terminal has no foreground group."""
         try:
             return os.tcgetpgrp(self._console.file.fileno()) == os.getpgrp()
         except OSError:
@@ -107,25 +107,25 @@ class Screen:
 
     @property
     def is_given_back(self) -> bool:
-        """Whether the program came to the foreground, and has not drawn since."""
+        """Whether the program returned to the foreground, and has not drawn since."""
         return not self._is_shown and self.is_mine
 
     @property
     def input(self) -> int | None:
-        """The descriptor that keys come from, if any may be read now."""
+        """The descriptor for keys; None if keys must not be read now."""
         is_listening = self._modes and self._is_shown
         return self._input if is_listening and _is_foreground(self._input) else None
 
     def show(self, view: RenderableType, note: str = "") -> None:
-        """Draw a view, and a note in its last line."""
+        """Draw a view, and a note in the last line."""
         self._view, self._note = view, note
         self._lines = []
         self.draw()
 
     def draw(self) -> None:
-        """Draw what is there once more: the terminal has another size, or is given back."""
+        """Draw the view again, for instance because the terminal was resized or given back."""
         if not self.is_mine:
-            self._is_shown = False  # who stopped the program took the screen, too
+            self._is_shown = False  # the program in the foreground has taken the screen
             return
         self._enter()
         width, height = self._console.size
@@ -141,7 +141,7 @@ class Screen:
         self._console.update_screen_lines(Segment.set_shape(seen, width, height))
 
     def press(self, key: str) -> None:
-        """Scroll as a key says; `draw` shows it."""
+        """Scroll by a key. Call `draw` to show the result."""
         height = self._console.size.height
         room = self._room(height)
         end = len(self._lines)
@@ -149,22 +149,22 @@ class Screen:
         self._top = max(0, min(self._top + steps.get(key, 0), end - room))
 
     def read(self) -> Iterator[str]:
-        """Yield the keys that were pressed; none is waited for."""
+        """Yield the pressed keys, without waiting."""
         descriptor = self.input
         if descriptor is None:
-            return  # taken while it was waited for: the keys are somebody else's
+            return  # the terminal was taken during the wait: the keys belong to another program
         try:
             data = os.read(descriptor, _CHUNK)
         except OSError:
             data = b""
         if not data and _is_foreground(descriptor):
-            self._input = None  # it is gone: to wait for it would return at once, for ever
+            self._input = None  # the input is gone: every wait for it would return at once
         yield from self._keys.feed(data)
 
     def leave(self) -> None:
-        """Give the terminal back as it was found; `draw` takes it again."""
+        """Restore the terminal. `draw` takes it again."""
         if not self.is_mine:
-            self._is_shown = False  # it was taken already, and modes are not ours to set
+            self._is_shown = False  # the terminal was taken already: do not set its modes
             return
         if self._modes and self._input is not None and _is_foreground(self._input):
             with suppress(termios.error):
@@ -176,14 +176,14 @@ class Screen:
                 self._console.set_alt_screen(False)
                 self._console.show_cursor(True)
             except OSError:
-                forget_output()  # a terminal that is gone needs nothing back
+                forget_output()  # the terminal is gone, and need not be restored
 
     def listen(self) -> None:
-        """Have keys come one by one and unseen; Ctrl-C and Ctrl-Z stay signals."""
+        """Set modes in which keys arrive one by one, without echo. Ctrl-C and Ctrl-Z still send signals."""
         if not self._is_shown or not _is_foreground(self._input):
             return
         with suppress(termios.error):
-            # What is found after a SIGSTOP may be our own modes: the first ones count.
+            # Keep the first modes: after a SIGSTOP, the current modes may be our own.
             self._modes = self._modes or termios.tcgetattr(self._input)
             modes = [*self._modes]
             modes[_LOCAL_MODES] &= ~(termios.ICANON | termios.ECHO)
@@ -201,12 +201,12 @@ class Screen:
         self.listen()
 
     def _room(self, height: int) -> int:
-        """How many lines of the view are seen."""
+        """Return how many lines of the view fit."""
         has_footer = self._note or self._modes or len(self._lines) > height
         return max(1, height - 1) if has_footer else height
 
     def _footer(self, width: int, room: int) -> Segment:
-        """The last line: a note; else where one is and which keys there are, as far as there is room."""
+        """Return the last line: the note, or otherwise the position and the keys, as far as they fit."""
         lines = len(self._lines)
         place = f"lines {self._top + 1}-{min(self._top + room, lines)} of {lines}" if lines > room else ""
         if self._note:
@@ -214,21 +214,21 @@ class Screen:
         helps = [_LONG_HELP, _SHORT_HELP] if place else [_SHORT_HELP]
         parts = [part for part in (place, *(helps if self._modes else [])) if part]
         while len("; ".join(parts)) > width and len(parts) > 1:
-            parts.pop(1 if len(parts) == 3 else -1)  # noqa: PLR2004  # the long help is what one misses least
+            parts.pop(1 if len(parts) == 3 else -1)  # noqa: PLR2004  # the long help is the least important
         return Segment(cut("; ".join(parts), width), self._console.get_style("reverse"))
 
 
 def _input() -> int | None:
-    """The terminal's descriptor for keys, if standard input is one."""
+    """Return the descriptor of standard input, if it is a terminal."""
     try:
         descriptor = sys.stdin.fileno()
         return descriptor if os.isatty(descriptor) else None
     except (AttributeError, OSError, ValueError):
-        return None  # it is closed
+        return None  # standard input is closed
 
 
 def _is_foreground(descriptor: int | None) -> TypeGuard[int]:
-    """Whether keys are for this program. Those of a terminal that is not the process's own are not."""
+    """Whether keys are for this program. False for a terminal that does not control this process."""
     if descriptor is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""`m31a-mp show`: what sessions add up to."""
+"""`m31a-mp show`: show the metrics of sessions."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ Examples:
   m31a-mp show --compare sessions/before sessions/after
   m31a-mp show /elsewhere/metrics.json
 
-Works while the session runs, also where nobody closed it, and counts every record in it,
-merged or not. Also shows a bare metrics.json, whoever wrote it. Of several
-sessions it shows the sum, and each in a line. Changes nothing.
+Works while the session runs, and also if it was not closed. Counts every
+record, merged or not. Also shows a bare metrics.json of any program. Shows
+several sessions as their sum, and each in a line. Changes nothing.
 
-Where the terminal is narrow, columns are left out and names cut; the last line
-says which columns. In a pipe all columns are there, and --json has the names
-whole.
+On a narrow terminal, columns are left out and names are cut; the last line
+lists the missing columns. A pipe gets all columns, and --json has full names.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A session, or a file of metrics of which nothing else is known."""
+    """A session, or only a file of metrics."""
 
     name: str
     metrics: SessionMetrics
@@ -51,7 +50,7 @@ class _Found:
 
     @property
     def directory(self) -> str:
-        """The directory where it is: the same for a session and its file."""
+        """The session's directory, the same for a session and its metrics.json."""
         return os.path.realpath(self.name).removesuffix("/metrics.json")
 
     def json(self) -> dict[str, Any]:
@@ -69,12 +68,12 @@ class _Found:
 @click.option("--compare", is_flag=True, help="Show how the second session differs from the first.")
 @json_option
 def command(directories: tuple[str, ...], choice: Choice, *, compare: bool, as_json: bool) -> int:
-    """Show what a session adds up to: tools, model use, phases, who is live."""
+    """Show the metrics of a session: tools, model use, phases, live writers."""
     if compare and len(directories) != 2:  # noqa: PLR2004  # before and after
         raise click.UsageError("--compare takes two sessions")
     if compare and choice.sort:
         raise click.UsageError("--compare has an order of its own, the largest differences first: no --sort")
-    # Not by click, which would split a name at its spaces where it takes several.
+    # Do not read the variable by click, which would split it at spaces for several sessions.
     found = [_find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
     if compare:
         _show_comparison(found, choice, as_json=as_json)
@@ -95,13 +94,13 @@ def _find(directory: str | None) -> _Found:
     try:
         return _Found(path, read_file(path))
     except UnsupportedVersionError:
-        raise  # it is not damaged
+        raise  # a newer version is not damage
     except DamagedMetricsError as error:
         raise TroubleError(str(error), "name a session's directory, or a metrics.json") from None
 
 
 def _show_sum(named: list[_Found], choice: Choice, *, as_json: bool) -> None:
-    """The sum of what was named; a session that was named more often counts once."""
+    """Show the sum of sessions. A session that was named several times counts once."""
     same: dict[str, list[_Found]] = {}
     for one in named:
         same.setdefault(one.directory, []).append(one)

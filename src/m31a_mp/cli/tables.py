@@ -25,16 +25,16 @@ from m31a_mp.system.log import shown
 from m31a_mp.system.process import describe, name_and_state
 
 JSON_VERSION = 1
-"""The version of the JSON forms. New keys may come without a new one; none goes or changes its meaning."""
+"""The version of the JSON forms. Without a new version, keys may be added, but not removed or changed."""
 
-# In a pipe a table is as wide as it needs to be.
+# In a pipe, a table is as wide as its content.
 _PIPE_COLUMNS = 10_000
 _STATE_STYLES = {State.RUNNING: "green", State.NOT_CLOSED: "yellow", State.FINISHED: ""}
-_NAME_CELLS = 200  # of a name in running text; an id has no more
+_NAME_CELLS = 200  # the most cells of a name in running text; an id has no more
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that leaves text as it is: no guessing at numbers, no markup."""
+    """Make a console that prints text unchanged, without highlighting or markup."""
     stream = sys.stderr if stderr else sys.stdout
     is_terminal = bool(stream) and stream.isatty()
     return Console(
@@ -52,7 +52,7 @@ ALL = Choice()
 
 
 def print_json(document: dict[str, Any], *, in_one_line: bool = False) -> None:
-    """Print a document on stdout."""
+    """Print a document to stdout."""
     option = orjson.OPT_APPEND_NEWLINE | (0 if in_one_line else orjson.OPT_INDENT_2)
     document = {"version": JSON_VERSION} | document
     try:
@@ -65,7 +65,7 @@ def print_json(document: dict[str, Any], *, in_one_line: bool = False) -> None:
 
 
 def _as_text(value: Any) -> Any:
-    """The same JSON, with the names of files that are not UTF-8 as text."""
+    """Return the same JSON, with file names that are not UTF-8 escaped."""
     if isinstance(value, dict):
         return {key: _as_text(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -74,7 +74,7 @@ def _as_text(value: Any) -> Any:
 
 
 def status_json(status: Status) -> dict[str, Any]:
-    """A session."""
+    """Return the JSON of a session."""
     return {
         "session": str(status.directory),
         "state": str(status.state),
@@ -90,7 +90,7 @@ def status_json(status: Status) -> dict[str, Any]:
 
 
 def file_json(path: str, metrics: SessionMetrics) -> dict[str, Any]:
-    """A file of metrics, of which nothing else is known."""
+    """Return the JSON of a file of metrics, with the keys of a session."""
     return {
         "session": path,
         "state": None,
@@ -103,7 +103,7 @@ def file_json(path: str, metrics: SessionMetrics) -> dict[str, Any]:
 
 
 def row_json(status: Status) -> dict[str, Any]:
-    """A session among others."""
+    """Return the JSON of a session in a list."""
     return {
         "session": str(status.directory),
         "state": str(status.state),
@@ -117,7 +117,7 @@ def row_json(status: Status) -> dict[str, Any]:
 
 
 def totals(metrics: SessionMetrics) -> dict[str, int | float]:
-    """The sums over all entries."""
+    """Return the sums over all entries."""
     sums = metrics.totals
     return {
         "tool_calls": sums.tool_calls,
@@ -142,7 +142,7 @@ def _owner_json(owner: Owner | None) -> dict[str, Any] | None:
 
 # --- Tables -------------------------------------------------------------------------------------------
 #
-# Where not all columns have room, those of rank 0 stay, and the others come in the order of their rank.
+# Without room for all columns, those of rank 0 stay, and others are added in the order of their ranks.
 
 _WRITERS = (
     Column("process"),
@@ -177,12 +177,12 @@ _SESSIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A session among others that cannot be read.
+    """A session in a list that cannot be read.
 
     Attributes:
-        name: Its id.
-        state: In a word or two, why.
-        reason: In a sentence, why.
+        name: The session's id.
+        state: The reason in a word or two.
+        reason: The reason in a sentence.
     """
 
     name: str
@@ -192,7 +192,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Texts and tables, with an empty line before and behind each table; and notes at the end."""
+    """Texts and tables, with an empty line before and after each table, and notes at the end."""
 
     parts: Sequence[Text | Table | Activity]
     notes: Sequence[str]
@@ -220,7 +220,7 @@ class View:
 
 
 def status_view(status: Status, choice: Choice = ALL) -> View:
-    """A session as tables."""
+    """Return a session as tables."""
     directory = shown(str(status.directory))
     head = Text.assemble((directory, "bold"), ": ", _state(status.state))
     if status.owner:
@@ -239,7 +239,7 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
 
 
 def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
-    """A file of metrics as tables."""
+    """Return a file of metrics as tables."""
     head = Text(f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold")
     return View([head, *metrics_views(metrics, choice)], _loss_notes(metrics, ""))
 
@@ -247,7 +247,7 @@ def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
 def sum_view(
     named: Sequence[tuple[str, SessionMetrics]], whole: SessionMetrics, choice: Choice, notes: Sequence[str]
 ) -> View:
-    """Several sessions: each in a line, and their sum as tables."""
+    """Return several sessions, each in a line, and their sum as tables."""
     table = Table("Sessions", _SUMMED, more=choice.rest(named, "session"))
     for name, metrics in named[: choice.top]:
         table.rows.append([shown(name), *_sums_of(metrics)])
@@ -270,13 +270,13 @@ def _sums_of(metrics: SessionMetrics) -> list[Cell]:
 def comparison_view(
     names: Sequence[str], before: SessionMetrics, after: SessionMetrics, choice: Choice
 ) -> View:
-    """Two sessions side by side."""
+    """Return two sessions side by side."""
     head = Text(" → ".join(map(shown, names)), "bold")
     return View([head, *comparison_views(before, after, choice)], [])
 
 
 def list_view(rows: Iterable[Status | Unreadable]) -> View:
-    """Sessions, one a line; of those that cannot be read the reasons below."""
+    """Return sessions, one per line, and below the reasons for those that cannot be read."""
     table = Table("", _SESSIONS)
     notes = []
     for row in rows:

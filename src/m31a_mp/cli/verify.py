@@ -1,4 +1,4 @@
-"""`m31a-mp verify`: the store checks itself."""
+"""`m31a-mp verify`: check all files of a session."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _EPILOG = """\
 Example:
   m31a-mp verify sessions/demo && echo all is well
 
-Reads everything and changes nothing. Records that an owner left unmerged are no
-finding: the next owner takes them in. The exit status is 1 if there are findings.
+Reads all files and changes nothing. Unmerged records are no finding: the next
+owner merges them. The exit status is 1 if there are findings.
 """
 
 
@@ -24,7 +24,7 @@ finding: the next owner takes them in. The exit status is 1 if there are finding
 @session_argument
 @json_option
 def command(directory: str | None, as_json: bool) -> int:
-    """Check everything that a session has on disk."""
+    """Check all files of a session."""
     session = existing_or_latest(directory, "m31a-mp verify")
     with reading_progress(session, "checking"):
         findings = verify(session.sessions_dir, session.id)

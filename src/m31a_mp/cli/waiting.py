@@ -1,4 +1,4 @@
-"""Waiting for signals and input at once. A signal is noted when it comes, and told between two steps."""
+"""Wait for signals and input together. A signal is noted on arrival, and reported between two steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _CHUNK = 1024
 
 
 class SignalPipe:
-    """Signals, from `__enter__` to `__exit__`, as bytes in a pipe that can be waited for.
+    """Receives signals as bytes in a pipe, from `__enter__` to `__exit__`.
 
-    What the program does when one comes, a drawing for example, is not cut short. An ignored signal stays
-    ignored, as `nohup` and a shell's `&` want it.
+    A signal does not interrupt the program, for instance while it draws. An ignored signal stays ignored,
+    which `nohup` and a shell's `&` rely on.
     """
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
@@ -29,7 +29,7 @@ class SignalPipe:
             self._reading_end, writing_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             stack.callback(os.close, self._reading_end)
             stack.callback(os.close, writing_end)
-            # A pipe that is full already wakes: one signal more or less of the same kind says the same.
+            # A full pipe is no error: it wakes the reader already, and further signals add nothing.
             before = signal.set_wakeup_fd(writing_end, warn_on_full_buffer=False)
             stack.callback(signal.set_wakeup_fd, before)
             for number in self._numbers:
@@ -42,14 +42,14 @@ class SignalPipe:
         self._stack.close()
 
     def wait(self, seconds: float, other: int | None = None) -> tuple[list[int], bool]:
-        """Wait for a signal, or for something to read elsewhere.
+        """Wait for a signal, or for input on another descriptor.
 
         Args:
-            seconds: For how long at most.
-            other: A descriptor that is waited for, too.
+            seconds: The longest wait.
+            other: The other descriptor; None for none.
 
         Returns:
-            The signals that came, and whether the descriptor has something.
+            The received signals, and whether the descriptor has input.
         """
         descriptors = [self._reading_end] + ([] if other is None else [other])
         ready = select.select(descriptors, [], [], max(seconds, 0))[0]
@@ -58,11 +58,11 @@ class SignalPipe:
 
 
 def stop_until_continued() -> None:
-    """Stop as Ctrl-Z does, until somebody continues this process."""
+    """Stop like at Ctrl-Z, until this process is continued."""
     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-    signal.raise_signal(signal.SIGTSTP)  # here it stops
+    signal.raise_signal(signal.SIGTSTP)  # the process stops here
     signal.signal(signal.SIGTSTP, before)
 
 
 def _only_noted(_: int, __: object) -> None:
-    """Do nothing: the interpreter has put the number into the pipe."""
+    """Do nothing: the interpreter has already written the number to the pipe."""

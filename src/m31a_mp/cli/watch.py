@@ -1,4 +1,4 @@
-"""`m31a-mp watch`: a session live."""
+"""`m31a-mp watch`: show a session live."""
 
 from __future__ import annotations
 
@@ -32,20 +32,19 @@ Examples:
   m31a-mp watch --sort total --top 10 sessions/demo
   m31a-mp watch --interval 5 --count 12 --json sessions/demo
 
-On a terminal it draws in place: arrow keys, PgUp, PgDn, Home, End, j and k
-scroll, q or Ctrl-C ends it, and the terminal is as it was. In the background
-it waits until it has the terminal. Elsewhere it prints one snapshot after the
-other, with --json one a line. Processes that record are never stopped or
-slowed.
+On a terminal, watch draws in place: arrow keys, PgUp, PgDn, Home, End, j and k
+scroll, q or Ctrl-C ends it and restores the terminal. In the background it
+waits for the terminal. Elsewhere it prints one snapshot after the other, with
+--json one per line. Recording processes are never stopped or slowed.
 """
 
 _ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _AWAITED = _ENDS | {signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH}
 
-# How soon a program in the background sees that it was brought to the front: nobody tells it.
+# The interval of checks for the foreground while in the background: no signal announces the change.
 _BACKGROUND_SECONDS = 0.2
 
-# What happens, besides signals.
+# The events besides signals.
 _LOOK = 0
 _INPUT = -1
 _GIVEN_BACK = -2
@@ -59,9 +58,9 @@ _GIVEN_BACK = -2
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="How often to look.",
+    help="Time between snapshots.",
 )
-@click.option("--count", type=WholeNumber(1), metavar="N", help="End after so many looks.")
+@click.option("--count", type=WholeNumber(1), metavar="N", help="End after N snapshots.")
 @choice_options
 @json_option
 def command(
@@ -69,7 +68,7 @@ def command(
 ) -> int:
     """Show a session live, at a steady rate, until q or Ctrl-C."""
     session = existing_or_latest(directory, "m31a-mp watch")
-    found = status(session)  # what is wrong from the start is an error
+    found = status(session)  # an error in the first snapshot ends the program
     with SignalPipe(_AWAITED) as pipe:
         console = tables.console()
         if as_json or not console.is_terminal or console.is_dumb_terminal:
@@ -82,24 +81,24 @@ def command(
             if error.errno != EIO:
                 raise
             forget_output()
-            return _status_of(signal.SIGHUP)  # the terminal is gone; its signal is on the way
+            return _status_of(signal.SIGHUP)  # the terminal is gone; SIGHUP will follow
 
 
 def _events(
     pipe: SignalPipe, interval: float, count: int | None, screen: Screen | None = None
 ) -> Iterator[int]:
-    """Yields the signals that come, and what else happens; ends after `count` looks."""
+    """Yield signals and other events. End after `count` snapshots."""
     due = time.monotonic()
     looks = 1
     while count is None or looks < count:
-        due = max(due + interval, time.monotonic())  # a slow look does not have others catch up
+        due = max(due + interval, time.monotonic())  # after a slow snapshot, do not catch up
         is_first = True
-        while (left := due - time.monotonic()) > 0 or is_first:  # once at least: q and Ctrl-C end it always
+        while (left := due - time.monotonic()) > 0 or is_first:  # at least once, for q and Ctrl-C
             is_first = False
             if screen and not screen.is_mine:
                 left = min(left, _BACKGROUND_SECONDS)
             numbers, has_input = pipe.wait(left, screen.input if screen else None)
-            yield from sorted(numbers)  # one that ends the program before one that has it draw
+            yield from sorted(numbers)  # signals that end the program come before those that draw
             if has_input:
                 yield _INPUT
             if screen and screen.is_given_back:
@@ -109,7 +108,7 @@ def _events(
 
 
 def _print(session: Session, found: Status, events: Iterator[int], emit: Callable[[Status], None]) -> int:
-    """One snapshot after the other."""
+    """Print one snapshot after the other."""
     emit(found)
     for event in events:
         if event in _ENDS:
@@ -131,7 +130,7 @@ def _print_one(found: Status, *, console: Console, choice: Choice, as_json: bool
 
 
 def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen, choice: Choice) -> int:
-    """In place, on the terminal's other screen."""
+    """Draw snapshots in place, on the terminal's alternate screen."""
     screen.show(tables.status_view(found, choice))
     for event in events:
         if event in _ENDS:
@@ -141,7 +140,7 @@ def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen
             try:
                 found = status(session)
             except (MetricsError, OSError) as error:
-                # It may pass, and what was seen last is better than nothing.
+                # Keep the last snapshot: the error may be temporary.
                 note = f"not to be read now: {shown(str(error))}"
             screen.show(tables.status_view(found, choice), note)
             continue
@@ -154,11 +153,11 @@ def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen
             screen.leave()
             stop_until_continued()
         if event == signal.SIGCONT:
-            screen.listen()  # the program in front meanwhile may have changed the terminal's modes
+            screen.listen()  # the program in the foreground may have changed the terminal's modes
         screen.draw()
     return 0
 
 
 def _status_of(signal_number: int) -> int:
-    """Ctrl-C is how one ends it; the others are not."""
+    """Return the exit status for a signal: 0 for Ctrl-C, the regular end; otherwise 128+N."""
     return 0 if signal_number == signal.SIGINT else SIGNAL_BASE + signal_number

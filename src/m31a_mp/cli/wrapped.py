@@ -1,8 +1,8 @@
-"""A command that is run inside a session: it runs, and its status is its own, whatever is wrong with that.
+"""Run a command inside a session. The command runs, and keeps its status, whatever is wrong with the session.
 
-    find the session  ->  own it, or attach  ->  run the command (child.py)  ->  record  ->  merge
+    find the session  ->  own it, or attach  ->  run the command (keeper.py)  ->  record  ->  merge
 
-Each step but the command's own may fail. What came of it is told once, when it is known: whether the call is
+Each step except the command may fail. The result is reported once, when it is known: whether the call is
 recorded, whether it is merged, and why not.
 """
 
@@ -25,7 +25,7 @@ from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attac
 from m31a_mp.session.paths import Session
 from m31a_mp.system.log import shown
 
-_NAME_BYTES = 255  # what a file system allows a command
+_NAME_BYTES = 255  # the limit of file systems for the name of a command
 
 
 def run_in_session(  # noqa: PLR0913  # most of them by name
@@ -37,22 +37,22 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
     tool: str | None = None,
     phase: str | None = None,
 ) -> int:
-    """Run a command, record the call in a session, and merge that if nobody else owns it.
+    """Run a command, record the call in a session, and merge the session if it has no other owner.
 
     Args:
         command: The command and its arguments.
-        find: Tells the session. It may raise anything: then the call is not recorded.
-        say: Told in words what is wrong. It must not raise.
-        opened: Called before the command is run, if nothing is wrong with the session by then.
-        tool: The name to record the call under; by default the command's.
-        phase: The phase that the command is, if it is one.
+        find: Returns the session. If it raises, the call is not recorded.
+        say: Called with a message about each problem. It must not raise.
+        opened: Called before the command runs, if the session has no problem by then.
+        tool: The name of the recorded call; None: the command's name.
+        phase: The phase that the command carries out; None without one.
 
     Returns:
-        The exit status as a shell tells it; `INTERRUPTED` if SIGINT ended the command: the caller has to
-        end as that did, by `end_as`.
+        The exit status in the convention of shells; `INTERRUPTED` if SIGINT ended the command: the caller
+        must then call `end_as`.
 
     Raises:
-        OSError: There can be no more processes; nothing was run.
+        OSError: The system refuses another process. Nothing was run.
     """
     held = BlockedSignals()
     with _Heard() as heard:
@@ -77,7 +77,7 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
         try:
             _close(recorder, outcome)
         except SessionOwnedError:
-            pass  # the new owner merges it
+            pass  # the new owner merges the session
         except Exception as error:
             outcome.trouble = _why(error)
         outcome.closed()
@@ -85,22 +85,21 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
 
 
 def tell(program: str, message: str) -> None:
-    """Tell something on stderr, in one line, if that can be written.
+    """Write a message to stderr, in one line, if possible.
 
-    Not through `sys.stderr`: what that could not write, it would try once more when the interpreter ends, and
-    the status would be Python's.
+    `sys.stderr` is not used: it would retry a failed write when the interpreter ends, and change the status.
     """
     if sys.stderr is None:
-        return  # another file may have its number
+        return  # stderr is closed: another file may have its number
     with suppress(OSError):
         os.write(2, f"{program}: {shown(message)}\n".encode(sys.stderr.encoding, errors="backslashreplace"))
 
 
 class _Heard(logging.Filter):
-    """The warnings of the library, kept until it is known what came of them.
+    """Collects the warnings of the library until the result of the call is known.
 
     Attributes:
-        dropped: Why a record was dropped, if one was.
+        dropped: The reason of a dropped record; None without one.
         others: The other warnings.
     """
 
@@ -109,7 +108,7 @@ class _Heard(logging.Filter):
         self.dropped: str | None = None
         self.others: list[str] = []
         self._log = logging.getLogger("m31a_mp")
-        self._handler = logging.NullHandler()  # the library says nothing to a logger without any
+        self._handler = logging.NullHandler()  # the library does not log without a handler
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING:
@@ -130,10 +129,10 @@ class _Heard(logging.Filter):
 
 
 class _Outcome:
-    """The outcome of the call. It is told once: by the process that waits for the command, or that merges.
+    """The outcome of the call, reported once: by the process that waits for the command, or that merges.
 
     Attributes:
-        trouble: Why the session cannot be owned and merged, if it cannot.
+        trouble: The reason why the session cannot be owned and merged; None without one.
     """
 
     def __init__(self, heard: _Heard, say: Callable[[str], None], *, has_phase: bool) -> None:
@@ -144,15 +143,15 @@ class _Outcome:
         self._told = mmap.mmap(-1, 1)  # shared by the two processes
 
     def say(self, message: str) -> None:
-        """Tell something that is so whatever comes of the call."""
+        """Report a message that does not depend on the outcome."""
         self._say(message)
 
     def say_nothing(self) -> None:
-        """There was no call, of which there would be something to tell."""
+        """Suppress the report: no call was made."""
         self._told[0] = 1
 
     def recorded(self, recorder: Recorder, error: Exception | None) -> None:
-        """Tell what came of the records, which were made, or raised an error."""
+        """Report the result of the records, and `error`, the first exception of one."""
         heard = self._heard
         if not recorder.enabled:
             self._tell(f"this call is not recorded: {self.trouble}")
@@ -164,7 +163,7 @@ class _Outcome:
             self._tell(f"this call is recorded, but not merged into metrics.json: {self.trouble}")
 
     def closed(self) -> None:
-        """Tell what came of the merge, if nothing was told yet."""
+        """Report the result of the merge, unless something was reported before."""
         if self._told[0]:
             return
         if self.trouble:
@@ -178,7 +177,7 @@ class _Outcome:
 
 
 def _open(find: Callable[[], Session], outcome: _Outcome) -> Recorder:
-    """Become the owner of the session, or else attach to it; or, without a session, record nothing."""
+    """Become the owner of the session, or attach to it. Without a session, record nothing."""
     durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
     if durability not in {PROCESS, DISK}:
         known = f"neither {PROCESS} nor {DISK}"
@@ -190,7 +189,7 @@ def _open(find: Callable[[], Session], outcome: _Outcome) -> Recorder:
         outcome.trouble = _why(error) if _has_working_directory() else "there is no working directory"
         return Recorder(None)
     try:
-        # Known to be owned, it need not be asked for: that would wait for an owner who is about to stop.
+        # Do not try to take the lease of a session with an owner: a collector would wait for the lease.
         if not owner_of(session):
             return Collector(session.id, session.sessions_dir, durability=durability)
     except SessionOwnedError:
@@ -201,7 +200,7 @@ def _open(find: Callable[[], Session], outcome: _Outcome) -> Recorder:
 
 
 def _close(recorder: Recorder, outcome: _Outcome) -> None:
-    """Merge, unless somebody else is there to do it, or it was not possible before."""
+    """Merge the session, unless it has another owner, or could not be opened before."""
     recorder.stop()
     if isinstance(recorder, Collector) or outcome.trouble or not recorder.directory:
         return

@@ -1,7 +1,7 @@
-"""Looking: what a session adds up to, how it is, whether its files are sound.
+"""Inspection: the metrics of a session, its status, and a check of its files.
 
 In:       all files of a session.
 Out:      metrics, a status, findings.
-Promise:  a look changes nothing and stops nobody; it sees every record whose call returned before.
-Cold:     imports what it likes.
+Promise:  an inspection changes nothing and blocks no one; it sees every record whose call returned before.
+Cold:     may import anything.
 """

@@ -1,4 +1,4 @@
-"""A snapshot: what a compaction would publish now. It changes nothing, and waits for nobody."""
+"""Snapshots: the metrics that a compaction would publish now. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import MAX_WAITING, Session, is_file
 
-# A look that a publication overtakes is taken anew, this often; then it waits for the journal's lock.
+# The number of attempts without the journal's lock. An attempt fails if an owner publishes meanwhile.
 _LOOKS = 20
-# What it keeps of the segments in memory; more than that goes to a temporary file.
+# The most bytes of segments that stay in memory. The rest goes to a temporary file.
 _STAGED_BYTES = 8 * 1024 * 1024
 
 
 def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
-    """Fold everything recorded, and change nothing.
+    """Fold all records, and change nothing.
 
-    It waits for nobody but where something is wrong in the live journal: that may be an append in progress,
-    of which a reader met the end before the beginning. So it is looked at again under the journal's lock.
+    The fold waits only if the live journal seems damaged. The damage may be a running append whose end was
+    read before its beginning. In this case the fold is repeated under the journal's lock.
 
     Args:
-        session: What to look at; it need not exist.
-        from_zero: Take no notice of what `metrics.json` contains.
+        session: The session to read; it need not exist.
+        from_zero: Whether to ignore `metrics.json`.
 
     Returns:
-        What is there. If the lock could not be had for 5 seconds, or not at all, the reason of what is wrong
-        in the live journal says that it is not certain.
+        The fold. If the lock was not free for 5 seconds, or could not be taken, the reasons of damage in the
+        live journal say that they are not certain.
 
     Raises:
         DamagedMetricsError: `metrics.json` is not valid.
-        JournalLockedError: Flushes overtook it all the time, and the lock could not be had either.
-        OSError: Something could not be read.
+        JournalLockedError: Flushes interfered with every attempt, and the lock was not free either.
+        OSError: A file could not be read.
     """
     callers = Callers(session)
     for _ in range(_LOOKS):
@@ -53,7 +53,7 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
         fold = _look(session, from_zero)
         if fold and _publication(session) == before:
             if callers.look(fold.totals):
-                continue  # before a process died, it may have ended a call behind this look
+                continue  # the dead process may have ended a call after this fold had read its segments
             found = fold if fold.is_certain else _look_again(session, from_zero, fold)
             callers.count_interrupted(found)
             return found
@@ -64,7 +64,7 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
 
 def _look_again(session: Session, from_zero: bool, seen: Fold) -> Fold:
     if not os.path.lexists(session.journal_lock):
-        return seen  # without the lock's file nobody appends; and no look makes one
+        return seen  # without the lock's file no process appends; a snapshot must not create the file
     try:
         return staging(session).journal.hold(lambda: _look_in_peace(session, from_zero))
     except (OSError, InterruptedCallError) as error:
@@ -73,7 +73,7 @@ def _look_again(session: Session, from_zero: bool, seen: Fold) -> Fold:
 
 
 def _look_in_peace(session: Session, from_zero: bool) -> Fold:
-    # While the lock is held nothing is drained or sealed, and what is published meanwhile says so.
+    # While the lock is held, no drain or seal happens. `_look` notices a publication.
     while True:
         if fold := _look(session, from_zero):
             return fold
@@ -88,9 +88,9 @@ def _publication(session: Session) -> tuple[int, int, int] | None:
 
 
 def _look(session: Session, from_zero: bool) -> Fold | None:
-    """One look; None if the files changed in a way that makes it worthless."""
-    # In the direction in which records travel: one that moves on meanwhile is met twice, which its
-    # number tells, and never missed. Open files stay readable when they are renamed or deleted.
+    """Fold all files once. Return None if the files changed in a way that makes the fold invalid."""
+    # Open the files in the direction in which records move: a record that moves meanwhile is met twice,
+    # which its number reveals, and never missed. Open files stay readable when renamed or deleted.
     with ExitStack() as files:
         copy = files.enter_context(SpooledTemporaryFile(_STAGED_BYTES))
         staged = _copy_staged(session, copy)
@@ -119,15 +119,15 @@ def _look(session: Session, from_zero: bool) -> Fold | None:
 
 
 class _OvertakenError(Exception):
-    """An append went on while it was read."""
+    """An append continued while it was read."""
 
 
 def _read_live(live: BinaryIO) -> Iterator[reader.Item]:
-    """Read a journal that others append to.
+    """Read a journal that other processes append to.
 
-    What stands behind room that is not filled may be the rest of that append, read a moment later than the
-    room: then its lines would count without their numbers. By now the room has been filled, for an append
-    is written from its beginning to its end.
+    Items after unfilled room may be the rest of the same append, read a moment later than the room. Their
+    lines would count without their numbers. In this case the room is filled by now, because an append is
+    written from its beginning to its end.
     """
     torn = None
     for item in reader.read(live):
@@ -139,12 +139,12 @@ def _read_live(live: BinaryIO) -> Iterator[reader.Item]:
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
-    """The batch of a segment for the journal. Its records are in the copy, `size` bytes of them.
+    """The pending batch of a segment. Its records are in a copy.
 
     Attributes:
-        file: The segment, from the session's directory.
-        found: The batch without its records; or why there is none.
-        size: The bytes of its records.
+        file: The path of the segment, relative to the session's directory.
+        found: The batch without its records, or the reason why there is none.
+        size: Bytes of the records in the copy.
     """
 
     file: str
@@ -161,7 +161,7 @@ def _copy_staged(session: Session, copy: IO[bytes]) -> list[_Staged]:
             with SegmentFile.open(path) as file:
                 pending = file.pending(is_finished=False)
         except FileNotFoundError:
-            continue  # handed over since it was listed: its records are in the journal
+            continue  # drained since the listing: its records are in the journal
         except DamagedSegmentError as error:
             staged.append(_Staged(name, Rejected(name, 0, str(error), b"")))
         else:
@@ -177,7 +177,7 @@ def _fold_staged(fold: Fold, staged: list[_Staged], copy: IO[bytes]) -> None:
         if isinstance(segment.found, Batch):
             segment.found.records = copy.read(segment.size)
             fold.add_batch(segment.file, segment.found)
-            segment.found.records = b""  # the next one needs the memory
+            segment.found.records = b""  # free the memory for the next segment
         else:
             fold.reject(segment.found)
 

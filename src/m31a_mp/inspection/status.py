@@ -1,4 +1,4 @@
-"""How a session is: who owns it, who records into it, what it adds up to. Looks, and changes nothing."""
+"""The status of a session: its owner, its writers, its metrics. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from m31a_mp.system.flock import holders, lock_if_free
 class State(StrEnum):
     """The state of a session.
 
-    Running: its owner lives, or a process that records into it does. Not closed: nobody does, and the last
-    owner did not give it up. Finished: nobody does, and the last owner gave it up.
+    Running: the owner or a recording process lives. Not closed: no process lives, and the last owner did not
+    release its lease. Finished: no process lives, and the last owner released its lease.
     """
 
     RUNNING = "running"
@@ -35,11 +35,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The living owner of a session, as far as it can be told from here.
+    """The living owner of a session, as far as it is visible from here.
 
     Attributes:
-        pid: Its process id; None if it cannot be seen, being in a container of its own.
-        started_at: When its process started (RFC 3339), or None.
+        pid: The process id; None if the process is invisible because it runs in another container.
+        started_at: The start of the process (RFC 3339); None if unknown.
     """
 
     pid: int | None
@@ -51,11 +51,11 @@ class LiveWriter:
     """A writer whose process lives.
 
     Attributes:
-        writer: Its id.
-        pid: Its process; None if it cannot be seen from here, being in a container of its own.
-        segments: How many files of shared memory it has.
-        size: How many bytes they take.
-        staged: How many records are in them that the journal has not got.
+        writer: The id of the writer.
+        pid: The process id; None if the process is invisible because it runs in another container.
+        segments: The number of segments.
+        size: Bytes of all segments.
+        staged: The number of records in the segments that are not in the journal.
     """
 
     writer: str
@@ -67,15 +67,15 @@ class LiveWriter:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a session is.
+    """The status of a session.
 
     Attributes:
-        directory: Where it is.
-        state: What it is doing.
-        owner: Who owns it, if somebody does.
+        directory: The path of the directory.
+        state: The state.
+        owner: The owner; None without a living one.
         writers: The living writers.
-        unmerged: How many records and interrupted calls are not in `metrics.json` yet.
-        metrics: What it adds up to now, those included.
+        unmerged: The number of records and interrupted calls that are not in `metrics.json` yet.
+        metrics: The metrics of all records, unmerged ones included.
     """
 
     directory: str
@@ -87,12 +87,12 @@ class Status:
 
 
 def status(session: Session) -> Status:
-    """Look at a session, without stopping anyone.
+    """Return the status of a session, without blocking any process.
 
     Raises:
-        FileNotFoundError: There is no session.
+        FileNotFoundError: The session does not exist.
         DamagedMetricsError: `metrics.json` is not valid.
-        JournalLockedError: Flushes overtook the look all the time, and the lock could not be had either.
+        JournalLockedError: Flushes interfered with every attempt, and the lock was not free either.
         OSError: A file could not be read.
     """
     session.must_be_there()
@@ -110,7 +110,7 @@ def _state_at_rest(session: Session) -> State:
 
 
 def is_session(session: Session) -> bool:
-    """Whether a session can be found there; one that may not be looked into cannot."""
+    """Whether there is a session. False without permission to read the directory."""
     try:
         return session.is_there()
     except PermissionError:
@@ -118,41 +118,41 @@ def is_session(session: Session) -> bool:
 
 
 def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
-    """The sessions in a directory, by name.
+    """List the sessions in a directory, by name.
 
     Raises:
-        OSError: It cannot be listed.
+        OSError: The directory cannot be listed.
     """
     found = []
     for name in sorted(os.listdir(sessions_dir)):
         try:
             session = Session.named(name, sessions_dir)
         except ValueError:
-            continue  # no session can have such a name
+            continue  # the name is not a valid session id
         if is_session(session):
             found.append(session)
     return found
 
 
 def last_used(sessions: Iterable[Session]) -> Session | None:
-    """The session that was used last, if there is one: what lives is in use now."""
+    """Return the session that was used last; None without sessions. Live sessions come first."""
     return max(sessions, key=_use, default=None)
 
 
 def owner_of(session: Session) -> Owner | None:
-    """The living owner. Nobody who wants to become it has to wait for this look."""
+    """Return the living owner; None without one. If its pid is visible, the lock is not touched."""
     pids = holders(session.owner_lock)
-    # In this order: an owner that stops empties the line before it gives the lock back.
+    # Read the line after the holders: an owner that stops empties the file before it releases the lock.
     line = read_owner(session.owner_lock)
     if pids:
         started_at = line.get("started_at") if line.get("pid") == pids[0] else None
         return Owner(pids[0], started_at if isinstance(started_at, str) else None)
-    # One that died left its line, too. But one in another pid namespace only looks as if it had died.
+    # A dead owner leaves its line, too. The lock tells it from a living owner in another pid namespace.
     return Owner(None, None) if line and _is_locked(session.owner_lock) else None
 
 
 def live_writers(session: Session) -> list[LiveWriter]:
-    """The writers whose process lives, or may live."""
+    """List the writers whose process lives, or may live."""
     writers: dict[str, LiveWriter] = {}
     for path in list_segments(session.segments):
         try:
@@ -160,10 +160,10 @@ def live_writers(session: Session) -> list[LiveWriter]:
                 if file.is_dead():
                     continue
                 staged = count_lines(file.pending(is_finished=False).records)
-                identity = file.identity  # who its writer is, as it stands in the file
+                identity = file.identity
                 pid = identity.pid if process.seen_alive(identity) else None
         except (DamagedSegmentError, OSError):
-            continue  # gone meanwhile; or damaged, which the metrics count
+            continue  # gone meanwhile, or damaged; the metrics count damage
         known = writers.get(file.writer, LiveWriter(file.writer, pid, 0, 0, 0))
         writers[file.writer] = LiveWriter(
             file.writer, pid, known.segments + 1, known.size + file.size, known.staged + staged
@@ -173,14 +173,14 @@ def live_writers(session: Session) -> list[LiveWriter]:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How far this process is in reading the journals of a session, in bytes."""
+    """The progress of this process in reading the journals of a session, in bytes."""
 
     done: int
     total: int
 
 
 def reading(session: Session) -> Reading:
-    """How far another thread of this process is in reading the journals, as its open files tell."""
+    """Return the progress of another thread in reading the journals, according to the open files."""
     paths = [path for _, path in session.sealed()] + [session.journal]
     positions = {file.path: int(file.position) for file in psutil.Process().open_files()}
     done = total = 0
@@ -190,22 +190,23 @@ def reading(session: Session) -> Reading:
         except OSError:
             continue
         if position := positions.get(path, 0):
-            done = total + min(position, size)  # they are read in this order
+            done = total + min(position, size)  # journals are read in this order
         total += size
     return Reading(done, total)
 
 
 def _use(session: Session) -> tuple[bool, int]:
-    """Whether anything lives in the session, and when a file in it changed last, in ns since the epoch."""
+    """Return whether the session is live, and when a file in it changed last, in ns since the epoch."""
     try:
-        # A store into mapped memory does not change the time of its file everywhere: ask for the living.
+        # On some file systems, a store into mapped memory does not change the time of the file. Check for
+        # live processes, too.
         is_alive = owner_of(session) is not None or bool(live_writers(session))
         changed = [os.lstat(session.root).st_mtime_ns]
         for directory in (session.root, session.segments):
             with suppress(FileNotFoundError), os.scandir(directory) as entries:
                 changed += [entry.stat(follow_symlinks=False).st_mtime_ns for entry in entries]
     except OSError:
-        return False, 0  # it is not ours to look at, or was removed meanwhile
+        return False, 0  # not readable, or removed meanwhile
     return is_alive, max(changed)
 
 

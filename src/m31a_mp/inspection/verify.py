@@ -1,4 +1,4 @@
-"""The store checks itself."""
+"""Verify: check all files of a session."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from m31a_mp.session.paths import Session
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something in a session that is not as it should be.
+    """A defect in the files of a session.
 
     Attributes:
-        file: The file, from the session's directory.
-        offset: Where in the file, in bytes.
-        reason: What is wrong.
+        file: The path of the file, relative to the session's directory.
+        offset: Bytes before the defect in the file.
+        reason: A description of the defect.
     """
 
     file: str
@@ -30,23 +30,22 @@ class Finding:
 
 
 def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Finding]:
-    """Read everything that a session has on disk, and change nothing.
+    """Read all files of a session, and change nothing.
 
-    What a crash leaves (a torn tail, a sealed journal, the segments of the dead) is no finding: the next
-    compaction takes it in. Damage is one, and so is what was set aside earlier, for as long as
-    `journal.rejected.ndjson` has it. An append in progress is none either: where something seems to be wrong
-    in the journal, it is looked at again under its lock. If that cannot be had for 5 seconds, the finding
-    says that it is not certain.
+    Traces of a crash (a torn tail, a sealed journal, segments of dead processes) are no findings, because the
+    next compaction merges them. Findings are damage, and earlier rejected input as long as it is in
+    `journal.rejected.ndjson`. A running append is no finding: if the journal seems damaged, it is read again
+    under its lock. If the lock is not free for 5 seconds, the finding says that it is not certain.
 
     Args:
         sessions_dir: The directory of the sessions.
         session_id: The session's id.
 
     Returns:
-        What was found; empty when all is well.
+        The findings; empty if all files are sound.
 
     Raises:
-        FileNotFoundError: There is no such session.
+        FileNotFoundError: The session does not exist.
         OSError: A file could not be read.
     """
     session = Session.named(session_id, sessions_dir)

@@ -2,6 +2,6 @@
 
 In:       batches of the segments, and lines that other programs append.
 Out:      a sealed journal, and its items in order.
-Promise:  a torn append costs nothing, and damage only itself; the numbers of a batch tell if it comes twice.
-Hot:      imports next to nothing, and nothing late; but for `reader`, which is for those who merge.
+Promise:  a torn append loses no record, and damage loses only itself; record numbers reveal a repeated batch.
+Hot:      imports very little, and nothing late. `reader` is the exception: only merging needs it.
 """

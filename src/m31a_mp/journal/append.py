@@ -1,4 +1,4 @@
-"""The journal of a session, to append to and to seal."""
+"""Append to the journal of a session, and seal it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 LOCK_SECONDS = 5.0
-"""How long a call waits for `journal.lock` that is not told how long."""
+"""Seconds that a call waits for `journal.lock` by default."""
 
 
 class JournalTurn(Turn):
-    """The turn of all processes: whoever holds `journal.lock` has it."""
+    """The turn of all processes: the holder of `journal.lock` has the turn."""
 
     def is_mine(self) -> bool:
         return holds(self.path)
@@ -43,10 +43,10 @@ class JournalTurn(Turn):
 
 
 class Journal:
-    """The journal of a session, to append to and to seal.
+    """Appends to the journal of a session, and seals it.
 
     Attributes:
-        turn: Has whoever holds `journal.lock`.
+        turn: The turn of the thread that holds `journal.lock`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -57,16 +57,17 @@ class Journal:
         """Make a call while this thread holds `journal.lock`.
 
         Args:
-            call: What to do under the lock.
-            timeout: Seconds to wait for it; None: `LOCK_SECONDS`.
+            call: The call to make under the lock.
+            timeout: Seconds to wait for the lock; None: `LOCK_SECONDS`.
 
         Returns:
-            What `call` returned.
+            The result of `call`.
 
         Raises:
-            JournalLockedError: Somebody else held it all the time; says who.
-            InterruptedCallError: The very call that holds it was interrupted by this one.
-            ForkedError: A signal handler forked in the middle of it, and this is the child.
+            JournalLockedError: Another thread or process held the lock for all of `timeout`; the error
+                names the processes.
+            InterruptedCallError: This call interrupted the call that holds the lock.
+            ForkedError: A signal handler forked during the call, and this is the child.
         """
         return self.turn.take(call, LOCK_SECONDS if timeout is None else timeout)
 
@@ -74,7 +75,7 @@ class Journal:
         """Append the batches, if there are any, with one write. The caller holds the lock.
 
         Raises:
-            OSError: They could not all be written; then the journal is what it was before.
+            OSError: Not all could be written. The journal is as it was before.
         """
         data = b"".join(part for batch in batches for part in (batch.header(), batch.records))
         if not data:
@@ -88,7 +89,7 @@ class Journal:
                 with files.step("append to journal"):
                     files.write_all(fd, data, size)
             except BaseException:
-                # What half a batch would do is harmless (its writer sends it again), but it takes room.
+                # Half a batch would be harmless, because its writer appends it again, but it takes room.
                 try:
                     with files.step("give up append"):
                         os.ftruncate(fd, size)
@@ -97,19 +98,19 @@ class Journal:
                 raise
 
     def sync(self) -> None:
-        """Make everything durable that was ever appended. The caller holds the lock.
+        """Make all appended records durable. The caller holds the lock.
 
-        What the owner sealed meanwhile is included; what it has merged is durable anyway.
+        This includes journals that the owner sealed meanwhile. Merged records are durable already.
 
         Raises:
-            OSError: It could not be made so.
+            OSError: An fsync failed.
         """
         for _, path in self._session.sealed():
             files.sync(path)
         files.sync(self._session.journal)
 
     def seal(self, number: int) -> bool:
-        """Give the journal its number; the next append starts a new one. The caller holds the lock.
+        """Rename the journal to its number; the next append starts a new journal. The caller holds the lock.
 
         Returns:
             Whether there was a journal.
@@ -123,25 +124,25 @@ class Journal:
 
 
 def is_balanced(text: bytes) -> bool:
-    """Whether all strings and braces end: of the beginnings of a JSON object, only the whole does that."""
+    """Whether all strings and braces are closed. Among the prefixes of a JSON object, only the whole is."""
     parts = text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
     outside = b"".join(parts[::2])
     return len(parts) % 2 == 1 and 0 < outside.count(b"{") == outside.count(b"}")
 
 
 def _repair_tail(fd: int) -> int:
-    """Make the journal end with a whole line: cut what a crash left of one, or add its newline.
+    """Make the journal end with a whole line: cut off a torn line, or add a missing newline.
 
     Returns:
-        How long it is now.
+        The length of the journal in bytes.
     """
     size = os.fstat(fd).st_size
     tail = os.pread(fd, MAX_LINE_BYTES, max(0, size - MAX_LINE_BYTES))
-    rest = tail[max(tail.rfind(b"\n"), tail.rfind(b"\0")) + 1 :]  # NULs end a torn batch, and stay
+    rest = tail[max(tail.rfind(b"\n"), tail.rfind(b"\0")) + 1 :]  # the NULs of a torn batch stay
     if not rest:
         return size
     if is_balanced(rest) or len(rest) == MAX_LINE_BYTES:
-        # A foreign record without its newline counts; a foreign monster becomes one line to set aside.
+        # A whole foreign record without its newline counts. A line over the limit is set aside when read.
         with files.step("complete torn tail"):
             files.write_all(fd, b"\n", size)
         return size + 1

@@ -18,7 +18,7 @@ from m31a_mp.system import files
 _HEADER_START = b'{"batch":'
 _MAX_WRITER_CHARACTERS = 64
 _BUFFER_BYTES = 256 * 1024
-# About as long as a header: so what is read in vain for a header is no more than what it takes itself.
+# About the length of a header: a header causes no more useless reading than its own length.
 _FIRST_STEP = 64
 
 
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes that are neither a batch nor a line: where, why, and (the beginning of) what."""
+    """Bytes that are neither a batch nor a line: the offset, the reason, and the data or its beginning."""
 
     offset: int
     reason: str
@@ -41,7 +41,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Torn:
-    """Room for an append that is not filled: its process died in it, or is in the middle of it."""
+    """Room of an append that is not filled: its process died during the append, or is still writing."""
 
     offset: int
 
@@ -50,23 +50,23 @@ Item = Batch | Line | Damage | Torn
 
 
 def open_to_read(path: str) -> BinaryIO:
-    """Open a journal to `read` it; what it is sealed or deleted under meanwhile does not matter.
+    """Open a journal for `read`. The stream stays valid if the journal is sealed or deleted meanwhile.
 
     Raises:
-        OSError: It cannot be opened; `FileNotFoundError` if there is none.
+        OSError: The journal cannot be opened; `FileNotFoundError` if there is none.
     """
     return open(files.open_private(path, os.O_RDONLY), "rb", buffering=_BUFFER_BYTES)
 
 
 def read(stream: BinaryIO) -> Iterator[Item]:
-    """Read a journal: what stands in it, in order, in memory bounded by the largest batch.
+    """Yield the items of a journal in order, in memory bounded by the largest batch.
 
-    A torn end is left out. A batch of which only the beginning is there counts as a shorter one. What is
-    read behind a `Torn` may be the rest of that append, if it has been filled meanwhile.
+    A torn line at the end is left out. A torn batch is yielded as a shorter batch. Items after a `Torn` may
+    be the rest of this append, if its process filled it meanwhile.
 
-    Whatever stands there, no byte is read more than a few times: a header that lies about its length would
-    have megabytes read for nothing, and thousands of them would do it again and again. The first one may.
-    From then on no more is read for a header than there is before the next one.
+    No byte is read more than a few times, whatever the journal contains. A header with a wrong length could
+    cause megabytes of useless reading, and thousands of such headers would repeat it. The reader therefore
+    trusts lengths only up to the first wrong header. After it, the reader stops at the next header.
     """
     offset = 0
     headers_trusted = True
@@ -76,7 +76,7 @@ def read(stream: BinaryIO) -> Iterator[Item]:
             if not _is_torn_header(torn.strip(b"\0")):
                 yield Damage(offset, "bytes that are no text", torn)
             yield Torn(offset + line.index(b"\0"))
-            stream.seek(offset + len(torn) + 1)  # a line may have been appended right behind
+            stream.seek(offset + len(torn) + 1)  # a line may have been appended directly after the NULs
         elif line.endswith(b"\n"):
             if line.startswith(_HEADER_START):
                 items, is_right = _read_batch(stream, line, offset, headers_trusted=headers_trusted)
@@ -90,12 +90,12 @@ def read(stream: BinaryIO) -> Iterator[Item]:
         else:
             if _is_whole(line) and not line.startswith(_HEADER_START):
                 yield Line(offset, line)
-            return  # the end; what is appended meanwhile would be read as a line of its own
+            return  # stop here: the rest of this line, appended meanwhile, would be read as a separate line
         offset = stream.tell()
 
 
 def _is_torn_header(text: bytes) -> bool:
-    """Whether a crash may have left this of a batch: nothing, or the beginning of its header."""
+    """Whether the text may be the start of a torn batch: nothing, or the beginning of a header."""
     return text.startswith(_HEADER_START) or _HEADER_START.startswith(text)
 
 
@@ -117,10 +117,12 @@ class _Header:
 def _read_batch(
     stream: BinaryIO, line: bytes, offset: int, *, headers_trusted: bool
 ) -> tuple[list[Item], bool]:
-    """Read the batch of that header, and go on behind it. `headers_trusted`: no header lied so far.
+    """Read the batch of a header, and leave the stream after the batch.
+
+    `headers_trusted` means that no header was wrong so far.
 
     Returns:
-        What it is, and whether that is what the header says.
+        The items, and whether they match the header.
     """
     header = _parse_header(line)
     if header is None:
@@ -149,9 +151,9 @@ def _is_right(batch: Batch, header: _Header, line: bytes) -> bool:
 
 
 def _torn(header: _Header, text: bytes, start: int) -> list[Item]:
-    """Its process died before it had filled all of it, or is about to: what is whole counts.
+    """Return the whole records of a batch that its process did not fill, or has not filled yet.
 
-    What its writer dropped, it says again.
+    The drop counts are left out: the writer states them again.
     """
     records = text[: text.rfind(b"\n") + 1]
     batch = Batch(header.writer, header.first, records, offset=start)
@@ -159,7 +161,7 @@ def _torn(header: _Header, text: bytes, start: int) -> list[Item]:
 
 
 def _cut_short(stream: BinaryIO, header: _Header, records: bytes, start: int) -> Batch:
-    """The file was cut, and perhaps went on: the lines keep their numbers, as those of a torn batch do."""
+    """Return the whole lines of a batch whose file was cut, and perhaps extended. They keep their numbers."""
     whole = _first_lines(records, header.count, ended=_is_whole(records.rpartition(b"\n")[2]))
     stream.seek(start + len(whole))
     lines = whole.removesuffix(b"\n") + b"\n" if whole else b""
@@ -167,10 +169,10 @@ def _cut_short(stream: BinaryIO, header: _Header, records: bytes, start: int) ->
 
 
 def _damaged(stream: BinaryIO, header: _Header, line: bytes, records: bytes, start: int) -> Damage:
-    """It is all there, and wrong. Its length or count may be that: the shorter one leaves more to others."""
+    """Return a complete but wrong batch as Damage. If its length and count differ, take the shorter one."""
     records = _first_lines(records, header.count, ended=True)
     stream.seek(start + len(records))
-    if records and not records.endswith(b"\n"):  # the length ends within a line, or right before a record
+    if records and not records.endswith(b"\n"):  # the length ends in a line, or directly before a record
         rest = stream.readline(MAX_LINE_BYTES).partition(b"\0")[0]
         records += b"" if rest.startswith(b"{") else rest
         stream.seek(start + len(records))
@@ -178,7 +180,7 @@ def _damaged(stream: BinaryIO, header: _Header, line: bytes, records: bytes, sta
 
 
 def _first_lines(text: bytes, count: int, *, ended: bool) -> bytes:
-    """The first `count` lines; one without its newline is among them if it is `ended` all the same."""
+    """Return the first `count` lines. `ended`: a last line without its newline is complete, and included."""
     end = 0
     for _ in range(count):
         newline = text.find(b"\n", end)
@@ -189,7 +191,7 @@ def _first_lines(text: bytes, count: int, *, ended: bool) -> bytes:
 
 
 def _read_until_header(stream: BinaryIO, size: int) -> bytes:
-    """Read `size` bytes, or fewer if a header is among them: not much more than there is before it."""
+    """Read `size` bytes, or little more than the bytes before the next header if there is one."""
     records, step = b"", _FIRST_STEP
     while len(records) < size and (piece := stream.read(min(step, size - len(records)))):
         seam = max(0, len(records) - len(_HEADER_START))
@@ -205,7 +207,7 @@ def _until_next_header(records: bytes) -> bytes:
 
 
 def _find_header(records: bytes, start: int) -> int:
-    """The place of the next header, at the start of a line or behind a NUL as in `read`; else the end."""
+    """Return the offset of the next header, which follows a newline or a NUL as in `read`; else the end."""
     found = records.find(_HEADER_START, start)
     while found > 0 and records[found - 1] not in b"\n\0":
         found = records.find(_HEADER_START, found + 1)
@@ -213,7 +215,7 @@ def _find_header(records: bytes, start: int) -> int:
 
 
 def _parse_header(line: bytes) -> _Header | None:
-    """None when that is not what stands there."""
+    """Parse a header line. Return None if the line is not a valid header."""
     try:
         header = json.parse(line)
         writer, dropped = header["batch"], header.get("dropped", {})
@@ -234,7 +236,7 @@ def _parse_header(line: bytes) -> _Header | None:
 
 
 def _is_whole(text: bytes) -> bool:
-    """Whether a last line without its newline is complete all the same."""
+    """Whether a last line without its newline is a complete JSON object."""
     try:
         return isinstance(json.parse(text), dict)
     except orjson.JSONDecodeError:

@@ -1,8 +1,8 @@
-"""Every kind of record, declared once, and what follows from the declarations.
+"""Kinds: every kind of record, declared once, and the types that the declarations consist of.
 
 In:       the arguments of a `record_*` method, and JSON of any writer.
-Out:      checked values; names as they stand in a line; the tables and lists that records add up to.
-Promise:  wrong arguments raise at once; the order of records does not show in what they add up to.
-Hot:      `checks`, which a record needs. The rest is for those who merge and look; of that, `catalog` is the
-          place to begin.
+Out:      checked values; names encoded for a line; the tables and lists that records add up to.
+Promise:  wrong arguments raise at once; totals do not depend on the order of records.
+Hot:      `checks`, which recording needs. Only merging and inspection need the rest. Start reading at
+          `catalog`.
 """

@@ -1,8 +1,8 @@
-"""Counts by name, of a bounded number of names, in which the order does not show.
+"""Counts by name, for a bounded number of names, independent of the order of additions.
 
-The names that come first in the alphabet stay; what the others count is in `other`. A name leaves the first
-ones only for names before it, and never comes back. So the count of one that stays is exact, and the result
-does not depend on the order of the additions, nor on the parts that are merged.
+The alphabetically first names stay. The counts of the others go to `other`. A name gives way only to names
+before it, and never comes back. The count of a name that stays is therefore exact, and the result depends
+neither on the order of additions nor on the parts that are merged.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class BoundedCounts:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._others = 0
-        self._last: str | None = None  # the greatest name, once no more fit in
+        self._last: str | None = None  # the greatest name, set when the limit is reached
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BoundedCounts):
             return NotImplemented
         return self.shown() == other.shown()
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def add(self, name: str, count: int = 1) -> None:
         """Count a name."""
@@ -47,14 +47,14 @@ class BoundedCounts:
                 self._last = max(counts)
 
     def merge(self, other: BoundedCounts) -> BoundedCounts:
-        """Add the counts of another one, and return this one."""
+        """Add the counts of another object, and return this one."""
         for name, count in other._counts.items():
             self.add(name, count)
-        self._others += other._others  # of names behind the last one that stayed there
+        self._others += other._others  # these names come after the last name that stayed in `other`
         return self
 
     def shown(self) -> dict[str, int]:
-        """The counts, the highest first; of equal ones in the order of the alphabet, `other` last."""
+        """Return the counts, highest first, equal ones in alphabetical order, `other` last."""
         counts = dict(sorted(self._counts.items(), key=lambda item: (-item[1], item[0])))
         if self._others:
             counts[OTHER] = self._others
@@ -62,7 +62,7 @@ class BoundedCounts:
 
     @classmethod
     def restored(cls, shown: Mapping[str, int]) -> BoundedCounts:
-        """From what was shown."""
+        """Restore the counts from the result of `shown`."""
         counts = cls()
         for name, count in shown.items():
             counts.add(name, count)

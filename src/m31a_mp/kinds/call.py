@@ -1,10 +1,10 @@
-"""The id of a call under way: unique over all processes and time, and it says who makes the call.
+"""The id of a running call: unique among all processes and times, and contains the calling process.
 
     4242.81723.4026531836.5f0c(...)9e2.8c1f22d07a55e310.1f@host
 
-That is the pid, the start of the process, its pid namespace, the boot, a random number of this run of the
-program, and the number of the call; then the name of the machine, for people. A call that another program
-began may have any other id: who makes it is not known then.
+The parts are the pid, the start of the process, its pid namespace, the boot, a random number for this run of
+the program, and the number of the call. The name of the machine, for people, follows. Another program may use
+ids of any other form. The calling process is then unknown.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Caller:
     """The process that makes a call; see `ProcessIdentity`.
 
     Attributes:
-        pid, started, namespace, boot_id: Its identity.
-        host: The name of its machine.
+        pid, started, namespace, boot_id: The identity of the process.
+        host: The name of the machine.
     """
 
     __slots__ = ("boot_id", "host", "namespace", "pid", "started")
@@ -32,10 +32,10 @@ class Caller:
         self.host = host
 
     def ids(self, run: str) -> tuple[str, str]:
-        """What the ids of its calls have in common: what stands before their number, and behind it.
+        """Return the common prefix and suffix of the ids of its calls, around the number.
 
         Args:
-            run: What no other program of the same process has: exec(2) leaves its identity as it is.
+            run: An id that is unique to this run of a program: exec(2) does not change a process identity.
         """
         host = "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "-" for c in self.host)
         before = f"{self.pid}.{self.started}.{self.namespace}.{self.boot_id}.{run}."
@@ -43,7 +43,7 @@ class Caller:
 
 
 def caller_of(call: str) -> Caller | None:
-    """Who makes the call of an id; None if the id does not say it."""
+    """Parse the calling process from a call id; None if the id has another form."""
     fields, _, host = call.partition("@")
     parts = fields.split(".")
     if len(parts) != _FIELDS or not all(map(_is_number, parts[:3])):
@@ -62,5 +62,5 @@ def of_session(call: str, session_id: str) -> str:
 
 
 def callers_part(call: str) -> str:
-    """The part of an id that all calls of one run of a program share."""
+    """Return the part of a call id that all calls of one run of a program share."""
     return call.partition("@")[0].rpartition(".")[0]

@@ -1,13 +1,12 @@
 """Every kind of record, declared once.
 
 A record is one line of JSON: `event` is the name of the method without `record_`, `time` the nanoseconds
-since the epoch, the other keys are the method's arguments. From a declaration follow the method
-(`_recording`) and the fold (`metrics/_folding`; `scripts/generate.py` writes both), the checks of foreign
-lines, the states with their merge, checkpoint and entries, `m31a-mp record`, and the tests' strategies and
-expectations.
+since the epoch, the other keys are the method's arguments. `scripts/generate.py` writes the method
+(`_recording`) and the fold (`metrics/_folding`) from a declaration. The checks of foreign lines, the states
+with their merge, checkpoint and entries, `m31a-mp record`, and the tests' strategies and expectations use the
+declarations at run time.
 
-To add a kind, declare it here and run `scripts/generate.py`. `model` needs the type of its entries if that is
-new.
+To add a kind, declare it here and run `scripts/generate.py`. Add a new type of entries to `model`.
 """
 
 from __future__ import annotations
@@ -139,12 +138,12 @@ TABLES = {
         TIMELINE,
     )
 }
-"""What there is to add to, in the order of `metrics.json`."""
+"""The declared tables, lists and single values, in the order of `metrics.json`."""
 
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _PARTS_OF_TOKENS = ("cached_tokens", "cache_write_tokens", "reasoning_tokens")
 _COST: dict[str, Effect] = {"cost": Value("cost"), "unknown_cost_count": Unknown("cost")}
-_DURATION = {"duration_ms": "How long it took, in milliseconds."}
+_DURATION = {"duration_ms": "The duration, in milliseconds."}
 _PHASE = {"phase": "The phase."}
 
 KINDS = (
@@ -165,10 +164,10 @@ KINDS = (
         "Record a completed tool call.",
         {
             "name": "The tool.",
-            "success": "Whether it did what it should.",
+            "success": "Whether the call succeeded.",
             **_DURATION,
-            "error": "Why it failed, in a short name: `timeout`, `exit 1`, the class of an exception.",
-            "call": "The id that it began with, if `record_tool_started` was told of it.",
+            "error": "A short name of the failure: `timeout`, `exit 1`, the class of an exception.",
+            "call": "The id that was passed to `record_tool_started`, if that was called.",
         },
         usual=("call",),
         only_failed=("error",),
@@ -179,11 +178,11 @@ KINDS = (
         "tool_started",
         {"name": NAME, "call": CALL},
         (RUNNING,),
-        "Record that a tool call begins. `tool_call()`, `tool()` and `run()` do so by themselves.\n\n"
-        "The call is under way until its id comes in `record_tool_call`.",
+        "Record that a tool call begins. `tool_call()`, `tool()` and `run()` call this themselves.\n\n"
+        "The call is running until `record_tool_call` gets its id.",
         {
             "name": "The tool.",
-            "call": "An id that no other call ever has: at most 256 printable characters of ASCII.",
+            "call": "An id that no other call ever has: at most 256 printable ASCII characters.",
         },
         command="started",
         example="started make --call 8f2e77",
@@ -235,12 +234,12 @@ KINDS = (
         ),
         "Record an interaction with a language model.",
         {
-            "phase": "The workflow phase that it belongs to.",
-            "usage": "Its tokens, taken as they are; None makes the call a no-op.",
-            "cost": "What it cost: finite and not negative, in the currency of your choice; None: not known.",
+            "phase": "The workflow phase of the interaction.",
+            "usage": "The tokens, counted unchanged; None makes the call a no-op.",
+            "cost": "The cost: finite and not negative, in the currency of your choice; None: not known.",
             "model": "The model.",
             **_DURATION,
-            "prompt_hash": "A hash of the prompt, as of `hash_prompt`; the first one of a phase stays.",
+            "prompt_hash": "A hash of the prompt, such as from `hash_prompt`; the first of a phase stays.",
             "truncated_input": "Whether the input was cut.",
         },
         grouped={"usage": (*_TOKENS, *_PARTS_OF_TOKENS)},
@@ -261,8 +260,8 @@ KINDS = (
         {"phase": NAME, "duration_ms": COUNT, "success": FLAG},
         (Into(PHASES, "phase", {"ended": Values(("duration_ms", "success")), "ended_at": When()}),),
         "Record how long a phase took, and its outcome. The latest call wins; durations do not add up.\n\n"
-        "A call whose clock is more than a day ahead when it is merged counts as made at that moment.",
-        {**_PHASE, **_DURATION, "success": "Whether it succeeded."},
+        "A record that is more than a day ahead of the clock at its merge gets the time of the merge.",
+        {**_PHASE, **_DURATION, "success": "Whether the phase succeeded."},
     ),
     Kind(
         "heal_trigger",
@@ -291,7 +290,7 @@ KINDS = (
             ),
         ),
         "Record how self-healing ended in a phase.",
-        {**_PHASE, "success": "Whether it healed what was broken."},
+        {**_PHASE, "success": "Whether self-healing succeeded."},
         command="heal-outcome",
         example="heal-outcome verify --ok",
     ),
@@ -308,7 +307,7 @@ KINDS = (
         "heal_loop",
         {"phase": NAME},
         (Into(PHASES, "phase", {"heal_loop_count": Always()}),),
-        "Record that self-healing went in a loop in a phase.",
+        "Record that self-healing ran in a loop in a phase.",
         command="heal-loop",
         example="heal-loop verify",
     ),
@@ -323,7 +322,7 @@ KINDS = (
             ),
         ),
         "Record how a bisection ended in a phase.",
-        {**_PHASE, "success": "Whether it found what it looked for."},
+        {**_PHASE, "success": "Whether the bisection succeeded."},
         command="bisect-outcome",
         example="bisect-outcome verify --failed",
     ),
@@ -331,8 +330,8 @@ KINDS = (
         "edit_strategy",
         {"strategy": NAME},
         (Into(EDIT_STRATEGIES, "strategy", {"count": Always()}),),
-        "Record that a strategy of editing was used.",
-        {"strategy": "Its name."},
+        "Record that an edit strategy was used.",
+        {"strategy": "The name of the strategy."},
         command="edit-strategy",
         example="edit-strategy search_replace",
     ),
@@ -340,7 +339,7 @@ KINDS = (
         "plan_outcome",
         _OUTCOME,
         (PLAN_OUTCOMES,),
-        "Record the outcome of one task of a plan. The latest 1,000 stay, and how many there were.",
+        "Record the outcome of one task of a plan. The latest 1,000 stay, and the total number.",
         {"outcome": "The outcome; its timestamp is the time of the record."},
         grouped={"outcome": tuple(_OUTCOME)},
     ),
@@ -350,10 +349,10 @@ KINDS = (
         (STARTUP,),
         "Record how long the program took to start. The latest call wins.",
         {
-            "duration_ms": "How long it took in all, in milliseconds.",
-            "config_load_ms": "Of that, loading the configuration.",
-            "provider_ms": "Of that, making ready the provider of language models.",
-            "tui_ms": "Of that, making ready the user interface.",
+            "duration_ms": "The total duration, in milliseconds.",
+            "config_load_ms": "The time to load the configuration, in milliseconds.",
+            "provider_ms": "The time to prepare the provider of language models, in milliseconds.",
+            "tui_ms": "The time to prepare the user interface, in milliseconds.",
         },
         command="startup",
         example="startup --duration-ms 900 --config-load-ms 40 --provider-ms 300 --tui-ms 60",
@@ -362,9 +361,9 @@ KINDS = (
         "completion",
         {"phase": NAME, "success": FLAG, "timeout": FLAG},
         (COMPLETIONS,),
-        "Record that a phase was completed; it failed if it neither succeeded nor timed out.\n\n"
-        "The latest 1,000 stay, and how many there were.",
-        {**_PHASE, "success": "Whether it succeeded.", "timeout": "Whether it ran out of time."},
+        "Record that a phase was completed. A phase that neither succeeded nor timed out has failed.\n\n"
+        "The latest 1,000 stay, and the total number.",
+        {**_PHASE, "success": "Whether the phase succeeded.", "timeout": "Whether the phase timed out."},
         command="completion",
         example="completion execute --failed --timeout",
     ),
@@ -372,8 +371,8 @@ KINDS = (
         "cancellation",
         {"phase": NAME, "reason": NAME},
         (CANCELLATIONS,),
-        "Record that a phase was cancelled. The latest 1,000 stay, and how many there were.",
-        {**_PHASE, "reason": "Why: text of 1 to 4096 bytes of UTF-8."},
+        "Record that a phase was cancelled. The latest 1,000 stay, and the total number.",
+        {**_PHASE, "reason": "The reason: text of 1 to 4096 bytes of UTF-8."},
         command="cancellation",
         example="cancellation execute timeout",
     ),

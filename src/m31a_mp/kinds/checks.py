@@ -1,72 +1,72 @@
-"""The checks of a record's arguments, and names as they stand in its line."""
+"""Checks of a record's arguments, and names encoded for its line."""
 
 from __future__ import annotations
 
 import sys
 
 INT64_MAX = 2**63 - 1
-"""The largest count, sum or duration: the Go program keeps them in an int64. Sums stop there."""
+"""The largest count, sum or duration: the Go program stores an int64. Sums saturate at this value."""
 _INFINITE = float("inf")
 MAX_NAME_BYTES = 4096
 MAX_SHORT_NAME_BYTES = 1024
 MAX_CALL_BYTES = 256
 MAX_FILES = 1000
-_NUMPY_BOOLS = ("numpy.bool", "numpy.bool_")  # since version 2, and before
+_NUMPY_BOOLS = ("numpy.bool", "numpy.bool_")  # since version 2; before version 2
 
-# How many names are kept ready; with more distinct ones than that, they are made anew.
+# The most encoded names in a cache. A full cache is cleared.
 _NAMES_KEPT = 4096
 
 
 def saturated(number: int) -> int:
-    """A sum as `metrics.json` shows it: the Go program keeps it in an int64."""
+    """Limit a sum to an int64 for `metrics.json`: the Go program stores it in one."""
     return max(-INT64_MAX - 1, min(number, INT64_MAX))
 
 
 def kind(value: object) -> str:
-    """The name of a value's type, with its module unless it is a builtin: NumPy has a `bool`, too."""
+    """Return the name of a value's type, with the module unless builtin: NumPy has a `bool`, too."""
     cls = type(value)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _is_a(tower: str, value: object) -> bool:
-    # `numbers` is not imported for this: NumPy has registered its numbers there, and so has imported it.
+    # Do not import `numbers`: NumPy imports the module to register its numbers.
     return isinstance(value, getattr(sys.modules.get("numbers"), tower, ()))
 
 
 def as_int(value: object) -> int | None:
-    """The integer that a value is, NumPy's included; None if it is none, as no bool is."""
+    """Convert an integer, NumPy's included, to an int; None for other values and for bools."""
     if isinstance(value, bool):
         return None
     if issubclass(type(value), int):
-        return int.__index__(value)  # type: ignore[arg-type]  # a subclass may show itself as another one
-    # NumPy's time spans are integers by registration, but without `__index__`: their unit would be lost.
+        return int.__index__(value)  # type: ignore[arg-type]  # a subclass may override `__int__`
+    # NumPy's time spans are registered as integers, but have no `__index__`: their unit would be lost.
     if _is_a("Integral", value) and hasattr(type(value), "__index__"):
-        return int(value)  # type: ignore[call-overload, no-any-return]  # as was just asked
+        return int(value)  # type: ignore[call-overload, no-any-return]  # checked in the line before
     return None
 
 
 def as_bool(value: object) -> bool | None:
-    """The truth value that a value is, NumPy's included; None if it is none."""
+    """Convert a truth value, NumPy's included, to a bool; None for other values."""
     if isinstance(value, bool):
         return value
     return bool(value) if kind(value) in _NUMPY_BOOLS else None
 
 
 def as_float(value: object) -> float | None:
-    """The number that a value is, NumPy's included; None if it is none, infinite if it is too large."""
+    """Convert a number, NumPy's included, to a float; None for other values, infinite if too large."""
     number = as_int(value)
     if number is None and issubclass(type(value), float):
         return float.__float__(value)  # type: ignore[arg-type]  # as above
     if number is None and (not _is_a("Real", value) or _is_a("Integral", value)):
         return None
     try:
-        return float(value if number is None else number)  # type: ignore[arg-type]  # as was just asked
+        return float(value if number is None else number)  # type: ignore[arg-type]  # checked above
     except OverflowError:
         return _INFINITE
 
 
 def check_text(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
-    """A text of at most so many bytes of UTF-8; it may be empty."""
+    """Return the text, if it has at most `limit` bytes of UTF-8. It may be empty."""
     text = _plain(field, value)
     try:
         size = len(text.encode())
@@ -78,14 +78,14 @@ def check_text(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
 
 
 def _plain(field: str, value: object) -> str:
-    """A text as it is: a subclass of str may show itself as another one."""
+    """Return the text as a plain str: a subclass may override `__str__`."""
     if not issubclass(type(value), str):
         raise TypeError(f"{field} must be a str, not {kind(value)}")
     return str.__str__(value)
 
 
 def check_name(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
-    """A name: text of 1 to 4096 bytes of UTF-8."""
+    """Return the name, if it is text of 1 to `limit` bytes of UTF-8; by default 4096."""
     text = check_text(field, value, limit)
     if not text:
         raise ValueError(f"{field} must not be empty")
@@ -93,12 +93,12 @@ def check_name(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
 
 
 def check_short_name(field: str, value: object) -> str:
-    """A name of 1 to 1024 bytes of UTF-8: a record that has a long one has room for two of these."""
+    """Return the name, if it has 1 to 1024 bytes of UTF-8: a line has room for a long and two short ones."""
     return check_name(field, value, MAX_SHORT_NAME_BYTES)
 
 
 def check_call(field: str, value: object) -> str:
-    """The id of a call: 1 to 256 printable characters of ASCII, without quotes and backslashes."""
+    """Return the call id, if it has 1 to 256 printable ASCII characters without quotes and backslashes."""
     text = check_name(field, value, MAX_CALL_BYTES)
     if not is_call(text):
         raise ValueError(f"{field} must be printable ASCII without quotes and backslashes")
@@ -106,7 +106,7 @@ def check_call(field: str, value: object) -> str:
 
 
 def check_files(field: str, value: object) -> tuple[str, ...]:
-    """Names of files: at most 1,000, each of 1 to 4096 bytes of UTF-8."""
+    """Return the names of files, if they are at most 1,000, each of 1 to 4096 bytes of UTF-8."""
     if not isinstance(value, list | tuple):
         raise TypeError(f"{field} must be a list or tuple of str, not {kind(value)}")
     if len(value) > MAX_FILES:
@@ -115,36 +115,36 @@ def check_files(field: str, value: object) -> tuple[str, ...]:
 
 
 def is_text(value: object, limit: int = MAX_NAME_BYTES) -> bool:
-    """Whether a value of JSON is a text as `check_text` wants it; a surrogate cannot be in it."""
+    """Whether a JSON value is a text that `check_text` accepts. It cannot contain a lone surrogate."""
     if type(value) is not str or len(value) > limit:
         return False
     return value.isascii() or len(value.encode()) <= limit
 
 
 def is_name(value: object, limit: int = MAX_NAME_BYTES) -> bool:
-    """Whether a value of JSON is a name as `check_name` wants it."""
+    """Whether a JSON value is a name that `check_name` accepts."""
     return bool(value) and is_text(value, limit)
 
 
 def is_short_name(value: object) -> bool:
-    """Whether a value of JSON is a name as `check_short_name` wants it."""
+    """Whether a JSON value is a name that `check_short_name` accepts."""
     return is_name(value, MAX_SHORT_NAME_BYTES)
 
 
 def is_call(value: object) -> bool:
-    """Whether a value is an id as `check_call` wants it; it stands in a line of JSON as it is."""
+    """Whether a value is a call id that `check_call` accepts. A line of JSON contains it unescaped."""
     if type(value) is not str or not 0 < len(value) <= MAX_CALL_BYTES:
         return False
     return value.isascii() and value.isprintable() and '"' not in value and "\\" not in value
 
 
 def is_files(value: object) -> bool:
-    """Whether a value of JSON is a list of files as `check_files` wants it."""
+    """Whether a JSON value is a list of files that `check_files` accepts."""
     return isinstance(value, list | tuple) and len(value) <= MAX_FILES and all(map(is_name, value))
 
 
 def check_int(field: str, value: object) -> int:
-    """A count or a duration: an integer from 0 to 2**63 - 1."""
+    """Return a count or a duration, if it is an integer from 0 to 2**63 - 1."""
     number = value if type(value) is int else as_int(value)
     if number is None:
         hint = "; round it" if as_float(value) is not None else ""
@@ -156,7 +156,7 @@ def check_int(field: str, value: object) -> int:
 
 
 def check_cost(field: str, value: object) -> float:
-    """A cost: a finite number that is not negative."""
+    """Return a cost, if it is a finite number that is not negative."""
     cost = value if type(value) is float else as_float(value)
     if cost is None:
         raise TypeError(f"{field} must be a float, not {kind(value)}")
@@ -168,30 +168,31 @@ def check_cost(field: str, value: object) -> float:
 
 
 def check_price(field: str, value: object) -> float | None:
-    """A cost, or None where it is not known."""
+    """Return a checked cost; None if it is unknown."""
     return None if value is None else check_cost(field, value)
 
 
 def check_bool(field: str, value: object) -> bool:
-    """True or False; no value that is only true or false in an `if`."""
+    """Return True or False. Other truthy or falsy values are refused."""
     truth = as_bool(value)
     if truth is None:
         raise TypeError(f"{field} must be a bool, not {kind(value)}")
     return truth
 
 
-# All that JSON wants escaped.
+# The characters that JSON requires to be escaped.
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x20), ord('"'), ord("\\"))}
 
 
 def quoted(text: str) -> str:
-    """A text as JSON has it."""
+    """Quote a text for JSON."""
     return f'"{text.translate(_ESCAPES)}"'
 
 
 class EncodedNames(dict[str, str]):
-    """Names as they stand in a line, with their key and what follows: each is checked and encoded once, then
-    looked up.
+    """A cache of names encoded for a line, with their key and the text that follows.
+
+    Each name is checked and encoded once, then looked up.
     """
 
     def __init__(self, key: str, rest: str = "", limit: int = MAX_NAME_BYTES) -> None:

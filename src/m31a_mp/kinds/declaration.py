@@ -1,4 +1,4 @@
-"""What a declaration of a kind of record is made of: its fields, and what it adds to."""
+"""The types for declarations of kinds of records: their fields, and their effects on tables."""
 
 from __future__ import annotations
 
@@ -19,73 +19,73 @@ from m31a_mp.kinds.timeline import Steps
 class Always:
     """Adds 1."""
 
-    def of(self, values: Mapping[str, Any]) -> int:  # noqa: ARG002  # whatever they are
-        """What a record of these values adds."""
+    def of(self, values: Mapping[str, Any]) -> int:  # noqa: ARG002  # adds 1 for all values
+        """Return the number that a record with these values adds."""
         return 1
 
 
 @dataclass(frozen=True)
 class If:
-    """Adds 1 where a flag is set; or where it is not."""
+    """Adds 1 if a flag is set, or if it is not set."""
 
     flag: str
     wanted: bool = True
 
     def of(self, values: Mapping[str, Any]) -> int:
-        """What a record of these values adds."""
+        """Return the number that a record with these values adds."""
         return int(values[self.flag] is self.wanted)
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """Adds 1 where a field is None."""
+    """Adds 1 if a field is None."""
 
     field: str
 
     def of(self, values: Mapping[str, Any]) -> int:
-        """What a record of these values adds."""
+        """Return the number that a record with these values adds."""
         return int(values[self.field] is None)
 
 
 @dataclass(frozen=True)
 class Value:
-    """Adds the value of a field; nothing where that is None."""
+    """Adds the value of a field; nothing if the value is None."""
 
     field: str
 
     def of(self, values: Mapping[str, Any]) -> Any:
-        """What a record of these values adds."""
+        """Return the value that a record with these values adds."""
         return values[self.field]
 
 
 @dataclass(frozen=True)
 class Values:
-    """Gives the values of some fields, of which the latest ones stay."""
+    """Sets the values of some fields. The latest record wins."""
 
     fields: tuple[str, ...]
 
     def of(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """What a record of these values gives."""
+        """Return the values that a record with these values sets."""
         return tuple(values[name] for name in self.fields)
 
 
 @dataclass(frozen=True)
 class When:
-    """Gives the time of the record."""
+    """Sets the time of the record."""
 
     def of(self, values: Mapping[str, Any]) -> None:
-        """Nothing: the time is not among the values."""
+        """Return None: the time is not among the values."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Adds a call: whether it succeeded, and how long it took."""
+    """Adds a call: its outcome and its duration."""
 
     success: str
     duration_ms: str
 
     def of(self, values: Mapping[str, Any]) -> tuple[bool, int]:
-        """What a record of these values adds."""
+        """Return the outcome and the duration that a record with these values adds."""
         return values[self.success], values[self.duration_ms]
 
 
@@ -94,12 +94,12 @@ Effect = Always | Ended | If | Unknown | Value | Values | When
 
 @dataclass(frozen=True)
 class Into:
-    """A table that a kind of record adds to, or the timeline: to each of some parts of an entry.
+    """An addition to some parts of one entry in a table, or of one step in the timeline.
 
     Attributes:
-        table: The table; or the timeline, where the entry is the step of the record's time.
-        key: The field of the record that has the entry's name; where it is None, nothing is added.
-        adds: What it adds, by part.
+        table: The table, or the timeline, whose entry is the step at the record's time.
+        key: The field with the entry's name. If its value is None, nothing is added.
+        adds: The effect on each part, by the name of the part.
     """
 
     table: Table | Steps
@@ -109,11 +109,11 @@ class Into:
 
 @dataclass(frozen=True)
 class Ends:
-    """The end of a call under way.
+    """The end of a running call.
 
     Attributes:
-        table: The calls.
-        call: The field of the record that has the call's id; where it is None, the call was not begun.
+        table: The running calls.
+        call: The field with the call's id. If its value is None, no beginning was recorded.
     """
 
     table: Running
@@ -122,7 +122,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class Within:
-    """A rule: some counts are parts of another one.
+    """A rule: some counts are parts of another count.
 
     Attributes:
         parts: The fields of the parts.
@@ -133,13 +133,13 @@ class Within:
     whole: str
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Raise ValueError if the parts are more than the whole."""
+        """Raise ValueError if the sum of the parts exceeds the whole."""
         if sum(values[part] for part in self.parts) > values[self.whole]:
             raise ValueError(f"{' and '.join(self.parts)} are more than {self.whole}")
 
 
 Whole = Happenings | Running | Single
-"""What takes the fields of a record as they are."""
+"""The states that take the fields of a record unchanged."""
 
 
 @dataclass(frozen=True)
@@ -147,18 +147,18 @@ class Kind:
     """One kind of record.
 
     Attributes:
-        event: Its name: that of the method without `record_`.
-        fields: Its keys, in the order of its line and of the method's arguments.
-        into: What it adds to.
-        documentation: The method's docstring without its arguments.
-        about: What the method's arguments are, by name.
-        command: The name of its command in `m31a-mp record`; empty where cli/record.py has another one.
-        example: What may stand behind `m31a-mp record`.
-        grouped: Fields that come in one argument, by its name: an object spells them.
-        rules: What must be true of its fields together.
-        only_failed: Fields that the method takes only where `success` is false. The fold takes them anyhow:
-            earlier versions wrote them.
-        usual: Optional fields that many records have all at once, for which the fold has a quick way.
+        event: The name of the kind: the method's name without `record_`.
+        fields: The keys, in the order of the line and of the method's arguments.
+        into: The tables, lists and other states that a record changes.
+        documentation: The method's docstring without the arguments.
+        about: The descriptions of the method's arguments, by name.
+        command: The name of the command in `m31a-mp record`; empty if cli/record.py defines the command.
+        example: An example of arguments for `m31a-mp record`.
+        grouped: Fields that come in one argument, by its name. An object of the caller provides them.
+        rules: Conditions on several fields together.
+        only_failed: Fields that the method accepts only if `success` is false. The fold accepts them always,
+            because earlier versions wrote them.
+        usual: Optional fields that many records have together. The fold has a fast path for them.
     """
 
     event: str
@@ -174,10 +174,10 @@ class Kind:
     usual: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse an addition that its part does not take: a float in a plain sum would show the order.
+        """Check that each part accepts its effect: a sum of floats would depend on the order.
 
         Raises:
-            TypeError: The declaration is wrong; says where.
+            TypeError: The declaration is wrong; the message names the place.
         """
         for into in self.into:
             if isinstance(into, Into) and isinstance(into.table, Table):
@@ -193,10 +193,10 @@ class Kind:
             raise TypeError(f"{self.event}: {name} does not take {effect}")
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All fields of a record, of which those that were left out have their default.
+        """Return all fields of a record, with defaults for omitted ones.
 
         Raises:
-            KeyError: One is missing that may not be.
+            KeyError: A required field is missing.
         """
         return {
             name: given.get(name, field.default) if field.is_optional else given[name]

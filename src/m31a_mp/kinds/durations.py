@@ -1,7 +1,7 @@
-"""Durations: the least, the greatest, their sum and their histogram; and calls, which succeed or fail.
+"""Durations: the least, the greatest, the sum and the histogram; and calls, which succeed or fail.
 
-What is added waits in a list, and then in counts by duration, until it is asked for or takes much room. So
-one duration costs a fourth of what it does by itself. There may be 100,000 tools: what is empty is None.
+Added durations wait in a list, then in counts by duration, until a result is needed or they take much memory.
+This takes a fourth of the time of adding each at once. There may be 100,000 tools: empty attributes are None.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from m31a_mp.kinds.histogram import Histogram
 
-# Of more distinct durations than these, only the histogram is kept.
+# The most distinct durations that are counted by duration. Beyond it, only the histogram is kept.
 _MAX_DISTINCT = 4096
-# As few take less room in the list than counted.
+# Up to so many durations take less memory in the list than counted.
 _FEW = 32
 
 
@@ -21,7 +21,7 @@ class Durations:
     """Durations in milliseconds.
 
     Attributes:
-        append: Adds one.
+        append: Adds a duration.
     """
 
     __slots__ = ("_counts", "_greatest", "_histogram", "_least", "_total", "_waiting", "append")
@@ -43,36 +43,36 @@ class Durations:
 
     @property
     def total(self) -> int:
-        """The sum of them."""
+        """The sum of the durations."""
         self._take_in()
         return self._total
 
     @property
     def least(self) -> int | None:
-        """The least of them; None while there is none."""
+        """The least duration; None without durations."""
         self._take_in()
         return self._least
 
     @property
     def greatest(self) -> int | None:
-        """The greatest of them; None while there is none."""
+        """The greatest duration; None without durations."""
         self._take_in()
         return self._greatest
 
     def histogram(self) -> Histogram | None:
-        """A histogram of them; None while there is none."""
+        """Return a histogram of the durations; None without durations."""
         self._take_in()
         return self._histogram and self._histogram.copy()
 
     def settle(self) -> None:
-        """Count those that wait, so that they take no more memory than they must."""
+        """Count waiting durations to save memory."""
         if len(self._waiting) > _FEW:
             self._gather()
             if self._counts and len(self._counts) > _MAX_DISTINCT:
                 self._take_in()
 
     def merge(self, other: Durations) -> None:
-        """Add the durations of another one."""
+        """Add the durations of another object."""
         self._take_in()
         self._total += other.total
         if other._histogram:
@@ -93,17 +93,16 @@ class Durations:
             self._add(counts)
 
     def _add(self, counts: Mapping[int, int]) -> None:
-        """Add durations: how many there are of each."""
+        """Add durations, given as counts by duration."""
         self._total += sum(duration * count for duration, count in counts.items())
         self._widen(min(counts), max(counts))
         self._histogram = self._histogram or Histogram()
         self._histogram.add(counts)
 
     def _widen(self, least: int | None, greatest: int | None) -> None:
-        """Take the bounds of durations into account that are not in the histogram yet.
+        """Extend the bounds by durations that are not in the histogram yet.
 
-        Where those of earlier ones are not known, which a file of an earlier version does not tell of models,
-        they stay unknown.
+        Unknown bounds stay unknown: files of earlier versions do not have them for models.
         """
         if self._histogram is None:
             self._least, self._greatest = least, greatest
@@ -114,10 +113,10 @@ class Durations:
 
 
 class Calls(Durations):
-    """Calls: how many there were, how they ended, and how long they took.
+    """Calls: their number, outcomes and durations.
 
     Attributes:
-        append: Adds one: its duration if it succeeded, and `~duration`, which is negative, if it failed.
+        append: Adds a call: its duration if it succeeded, or `~duration`, which is negative, if it failed.
     """
 
     __slots__ = ("_calls", "_failures", "_successes")
@@ -135,18 +134,18 @@ class Calls(Durations):
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """How many there were, how many succeeded, and how many failed."""
+        """The numbers of all calls, successes and failures."""
         self._take_in()
         return self._calls, self._successes, self._failures
 
     def interrupt(self) -> None:
-        """Add a call that failed, whose duration nobody knows."""
+        """Add a failed call without a duration."""
         self._take_in()
         self._calls += 1
         self._failures += 1
 
     def merge(self, other: Durations) -> None:
-        """Add the calls of another one."""
+        """Add the calls of another object."""
         super().merge(other)
         if isinstance(other, Calls):
             calls, successes, failures = other.counts

@@ -1,4 +1,4 @@
-"""Sums of floats in which the order of the addends does not show."""
+"""Sums of floats that do not depend on the order of the addends."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 
 _ADDENDS_KEPT = 1024
 _MAX_FLOAT = math.nextafter(math.inf, 0)
-_SCALE = 2.0**-64  # sums of as many addends as there can be do not overflow on the way
+_SCALE = 2.0**-64  # scaled sums of any possible number of addends do not overflow
 
 
 class ExactSum:
-    """A sum of floats that is not rounded before it is shown.
+    """A sum of floats that is rounded only when it is shown.
 
     Attributes:
-        append: Adds a float. It waits in a list until the sum is asked for, or settled.
-        extend: Adds some.
+        append: Adds a float. The float waits in a list until the sum is computed or settled.
+        extend: Adds several floats.
     """
 
     __slots__ = ("_addends", "append", "extend")
@@ -25,24 +25,24 @@ class ExactSum:
         self.extend = self._addends.extend
 
     def settle(self) -> None:
-        """Add up what waits, if that is much: so it takes no more memory than it must."""
+        """Add up the waiting floats if there are many, to save memory."""
         if len(self._addends) > _ADDENDS_KEPT:
             self.parts()
 
     def parts(self) -> list[float]:
-        """The sum as a few floats: its rounded value, the rounded rest, and so on until nothing rests."""
+        """Return the sum as a few floats: its rounded value, the rounded rest, and so on, until no rest."""
         parts: list[float] = []
         try:
             while rest := math.fsum([*self._addends, *(-part for part in parts)]):
                 parts.append(rest)
         except OverflowError:
-            # JSON has no infinity: the sum stops at the largest float, or at the least one.
+            # JSON has no infinity: limit the sum to the largest or the least float.
             scaled = math.fsum(addend * _SCALE for addend in self._addends)
             parts = [max(-_MAX_FLOAT, min(scaled / _SCALE, _MAX_FLOAT))]
-        self._addends[:] = parts  # which are the same sum
+        self._addends[:] = parts  # their sum is the same
         return parts
 
     def value(self) -> float:
-        """The sum, rounded once."""
+        """Return the sum, rounded once."""
         parts = self.parts()
         return parts[0] if parts else 0.0

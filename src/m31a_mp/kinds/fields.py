@@ -1,4 +1,4 @@
-"""The types of the fields of a record. Their checks, with reasons, stand in `checks`."""
+"""The types of the fields of a record. Their checks are in `checks`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Field:
     """A type of field.
 
     Attributes:
-        type: What it is, whether it may be left out or not.
-        annotation: The type of the argument of a `record_*` method.
-        check: Returns the plain value; raises TypeError or ValueError with the reason if it is none.
-        default: What is left out of a line; REQUIRED if it may not be.
+        type: The name of the type, the same for required and optional fields.
+        annotation: The annotation of the argument of a `record_*` method.
+        check: Returns the plain value; raises TypeError or ValueError with the reason if it is not valid.
+        default: The value that a line may omit; REQUIRED if a line must have the field.
     """
 
     type: str
@@ -29,12 +29,12 @@ class Field:
 
     @property
     def is_optional(self) -> bool:
-        """Whether a record may come without it."""
+        """Whether a record may omit the field."""
         return self.default is not REQUIRED
 
 
 def optional(field: Field, default: Any = None) -> Field:
-    """The same field, which a record may come without."""
+    """Return the field as an optional one, which a record may omit."""
     annotation = f"{field.annotation} | None" if default is None else field.annotation
     return replace(field, annotation=annotation, default=default)
 

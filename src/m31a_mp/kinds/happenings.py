@@ -1,8 +1,8 @@
-"""Lists of single happenings: what is declared of one, and its state.
+"""Lists of single happenings: the declaration and the state of a list.
 
-Which ones stay depends on their times and, at equal times, on their content: never on the order in which they
-came. `metrics.json` shows microseconds. The checkpoint keeps what is below them, so that a happening that was
-published meanwhile compares as it did before.
+The times, and the content at equal times, decide which happenings stay. The order of arrival does not.
+`metrics.json` shows microseconds. The checkpoint keeps the remaining nanoseconds, so that a published
+happening compares as before.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from m31a_mp.kinds.times import from_ns, to_ns
 from m31a_mp.model import ENTRIES, SessionMetrics
 
 MAX_HAPPENINGS = 1000
-"""How many happenings of one kind are kept, the latest ones."""
+"""The number of the latest happenings of one kind that are kept."""
 
 
 class Happenings:
-    """A list of the latest happenings of one kind, and how many there were.
+    """A list of the latest happenings of one kind, and their total number.
 
     Attributes:
         name: The key in `metrics.json`, which is the field of `SessionMetrics`.
-        fields: The fields of an entry besides its `timestamp`, as those of the record.
-        count: The key of how many there were.
-        derived: The fields of an entry that follow from the others.
+        fields: The fields of an entry besides `timestamp`, named like those of the record.
+        count: The key of the total number.
+        derived: The fields of an entry that are computed from the others.
     """
 
     def __init__(self, name: str, *fields: str, count: str, **derived: Derived) -> None:
@@ -37,7 +37,7 @@ class Happenings:
         self.derived = derived
 
     def new(self) -> Recent:
-        """The list without a happening."""
+        """Return an empty list."""
         return Recent(self)
 
 
@@ -46,8 +46,8 @@ class Recent(State):
 
     Attributes:
         table: The declaration.
-        count: How many there were.
-        first: The time of the first of all of them, in ns; meaningless while there is none.
+        count: The total number.
+        first: The time of the first of all happenings, in ns; meaningless without any.
     """
 
     def __init__(self, table: Happenings) -> None:
@@ -63,11 +63,11 @@ class Recent(State):
         """Add a happening."""
         self.count += 1
         self._items.append((time, *values))
-        if len(self._items) >= 2 * MAX_HAPPENINGS:  # seldom, for it sorts them
+        if len(self._items) >= 2 * MAX_HAPPENINGS:  # rarely, because this sorts all items
             self._items = self._latest()
 
     def begun(self) -> Iterator[int]:
-        """When the first one happened, if any did."""
+        """Return the time of the first happening, if any."""
         return iter([self.first] if self.count else [])
 
     def merge(self, other: Recent) -> None:
@@ -78,20 +78,20 @@ class Recent(State):
         self._items = self._latest()
 
     def shown(self) -> dict[str, Any]:
-        """The happenings as fields of `SessionMetrics`."""
+        """Return the happenings as fields of `SessionMetrics`."""
         items = [self._shown(time, values) for time, *values in self._latest()]
         return {self.table.name: items, self.table.count: saturated(self.count)}
 
     def kept(self) -> dict[str, Any] | None:
-        """The checkpoint's part; None of an empty list, which no earlier version had."""
+        """Return the checkpoint's part; None for an empty list, because earlier versions had none."""
         if not self.count:
             return None
         return {"first": self.first, "ns": [time % 1000 for time, *_ in self._latest()]}
 
     def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
-        """Add what was shown."""
+        """Add the happenings of `metrics.json`."""
         shown, below = getattr(metrics, self.table.name), list(map(integer, kept.get("ns", [])))
-        if len(below) != len(shown):  # another program, or `save()`, has changed the list
+        if len(below) != len(shown):  # another program or `save()` has changed the list
             below = [0] * len(shown)
         for metric, ns in zip(shown, below, strict=True):
             values = (getattr(metric, field) for field in self.table.fields)
@@ -106,5 +106,5 @@ class Recent(State):
         return ENTRIES[self.table.name](**fields, **derived, timestamp=from_ns(time))
 
     def _latest(self) -> list[tuple[Any, ...]]:
-        """Those that stay, in order: the time, then the fields."""
+        """Return the happenings that stay, in order. Each has its time, then its fields."""
         return sorted(self._items)[-MAX_HAPPENINGS:]

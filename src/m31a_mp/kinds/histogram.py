@@ -1,9 +1,9 @@
-"""How long things took: the exponential histogram of OpenTelemetry, base 2 and scale 4, in seconds.
+"""Histograms of durations: the exponential histogram of OpenTelemetry, base 2 and scale 4, in seconds.
 
 Bucket `i` holds the durations `d` with `base**i < d <= base**(i + 1)`, where `base` is `2**(1/16)`. Each
-bucket is 4.4 % wider than the one before, so a quantile is right within 2.2 %. Durations are whole numbers of
-milliseconds. Their bucket is found in a table of integers, and not by a logarithm, whose last digit differs
-between machines. See the data model of OpenTelemetry's metrics, "ExponentialHistogram".
+bucket is 4.4 % wider than the previous one, so that a quantile is exact within 2.2 %. Durations are whole
+milliseconds. A table of integers gives their bucket: a logarithm differs in the last digit between machines.
+See the data model of OpenTelemetry's metrics, "ExponentialHistogram".
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from m31a_mp.kinds.checks import INT64_MAX, as_float, kind
 
 SCALE = 4
 _STEPS = 2**SCALE  # buckets from one power of two to the next
-_LOWEST = -160  # the bucket of 1 ms: its upper bound is 2**(-159/16) s, the least one above 0.001 s
+_LOWEST = -160  # the bucket of 1 ms: its upper bound is 2**(-159/16) s, the least bound above 0.001 s
 _HIGHEST = 848  # the bucket of 2**63 - 1 ms
 _SHIFT = (_LOWEST + 1) // _STEPS  # powers of two, to make the lowest bound the root of an integer
 
 
 def _bound(index: int) -> int:
-    """The largest whole number of milliseconds not above a bucket: `floor(1000 * base**(index + 1))`.
+    """Return the largest whole number of milliseconds in a bucket: `floor(1000 * base**(index + 1))`.
 
-    The sixteenth root is four square roots. Their floors nest: the floor of the root of a floor is the floor
-    of the root itself.
+    The sixteenth root consists of four square roots. Their floors nest: the floor of the root of a floor is
+    the floor of the root itself.
     """
-    # The sixteenth root of 1000**16 * 2**(index + 1), which has to be an integer: it is shifted.
+    # The sixteenth root of 1000**16 * 2**(index + 1). The operand is shifted to be an integer.
     root = (1000**16) << (index + 1 - _STEPS * _SHIFT)
     for _ in range(SCALE):
         root = math.isqrt(root)
@@ -41,27 +41,27 @@ _BOUNDS = [_bound(index) for index in range(_LOWEST, _HIGHEST + 1)]
 
 
 def bucket(milliseconds: int) -> int:
-    """The bucket of a duration from 1 to 2**63 - 1 ms."""
+    """Return the bucket of a duration from 1 to 2**63 - 1 ms."""
     return _LOWEST + bisect_left(_BOUNDS, milliseconds)
 
 
 def _bound_below(index: int) -> int:
-    """The largest whole number of milliseconds below a bucket."""
+    """Return the largest whole number of milliseconds below a bucket."""
     return _BOUNDS[index - 1 - _LOWEST] if index > _LOWEST else 0
 
 
-# Most are short; their buckets are looked up.
+# Most durations are short. A table has the buckets of these.
 _SHORT = 4096
 _BUCKETS = [_LOWEST, *map(bucket, range(1, _SHORT))]
 
 
 class Histogram:
-    """How many durations fell into each bucket.
+    """The number of durations in each bucket.
 
     Attributes:
-        zero_count: How many took 0 ms.
-        offset: The index of the first bucket that is not empty; 0 while there is none.
-        counts: How many fell into each bucket from that one on.
+        zero_count: The number of durations of 0 ms.
+        offset: The index of the first bucket that is not empty; 0 without any.
+        counts: The number of durations in each bucket from `offset` on.
     """
 
     __slots__ = ("counts", "offset", "zero_count")
@@ -77,22 +77,22 @@ class Histogram:
         mine, theirs = ((h.zero_count, h.offset if h.counts else 0, h.counts) for h in (self, other))
         return mine == theirs
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __repr__(self) -> str:
         return f"<Histogram of {self.count} durations>"
 
     def copy(self) -> Histogram:
-        """Another one with the same durations."""
+        """Return a copy."""
         return Histogram(self.zero_count, self.offset, list(self.counts))
 
     @property
     def count(self) -> int:
-        """How many durations there are."""
+        """The number of durations."""
         return self.zero_count + sum(self.counts)
 
     def add(self, durations: Mapping[int, int]) -> None:
-        """Add durations: how many there are of each number of milliseconds."""
+        """Add durations, given as counts by milliseconds."""
         self.zero_count += durations.get(0, 0)
         least, greatest = min(filter(None, durations), default=0), max(durations, default=0)
         if greatest:
@@ -104,7 +104,7 @@ class Histogram:
                     counts[index - offset] += count
 
     def merge(self, other: Histogram) -> None:
-        """Add the durations of another one."""
+        """Add the durations of another histogram."""
         self.zero_count += other.zero_count
         if other.counts:
             self._reach(other.offset, other.offset + len(other.counts) - 1)
@@ -112,7 +112,7 @@ class Histogram:
                 self.counts[index] += count
 
     def _reach(self, first: int, last: int) -> None:
-        """Have buckets from one index to another."""
+        """Extend the buckets to the indices from `first` to `last`."""
         if not self.counts:
             self.offset = first
         missing = self.offset - first
@@ -124,26 +124,26 @@ class Histogram:
             self.counts += [0] * missing
 
     def quantile(self, q: float, least: int | None = None, greatest: int | None = None) -> float | None:
-        """The duration that a part `q` of them did not exceed, in milliseconds, within 2.2 %.
+        """Return the duration that a fraction `q` of all did not exceed, in ms, exact within 2.2 %.
 
         Args:
-            q: From 0 to 1: 0.5 is the median. The rank is `ceil(q * count)`, and at least 1.
-            least: The least of the durations, in ms, if it is known.
-            greatest: The greatest of them.
+            q: A fraction from 0 to 1: 0.5 is the median. The rank is `ceil(q * count)`, and at least 1.
+            least: The least duration, in ms; None if unknown.
+            greatest: The greatest duration, in ms; None if unknown.
 
         Returns:
-            The geometric middle of the bucket, but nothing outside of its whole milliseconds and of the
-            bounds; None without durations.
+            The geometric middle of the bucket, limited to the bucket's whole milliseconds and to the bounds;
+            None without durations.
 
         Raises:
-            TypeError: `q` is no number.
+            TypeError: `q` is not a number.
             ValueError: `q` is not from 0 to 1.
         """
         if as_float(q) is None:
             raise TypeError(f"q must be a number from 0 to 1, not {kind(q)}")
         if not 0 <= q <= 1:
             raise ValueError(f"q must be from 0 to 1, not {q}")
-        # By what `q` looks like: 0.07 * 100 is more than 7 in binary, and would be the eighth.
+        # Use the decimal value of `q`: 0.07 * 100 exceeds 7 in binary, and would give rank 8.
         rank = max(1, math.ceil(Fraction(repr(float(q))) * self.count))
         if not self.count or rank <= self.zero_count:
             return 0.0 if self.count else None
@@ -157,11 +157,11 @@ class Histogram:
         middle: float = 1000 * 2 ** ((index + 0.5) / _STEPS)
         lowest = _bound_below(index) + 1
         highest = _BOUNDS[index - _LOWEST]
-        middle = min(max(middle, lowest), highest)  # whole milliseconds that are in the bucket
+        middle = min(max(middle, lowest), highest)  # the range of whole milliseconds in the bucket
         return min(max(middle, least or 0), math.inf if greatest is None else greatest)
 
     def to_json(self) -> dict[str, Any]:
-        """As OTLP spells it, with counts of at most 2**63 - 1."""
+        """Return the histogram in the JSON form of OTLP, with counts of at most 2**63 - 1."""
         return {
             "scale": SCALE,
             "zero_count": min(self.zero_count, INT64_MAX),
@@ -173,13 +173,13 @@ class Histogram:
 
     @classmethod
     def from_json(cls, value: object) -> Histogram:
-        """From what `to_json` returned.
+        """Restore a histogram from the result of `to_json`.
 
         Raises:
-            ValueError: It is not of that form; says why.
+            ValueError: The value does not have this form; the message is the reason.
         """
         if not isinstance(value, dict):
-            raise ValueError("is no object")  # noqa: TRY004  # of the input, not of the caller
+            raise ValueError("is no object")  # noqa: TRY004  # an error in the input, not of the caller
         if value.get("scale") != SCALE:
             raise ValueError(f"has a scale other than {SCALE}")
         offset, counts = value.get("offset", 0), value.get("bucket_counts", [])

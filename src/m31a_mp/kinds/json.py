@@ -1,4 +1,4 @@
-"""JSON as others wrote it. Lack of memory is no fault of theirs."""
+"""Parse foreign JSON. Lack of memory is not an error in the JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def parse(text: bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: It is not JSON; says where.
-        MemoryError: There is not enough memory. orjson calls that an error of the text.
+        ValueError: The text is not JSON; the message names the place.
+        MemoryError: There is not enough memory. orjson reports this as an error in the text.
     """
     try:
         return orjson.loads(text)

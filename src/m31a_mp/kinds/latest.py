@@ -1,4 +1,4 @@
-"""A single thing of which the latest record stays."""
+"""Single values: a field of which only the latest record stays."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from m31a_mp.model import SINGLE, SessionMetrics
 
 
 class Single:
-    """A field of `SessionMetrics` that has the values recorded last.
+    """The declaration of a field of `SessionMetrics` with the values of the latest record.
 
     Attributes:
         name: The key in `metrics.json`, which is the field of `SessionMetrics`.
-        fields: The fields of the record, and of what is shown.
+        fields: The fields of the record, and of the value in `SessionMetrics`.
     """
 
     def __init__(self, name: str, *fields: str) -> None:
@@ -24,16 +24,16 @@ class Single:
         self.fields = fields
 
     def new(self) -> SingleState:
-        """Nothing is recorded."""
+        """Return the state without a record."""
         return SingleState(self)
 
 
 class SingleState(State):
-    """The values recorded last; of several at the same time, the greatest.
+    """The values of the latest record; at equal times, the greatest values.
 
     Attributes:
         table: The declaration.
-        first: The time of the first record, in ns; meaningless while there is none.
+        first: The time of the first record, in ns; meaningless without any.
     """
 
     def __init__(self, table: Single) -> None:
@@ -49,25 +49,25 @@ class SingleState(State):
         self._latest = max(self._latest, (time, *values))
 
     def begun(self) -> Iterator[int]:
-        """When it was first recorded, if it was."""
+        """Return the time of the first record, if any."""
         return iter([self.first] if self._latest else [])
 
     def merge(self, other: SingleState) -> None:
-        """Add what another state has."""
+        """Add the records of another state."""
         self.first = min(self.first, other.first)
         self._latest = max(self._latest, other._latest)
 
     def shown(self) -> dict[str, Any]:
-        """The values as a field of `SessionMetrics`."""
+        """Return the values as a field of `SessionMetrics`."""
         values = self._latest[1:]
         return {self.table.name: SINGLE[self.table.name](*values) if values else None}
 
     def kept(self) -> dict[str, Any] | None:
-        """The checkpoint's part: the times."""
+        """Return the checkpoint's part: the times."""
         return {"first": self.first, "time": self._latest[0]} if self._latest else None
 
     def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
-        """Add what was shown."""
+        """Add the values of `metrics.json`."""
         shown = getattr(metrics, self.table.name)
         if shown is not None:
             self.first = at.time(kept.get("first", at.started))

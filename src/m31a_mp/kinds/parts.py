@@ -1,6 +1,6 @@
-"""The parts of an entry: sums, exact sums, the latest values. The order of additions shows in none of them.
+"""The parts of an entry: sums, exact sums, latest values. No part depends on the order of additions.
 
-There is no other way to add to an entry, so the result cannot depend on the order in which records arrive.
+There is no other way to add to an entry. The result therefore cannot depend on the order of records.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from m31a_mp.kinds.times import from_ns, plausible, to_ns
 
 
 def integer(value: object) -> int:
-    """An integer of the checkpoint."""
+    """Check an integer of the checkpoint."""
     if type(value) is not int:
         raise TypeError(f"{value!r} is not an integer")
     return value
 
 
 def finite(value: object) -> float:
-    """A float of the checkpoint."""
+    """Check a float of the checkpoint."""
     if not isinstance(value, float) or not math.isfinite(value):
         raise TypeError(f"{value!r} is not a finite number")
     return value
@@ -34,38 +34,38 @@ def finite(value: object) -> float:
 
 @dataclass(frozen=True)
 class Restoring:
-    """Times in ns that restoring needs: of the session's start, of its last record, and now."""
+    """Times in ns for restoring: the session's start, its last record, and now."""
 
     started: int
     updated: int
     now: int
 
     def time(self, value: object) -> int:
-        """A time of the checkpoint, which may have been of a clock that was wrong."""
+        """Check a time of the checkpoint. It may come from a wrong clock."""
         return plausible(integer(value), self.now)
 
 
 class Part(Protocol):
-    """One part of an entry: how it begins, merges, is shown, and comes back from what was shown."""
+    """One part of an entry: its initial value, its merge, and its conversion to the shown form and back."""
 
     def zero(self) -> Any:
-        """The value before the first record."""
+        """Return the value before the first record."""
 
     def merged(self, mine: Any, theirs: Any) -> Any:
-        """The value of the records of two states together."""
+        """Return the value for the records of two states together."""
 
     def show(self, name: str, value: Any, shown: dict[str, Any]) -> None:
-        """Put the value among the fields of an entry of `metrics.json`; `name` is that of the part."""
+        """Add the value to the fields of an entry in `metrics.json`. `name` is the name of the part."""
 
     def save(self, value: Any, kept: dict[str, Any]) -> None:
-        """Put into the checkpoint what the entry does not show."""
+        """Add to the checkpoint the state that the entry does not show."""
 
     def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Any:
-        """The value that an entry (one of the types in `model`) and the checkpoint give."""
+        """Return the value from an entry (one of the types in `model`) and the checkpoint."""
 
 
 class Sum:
-    """A sum of integers; only what is shown of it stops at the largest of 64 bits."""
+    """A sum of integers. Only the shown value saturates at the largest 64-bit integer."""
 
     def zero(self) -> int:
         return 0
@@ -85,10 +85,10 @@ class Sum:
 
 @dataclass(frozen=True)
 class Exact:
-    """An exact sum of floats; what is shown of it is rounded, and the checkpoint keeps the rest.
+    """An exact sum of floats. The shown value is rounded, and the checkpoint keeps the exact sum.
 
     Attributes:
-        keep: What the checkpoint calls it.
+        keep: The key in the checkpoint.
     """
 
     keep: str
@@ -113,18 +113,18 @@ class Exact:
 
 @dataclass(frozen=True)
 class Latest:
-    """The values recorded last, a tuple behind their time; of several at the same time, the greatest.
+    """The values of the latest record, a tuple that starts with their time; at equal times, the greatest.
 
     Attributes:
-        zeros: The values by the names that they are shown under, as they are while there is none.
-        keep: What the checkpoint calls their time.
+        zeros: The values without a record, by the fields that show them.
+        keep: The key of the time in the checkpoint.
     """
 
     zeros: Mapping[str, Any]
     keep: str
 
     def zero(self) -> tuple[Any, ...]:
-        return ()  # which is less than any
+        return ()  # less than any other tuple
 
     def merged(self, mine: tuple[Any, ...], theirs: tuple[Any, ...]) -> tuple[Any, ...]:
         return max(mine, theirs)
@@ -139,16 +139,16 @@ class Latest:
         values = tuple(getattr(metric, field) for field in self.zeros)
         time = kept.get(self.keep)
         if time is None and any(values):
-            time = at.updated  # it came with `save()`, or from another program
+            time = at.updated  # the values come from `save()`, or from another program
         return () if time is None else (at.time(time), *values)
 
 
 @dataclass(frozen=True)
 class LastTime:
-    """The time of the latest record, in ns; 0 while there is none.
+    """The time of the latest record, in ns; 0 without records.
 
     Attributes:
-        keep: What the checkpoint calls it: what is shown has microseconds.
+        keep: The key in the checkpoint, which has nanoseconds. The shown value has microseconds.
     """
 
     keep: str
@@ -175,10 +175,10 @@ class LastTime:
 
 @dataclass(frozen=True)
 class Earliest:
-    """The value recorded first, behind its time; of several at the same time, the least.
+    """The value of the first record, after its time; at equal times, the least value.
 
     Attributes:
-        keep: What the checkpoint calls its time.
+        keep: The key of the time in the checkpoint.
     """
 
     keep: str
@@ -202,7 +202,7 @@ class Earliest:
 
 
 class Ever:
-    """Whether it was ever so."""
+    """A flag that is true if any record set it."""
 
     def zero(self) -> bool:
         return False
@@ -226,8 +226,8 @@ class Timed:
 
     Attributes:
         total: The field for the sum.
-        bounds: Those for the least and the greatest.
-        histogram: That for the histogram.
+        bounds: The fields for the least and the greatest duration.
+        histogram: The field for the histogram.
     """
 
     total: str = "total_duration_ms"
@@ -263,7 +263,7 @@ class TimedCalls(Timed):
     """Calls: their number, outcomes and durations.
 
     Attributes:
-        counts: The fields for how many there were, succeeded and failed.
+        counts: The fields for the numbers of all calls, successes and failures.
     """
 
     counts: tuple[str, str, str] = ("call_count", "success_count", "fail_count")
@@ -282,7 +282,7 @@ class TimedCalls(Timed):
 
 
 class Counts:
-    """Counts by name, of a bounded number of names; None while there is none."""
+    """Counts by name, for a bounded number of names; None without any."""
 
     def zero(self) -> None:
         return None
@@ -303,13 +303,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Derived:
-    """A field that follows from the others as they are shown; nothing of it is kept."""
+    """A field that is computed from the other shown fields. It has no state."""
 
     of: Callable[[Mapping[str, Any]], Any]
 
 
 class Mean(Derived):
-    """A sum for each of a number of records, of which some have no value."""
+    """A sum divided by the number of records that have a value."""
 
     def __init__(self, total: str, count: str, *, without: str) -> None:
         def mean(shown: Mapping[str, Any]) -> float:

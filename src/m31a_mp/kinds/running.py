@@ -1,7 +1,7 @@
-"""Calls under way: begun, and not ended. What begins and ends is paired in whatever order it arrives.
+"""Running calls: calls that have begun and not ended. Beginnings and ends may arrive in any order.
 
-The end of a call may be read before its beginning, for they may have gone through different writers and
-batches. The beginning was stored before the end was; so it comes at the latest with what is drained next.
+The end of a call may be read before its beginning, because both may pass through different writers and
+batches. The beginning was stored first, so that the next drain brings it at the latest.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from m31a_mp.kinds.times import from_ns
 from m31a_mp.model import RunningCall, SessionMetrics
 
 MAX_RUNNING = 1_000_000
-"""How many calls may be under way, and how many ends may wait for their beginning."""
+"""The most running calls, and the most ends that wait for their beginnings."""
 MAX_RUNNING_BYTES = 128 * 1024 * 1024
-"""How many bytes the calls under way may take in JSON, and how many the ends: `metrics.json` has names
-twice, and no more than 512 MiB."""
-_ESCAPED = 6  # bytes that a character takes in JSON at most
+"""The most bytes that running calls take in JSON, and that ends take. `metrics.json` has each name twice, and
+is not read if it has more than 512 MiB."""
+_ESCAPED = 6  # the most bytes of one character in JSON
 
 
 class Running:
-    """The declaration of the calls under way.
+    """The declaration of the running calls.
 
     Attributes:
         name: The key in `metrics.json`, which is the field of `SessionMetrics`.
@@ -37,16 +37,16 @@ class Running:
         self.fields = fields
 
     def new(self) -> CallsUnderWay:
-        """No call is under way."""
+        """Return the state without running calls."""
         return CallsUnderWay(self)
 
 
 class CallsUnderWay(State):
-    """The calls under way.
+    """The running calls.
 
     Attributes:
-        first: The time of the first beginning of all, in ns; INT64_MAX while there was none.
-        calls: When each began, in ns, and its tool, by its id.
+        first: The time of the first beginning of any call, in ns; INT64_MAX without one.
+        calls: The beginning of each call, in ns, and its tool, by the id of the call.
     """
 
     def __init__(self, table: Running) -> None:
@@ -54,7 +54,7 @@ class CallsUnderWay(State):
         self.first = INT64_MAX
         self.calls: dict[str, tuple[int, str]] = {}
         self._bytes = 0
-        # Calls whose end was read, and not their beginning: since the last `forget_ended`, and before.
+        # Calls whose end was read without their beginning: since the last `forget_ended`, and before it.
         self._ended: set[str] = set()
         self._ended_before: set[str] = set()
         self._ended_bytes = 0
@@ -66,7 +66,7 @@ class CallsUnderWay(State):
         """Note that a call began.
 
         Raises:
-            ValueError: There are too many.
+            ValueError: There are too many running calls.
         """
         if not self._has_ended(call):
             self.check_room(name, call)
@@ -78,7 +78,7 @@ class CallsUnderWay(State):
             raise ValueError(f"there are {len(self.calls)} calls that have not ended, and no room for more")
 
     def end(self, call: str) -> None:
-        """Note that a call ended. Of too many that wait for their beginning the rest is not noted."""
+        """Note that a call ended. An end without a beginning is ignored if too many wait already."""
         if call in self.calls:
             self.take(call)
         elif len(self._ended) < MAX_RUNNING and self._ended_bytes + len(call) <= MAX_RUNNING_BYTES:
@@ -86,31 +86,31 @@ class CallsUnderWay(State):
             self._ended_bytes += len(call)
 
     def take(self, call: str) -> tuple[int, str]:
-        """Take a call from those under way; returns when it began, and its tool."""
+        """Remove a running call. Return the time of its beginning, in ns, and its tool."""
         time, name = self.calls.pop(call)
         self._bytes -= _size(name, call)
         return time, name
 
     def forget_ended(self) -> None:
-        """Forget the ends that had waited before all was drained: their beginnings were dropped."""
+        """Forget the ends that waited before the last complete drain: their beginnings were dropped."""
         self._ended_before, self._ended = self._ended, set()
         self._ended_bytes = sum(map(len, self._ended_before))
 
     def qualify(self, session_id: str) -> None:
-        """Tell the calls from those of other sessions, which may use the same ids."""
+        """Mark the calls as those of one session: calls of other sessions may have the same ids."""
         self.calls = {of_session(call, session_id): begun for call, begun in self.calls.items()}
         self._ended, self._ended_before = (
             {of_session(call, session_id) for call in ended} for ended in (self._ended, self._ended_before)
         )
 
     def _begin(self, time: int, name: str, call: str) -> None:
-        if call in self.calls:  # begun twice, it is the same call
+        if call in self.calls:  # a second beginning is of the same call
             time, name = min((time, name), self.take(call))
         self.calls[call] = (time, name)
         self._bytes += _size(name, call)
 
     def _has_ended(self, call: str) -> bool:
-        """Whether the end of a call waits for its beginning; it waits no more."""
+        """Return whether the end of the call waits for its beginning. The end waits no longer."""
         for ended in (self._ended, self._ended_before):
             if call in ended:
                 ended.discard(call)
@@ -118,7 +118,7 @@ class CallsUnderWay(State):
         return False
 
     def begun(self) -> Iterator[int]:
-        """When the first call began, if any did."""
+        """Return the time of the first beginning, if any."""
         return iter([self.first] if self.first < INT64_MAX else [])
 
     def merge(self, other: CallsUnderWay) -> None:
@@ -131,24 +131,24 @@ class CallsUnderWay(State):
                 self._begin(time, name, call)
 
     def shown(self) -> dict[str, Any]:
-        """The calls as a field of `SessionMetrics`, the longest first."""
+        """Return the calls as a field of `SessionMetrics`, longest first."""
         in_order = sorted((time, name, call) for call, (time, name) in self.calls.items())
         return {self.table.name: [_shown(*begun) for begun in in_order]}
 
     def kept(self) -> dict[str, Any] | None:
-        """The checkpoint's part: all of it, for what is shown has no ids."""
+        """Return the checkpoint's part: the whole state, because the shown calls have no ids."""
         if self.first == INT64_MAX and not self._ended and not self._ended_before:
             return None
         ended = sorted(self._ended | self._ended_before)
         return {"first": self.first, "calls": self.calls, "ended": ended}
 
     def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
-        """Add what was kept. Without that nobody knows which calls they are, and they are left out."""
+        """Add the calls of the checkpoint. Without one, the shown calls have no ids and are left out."""
         first = integer(kept.get("first", INT64_MAX))
         self.first = first if first == INT64_MAX else at.time(first)
         for call, (time, name) in kept.get("calls", {}).items():
             self._begin(at.time(time), str(name), call)
-        # They were read before what is drained next.
+        # These ends were read before the next drain.
         self._ended_before = set(map(str, kept.get("ended", [])))
 
 

@@ -1,4 +1,4 @@
-"""What the states of all tables, lists and single things have in common."""
+"""The base class of the states of all tables, lists and single values."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Any
 
 
 class State:
-    """What was recorded of one declaration. Equal states show and keep the same."""
+    """The records of one declaration, added up. Equal states show and keep the same."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, type(self)):
             return NotImplemented
         return self.shown() == other.shown() and self.kept() == other.kept()
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def settle(self) -> None:
-        """Count what waits, so that it takes no more memory than it must."""
+        """Count waiting values to save memory."""
 
     def shown(self) -> dict[str, Any]:
-        """The fields of `SessionMetrics` that show it."""
+        """Return the fields of `SessionMetrics` that show the state."""
         raise NotImplementedError
 
     def kept(self) -> dict[str, Any] | None:
-        """What is not shown, for the checkpoint; nothing if there is nothing."""
+        """Return the state that is not shown, for the checkpoint; None if there is none."""
         raise NotImplementedError

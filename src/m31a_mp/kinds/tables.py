@@ -1,7 +1,7 @@
-"""Tables of entries by name: what is declared of one, and its state.
+"""Tables of entries by name: the declaration and the state of a table.
 
-A declaration (`Table`) makes the state that a fold changes (`Entries`). The state merges with another one,
-shows itself as fields of `SessionMetrics`, and comes back from those and the checkpoint.
+A declaration (`Table`) makes the state that a fold changes (`Entries`). The state merges with another state,
+converts to fields of `SessionMetrics`, and is restored from these fields and the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from m31a_mp.model import ENTRIES, SessionMetrics
 
 
 class Entry:
-    """What all records of one name add up to; a subclass has a slot for each part of its table.
+    """All records of one name, added up. A subclass has a slot for each part of its table.
 
     Attributes:
-        first: The time of the first of them: entries stand in this order.
+        first: The time of the first record, in ns. Entries are sorted by this time.
     """
 
     __slots__ = ("first",)
@@ -30,9 +30,9 @@ class Table:
 
     Attributes:
         name: The key in `metrics.json`, which is the field of `SessionMetrics`.
-        key: The field of an entry that has its name.
+        key: The field of an entry with its name.
         parts: The parts of an entry.
-        derived: The fields that follow from them.
+        derived: The fields that are computed from the parts.
     """
 
     def __init__(self, name: str, key: str, **parts: Part | Derived) -> None:
@@ -43,11 +43,11 @@ class Table:
         self._entry: type[Entry] = type(name, (Entry,), {"__slots__": tuple(self.parts)})
 
     def new(self) -> Entries:
-        """The table without an entry."""
+        """Return the table without entries."""
         return Entries(self)
 
     def entry(self, first: int) -> Entry:
-        """An entry to which nothing is added yet."""
+        """Return an entry without additions."""
         entry = self._entry()
         entry.first = first
         for name, part in self.parts.items():
@@ -60,7 +60,7 @@ class Entries(State):
 
     Attributes:
         table: The declaration.
-        by_name: Each entry by its name; a plain dict, for the fold looks up every record in it.
+        by_name: Each entry by its name. A plain dict, because the fold looks up every record.
     """
 
     def __init__(self, table: Table) -> None:
@@ -71,11 +71,11 @@ class Entries(State):
         return len(self.by_name)
 
     def begun(self) -> Iterator[int]:
-        """When each entry was first recorded."""
+        """Return the time of the first record of each entry."""
         return (entry.first for entry in self.by_name.values())
 
     def settle(self) -> None:
-        """Count what waits in the entries, so that they take no more memory than they must."""
+        """Count waiting values in the entries to save memory."""
         for name, part in self.table.parts.items():
             if isinstance(part, TimedCalls | Timed | Exact):
                 for entry in self.by_name.values():
@@ -87,13 +87,13 @@ class Entries(State):
             self._add(name, entry)
 
     def shown(self) -> dict[str, Any]:
-        """The entries as a field of `SessionMetrics`."""
+        """Return the entries as a field of `SessionMetrics`."""
         in_order = sorted(self.by_name.items(), key=lambda item: (item[1].first, item[0]))
         metric = ENTRIES[self.table.name]
         return {self.table.name: [metric(**self._fields(name, entry)) for name, entry in in_order]}
 
     def kept(self) -> dict[str, Any]:
-        """The checkpoint's part of each entry."""
+        """Return the checkpoint's part of each entry."""
         kept: dict[str, Any] = {}
         for name, entry in self.by_name.items():
             kept[name] = of_entry = {"first": entry.first}
@@ -102,7 +102,7 @@ class Entries(State):
         return kept
 
     def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
-        """Add what was shown. Entries of one name, as another program may have left them, add up."""
+        """Add the entries of `metrics.json`. Several of one name, left by another program, add up."""
         for i, metric in enumerate(getattr(metrics, self.table.name)):
             name = getattr(metric, self.table.key)
             known = kept.get(name, {})

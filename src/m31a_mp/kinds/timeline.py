@@ -1,11 +1,11 @@
-"""What happened when: sums for equal steps of time.
+"""The timeline: sums for equal steps of time.
 
-A step is a power of two of seconds wide, and aligned to the epoch. There are at most 384 steps in which
-anything happened; a step in which nothing did is not kept. The width is the least one with which that is so.
-One record of a clock that is years wrong makes one step, then, and the others stay as fine as they were.
+The width of a step is a power of two in seconds, and steps are aligned to the epoch. Only steps with records
+are kept, at most 384. The width is the smallest that meets this limit. One record from a clock that is years
+wrong therefore adds one step, and does not make the other steps coarser.
 
-Width, steps and sums follow from the set of the records: neither their order nor the parts that are merged
-show in them. For records that take too many steps at one width do so with more records, too.
+Width, steps and sums depend only on the set of records, not on their order or on the parts that are merged:
+records that need too many steps at one width also do so together with more records.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from m31a_mp.kinds.state import State
 from m31a_mp.model import SessionMetrics, Timeline
 
 MAX_STEPS = 384
-"""With more than these, metrics.json of a usual session would be larger than 64 KiB."""
+"""The most steps. With more of them, `metrics.json` of a usual session would be larger than 64 KiB."""
 SECOND = 10**9
 
 
 COUNTS = tuple(name for name in Timeline.columns() if name != "costs")
-"""What is counted in a step, by the names of the timeline's columns."""
+"""The names of the counts in a step, which are columns of the timeline."""
 
 
 class Step:
-    """What happened in one step: a number for each of `COUNTS`, and the cost."""
+    """The sums of one step: a number for each of `COUNTS`, and the cost."""
 
     __slots__ = (*COUNTS, "cost")
     cost: ExactSum
@@ -47,7 +47,7 @@ class Step:
         self.cost.extend(costs)
 
     def merge(self, other: Step) -> None:
-        """Add what happened in another one."""
+        """Add the sums of another step."""
         self.add(_counts_of(other), other.cost.parts())
 
 
@@ -67,12 +67,12 @@ class Steps:
         self.parts: dict[str, Part] = {name: Sum() for name in COUNTS} | {"cost": Exact(keep="costs")}
 
     def new(self) -> StepsState:
-        """The timeline without a step."""
+        """Return the timeline without steps."""
         return StepsState(self)
 
 
 class StepsState(State):
-    """The steps in which anything happened."""
+    """The steps with records."""
 
     def __init__(self, declaration: Steps) -> None:
         self.declaration = declaration
@@ -80,32 +80,32 @@ class StepsState(State):
         self._steps: dict[int, Step] = {}
 
     def __len__(self) -> int:
-        return 0  # it has no names
+        return 0  # the timeline has no named entries
 
     def bounds(self, time: int, latest: int) -> tuple[int, int]:
-        """From which time and up to which a step is that of a time; all in ns.
+        """Return the start and the end of the step at a time, all in ns.
 
         Args:
             time: The time.
-            latest: The latest time that there may be: the second bound is at most behind it.
+            latest: The latest possible time. The end is limited to the nanosecond after it.
         """
         width = self._seconds * SECOND
         start = time // width * width
         return start, min(start + width, latest + 1)
 
     def add(self, time: int, *counts: int, costs: list[float]) -> None:
-        """Add to the step of a time in ns.
+        """Add to the step at a time.
 
         Args:
-            time: The time.
-            counts: What to add to each of `COUNTS`.
-            costs: What to add to the cost.
+            time: The time in ns.
+            counts: The number to add to each of `COUNTS`.
+            costs: The costs to add.
         """
         if any(counts):
             self._step(time).add(counts, costs)
 
     def _step(self, time: int) -> Step:
-        """The step of a time in ns. A new one may make all steps wider."""
+        """Return the step at a time in ns. A new step may make all steps wider."""
         number = time // SECOND // self._seconds
         if number not in self._steps:
             self._steps[number] = Step()
@@ -115,11 +115,11 @@ class StepsState(State):
         return self._steps[number]
 
     def begun(self) -> Iterator[int]:
-        """Nothing: the entries know when they were first recorded."""
+        """Return no times: the entries of tables have the times of first records."""
         return iter(())
 
     def settle(self) -> None:
-        """Add up the costs that wait."""
+        """Add up the waiting costs."""
         for step in self._steps.values():
             step.cost.settle()
 
@@ -131,7 +131,7 @@ class StepsState(State):
             self._step(number * other._seconds * SECOND).merge(step)
 
     def shown(self) -> dict[str, Any]:
-        """The steps as a field of `SessionMetrics`."""
+        """Return the steps as a field of `SessionMetrics`."""
         if not self._steps:
             return {self.declaration.name: None}
         numbers = sorted(self._steps)
@@ -146,18 +146,18 @@ class StepsState(State):
         }
 
     def kept(self) -> dict[str, Any] | None:
-        """The checkpoint's part: of the cost of each step what a float does not hold; often one number."""
+        """Return the checkpoint's part: for each step the rest of its rounded cost, mostly one number."""
         rests = [self._steps[number].cost.parts()[1:] for number in sorted(self._steps)]
         return {"costs": [rest[0] if len(rest) == 1 else rest for rest in rests]} if any(rests) else None
 
     def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
-        """Add what was shown."""
+        """Add the steps of `metrics.json`."""
         shown: Timeline | None = getattr(metrics, self.declaration.name)
         if shown is None:
             return
         self._seconds = shown.step_seconds
         rests = kept.get("costs", [])
-        if len(rests) != len(shown.starts):  # `save()` has put another timeline there
+        if len(rests) != len(shown.starts):  # `save()` has replaced the timeline
             rests = [[]] * len(shown.starts)
         for i, start in enumerate(shown.starts):
             counts = [getattr(shown, name)[i] for name in COUNTS]

@@ -1,6 +1,6 @@
-"""Values that a caller puts together for a record.
+"""Values that a caller builds for a record.
 
-They are no dataclasses: to import those takes as long as Python's start.
+They are not dataclasses: importing `dataclasses` takes as long as starting Python.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Value:
-    """A value that cannot be changed, and is compared by its fields: those in `__match_args__`."""
+    """An immutable value, compared by its fields, which `__match_args__` lists."""
 
     __slots__ = ()
     __match_args__: tuple[str, ...] = ()

@@ -13,15 +13,15 @@ from m31a_mp.metrics.totals import Totals
 
 
 def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
-    """Count the records that are plainly valid and whose names have an entry: most.
+    """Count the plainly valid records whose names have an entry. These are most records.
 
     Args:
-        totals: What they are added to.
+        totals: The totals to add to.
         records: Parsed lines.
         latest: The latest time that a record may have, in nanoseconds since the epoch.
 
     Returns:
-        The positions of the others, which were left alone.
+        The positions of the other records, which are not counted.
     """
     tools: Any = totals.tables["tools"].by_name
     llms: Any = totals.tables["llms"].by_name
@@ -34,7 +34,7 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
     cancellations: Any = totals.tables["cancellations"]
     running: Any = totals.tables["running"]
     timeline: Any = totals.tables["timeline"]
-    start = end = 0  # of the step that the records fall into
+    start = end = 0  # the bounds of the current step of the timeline
     step_tool_calls = step_failures = step_interactions = step_tokens = step_unknown_costs = 0
     step_cost: list[float] = []
     updated = totals.updated

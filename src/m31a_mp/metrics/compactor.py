@@ -1,8 +1,8 @@
 """Compaction: drain -> seal -> fold -> publish -> delete.
 
-The steps may be cut short anywhere: run again, they find in `metrics.json` which journals, and which
-records of each writer, are counted already. Only the holder of the session's lease compacts. Anyone may
-look: what he sees is what a compaction would publish now.
+A compaction may be cut short at any step. The next run reads in `metrics.json` which journals, and which
+records of each writer, are counted already. Only the holder of the session's lease compacts. Any process may
+take a snapshot, which shows what a compaction would publish now.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from m31a_mp.system import files
 from m31a_mp.system.flock import lock_if_free
 
 _MAX_NAME_BYTES = 255
-# To render a name's entry and write it takes about so long.
+# The approximate time to render and write the entry of one name.
 _ENTRY_SECONDS = 20e-6
 
 Item = TypeVar("Item")
@@ -46,10 +46,10 @@ class Compaction:
     """The result of a compaction.
 
     Attributes:
-        metrics: What is published now.
-        records: How many records it counted that were not counted before.
-        rejected: What it set aside in `journal.rejected.ndjson`.
-        unreadable: Why segments could not be read, which were left for the next time.
+        metrics: The metrics that are published now.
+        records: The number of records that this compaction counted.
+        rejected: The input that it set aside in `journal.rejected.ndjson`.
+        unreadable: The errors of segments that could not be read. They are left for the next compaction.
     """
 
     metrics: SessionMetrics
@@ -59,27 +59,27 @@ class Compaction:
 
 
 def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: bool = False) -> Compaction:
-    """Do what the owner of a session would do, when there is none: recover after a crash.
+    """Compact a session that has no owner, for instance to recover after a crash.
 
     Args:
         sessions_dir: The directory of the sessions.
         session_id: The session's id.
-        rebuild: If `metrics.json` is damaged, set it aside and start a new one from the records that are
-            still there. What had been merged before is not among them: it is only in the file that was
-            set aside, and `rejected` says so.
+        rebuild: If `metrics.json` is damaged, set it aside and start a new one from the remaining records.
+            Records that were merged before are not among them: they are only in the file that was set
+            aside, and `rejected` says so.
 
     Returns:
-        What was found; `metrics.json` contains every record of the session now, durably.
+        The result. `metrics.json` now contains every record of the session, durably.
 
     Raises:
-        FileNotFoundError: There is no such session.
-        SessionOwnedError: Its owner lives; says which process it is.
-        DamagedMetricsError: `metrics.json` is not valid, and `rebuild` is false; nothing was touched.
-        UnsupportedVersionError: A later version wrote `metrics.json`, which is not damage.
-        JournalLockedError: Another process held the journal's lock for 5 seconds; says which.
+        FileNotFoundError: The session does not exist.
+        SessionOwnedError: The session has a living owner; the error names the process.
+        DamagedMetricsError: `metrics.json` is not valid, and `rebuild` is false. Nothing was changed.
+        UnsupportedVersionError: A later version wrote `metrics.json`. This is not damage.
+        JournalLockedError: Another process held the journal's lock for 5 seconds; the error names it.
         OSError: The disk is full, or fails.
 
-        In all cases the records stay where they are, for the next compaction that succeeds.
+        After any of these errors, the records stay where they are, and the next compaction takes them.
     """
     session = Session.named(session_id, sessions_dir)
     session.must_be_there()
@@ -96,23 +96,23 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     rebuild: bool = False,
     timeout: float | None = None,
 ) -> Compaction:
-    """Bring `metrics.json` up to date with everything recorded. The caller holds the session's lease.
+    """Bring `metrics.json` up to date with all records. The caller holds the session's lease.
 
     Args:
-        session: What to compact; its directory exists.
-        is_owned: Whether the caller still holds the lease: asked again right before publishing.
-        started: When its owner opened the session, in ns since the epoch, if `metrics.json` does not say.
-            None: there is no owner, and the session starts with its first record.
-        is_durable: The caller knows that `metrics.json` as it is survives a power cut, so that it need
-            not be written when there is no news. One that another process wrote may not.
-        rebuild: Start anew if `metrics.json` is damaged.
-        timeout: Seconds to wait for the journal's lock, to fold and to publish; None: 5 for the lock, and as
-            long as the rest takes.
+        session: The session to compact; its directory exists.
+        is_owned: Returns whether the caller still holds the lease; called again directly before publishing.
+        started: The time, in ns since the epoch, when the owner opened the session; used if `metrics.json`
+            has none. None: there is no owner, and the session starts with its first record.
+        is_durable: Whether the caller knows that the current `metrics.json` survives a power cut. The file
+            is then not written without news. A file that another process wrote may not be durable.
+        rebuild: Whether to start a new `metrics.json` if the current one is damaged.
+        timeout: Seconds to wait for the journal's lock, to fold and to publish; None: 5 seconds for the
+            lock, and no limit for the rest.
 
     Raises:
-        DamagedMetricsError, JournalLockedError, OSError: As `compact`.
-        SessionOwnedError: Somebody removed `owner.lock` meanwhile.
-        TimeoutError: It was given up, for it would take longer. Nothing is counted; the next one begins anew.
+        DamagedMetricsError, JournalLockedError, OSError: See `compact`.
+        SessionOwnedError: `owner.lock` was removed meanwhile.
+        TimeoutError: The compaction would exceed `timeout`. Nothing is counted; the next one starts again.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     damage = metrics_file.set_aside_if_damaged(session) if rebuild else None
@@ -121,7 +121,7 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     if damage:
         fold.reject(damage)
     if not is_durable:
-        files.sync_parents(session.root)  # the process that made it may have been killed right after
+        files.sync_parents(session.root)  # the process that made the directory may have died before its fsync
     while True:
         counted = fold.records
         taken = _take_everything(session, fold, deadline, timeout, is_known=published is not None)
@@ -137,7 +137,7 @@ def compact_session(  # noqa: PLR0913  # most of them by name
             return Compaction(metrics, fold.records, fold.rejected, taken.unreadable)
         if fold.records == counted:
             raise taken.failure
-        # Once more: the journal that is gone now may have been what filled the disk.
+        # Try again: the deleted journal may have filled the disk.
 
 
 @dataclass
@@ -145,10 +145,10 @@ class _Taken:
     """The result of a drain and a fold.
 
     Attributes:
-        has_news: Whether a journal was folded, or a call found to be interrupted.
-        damaged: The files that are not what their names say, and where they are to be put.
-        unreadable: Why segments could not be read, which were left for the next time.
-        failure: Why the journal did not take everything, if it did not.
+        has_news: Whether a journal was folded, or an interrupted call was found.
+        damaged: The files that are not what their names say, with the paths to move them to.
+        unreadable: The errors of segments that could not be read. They are left for the next compaction.
+        failure: The error of an append to the journal; None if all records were appended.
     """
 
     has_news: bool = False
@@ -160,23 +160,23 @@ class _Taken:
 def _take_everything(
     session: Session, fold: Fold, deadline: float, timeout: float | None, *, is_known: bool
 ) -> _Taken:
-    """Drain, seal and fold what is there; once more, if a process with a call under way died meanwhile.
+    """Drain, seal and fold all records. Repeat if a process with a running call died meanwhile.
 
     Args:
         session: The session.
-        fold: What it is added to.
-        deadline: Until when, by `time.monotonic()`.
+        fold: The fold that takes the records.
+        deadline: The latest end, by `time.monotonic()`.
         timeout: Seconds to wait for the journal's lock.
-        is_known: Whether `metrics.json` tells which numbers of journals there were.
+        is_known: Whether `metrics.json` states which journal numbers were used.
     """
     taken, callers = _Taken(), Callers(session)
     while True:
         callers.look(fold.totals)
-        # Where metrics.json is gone or damaged, nobody knows which numbers there were: a copy that is
-        # restored later must not have counted the number of a journal that is sealed now.
+        # If metrics.json is gone or damaged, the used numbers are unknown. Start at a number beyond all of
+        # them: a copy that is restored later would otherwise take a new journal for a counted one.
         above = fold.totals.journal if is_known else max(fold.totals.journal, time.time_ns() // 10**8)
         drained, taken.failure = _drain_and_seal(session, fold.totals.journal, above, timeout)
-        # From here on nobody waits for this process: writers append to a new journal.
+        # From here on, no process waits for this one: writers append to a new journal.
         taken.damaged |= _reject_damaged(session, fold, drained)
         taken.has_news |= _fold_sealed(session, fold, deadline)
         taken.unreadable = drained.unreadable
@@ -184,7 +184,7 @@ def _take_everything(
             return taken
         if taken.unreadable or not callers.look(fold.totals):
             break
-    if not taken.unreadable:  # what is not read may be the end of a call, or its beginning
+    if not taken.unreadable:  # an unread segment may contain the end of a call, or its beginning
         taken.has_news |= callers.count_interrupted(fold)
         fold.totals.tables[RUNNING.name].forget_ended()
     _forget_the_gone(session, fold.totals, drained.writers)
@@ -200,7 +200,7 @@ def _not_owned(session: Session) -> SessionOwnedError:
 def _drain_and_seal(
     session: Session, folded: int, above: int, timeout: float | None
 ) -> tuple[Drained, OSError | None]:
-    """Returns what the drain left, or the reason why the journal did not take all of it."""
+    """Drain and seal under the journal's lock. Return the result of the drain, and the error of an append."""
     journal = staging(session).journal
     is_sealed = False
 
@@ -220,16 +220,16 @@ def _drain_and_seal(
 
     found = journal.hold(drain_and_seal, timeout)
     if is_sealed:
-        # Else a power cut may keep the metrics.json that counts it and give the journal its old name back,
-        # under which it would be counted again.
+        # Without the fsync, a power cut may undo the rename but keep the metrics.json that counts the
+        # journal. Under its old name the journal would be counted again.
         files.sync_directory(session.root)
     return found
 
 
 def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[str, str]:
-    """Reject the files that are not what their names say; returns where they are to be put.
+    """Reject the files that are not what their names say. Return their paths and the paths to move them to.
 
-    Those of an earlier run, which died before it had put them there, are rejected already.
+    Files of an earlier run, which died before it had moved them, are not rejected a second time.
     """
     damaged = {path: reason for path, reason in drained.damaged if _is_free(path)}
     for number, path in session.sealed():
@@ -247,7 +247,7 @@ def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[str,
 
 
 def _place_for(path: str) -> str:
-    """The new path of a damaged file: beside the old one, under a name that is free and short enough."""
+    """Choose a new path for a damaged file, in its directory, under a free and short enough name."""
     place = f"{path}.rejected"
     if len(os.fsencode(os.path.basename(place))) > _MAX_NAME_BYTES or os.path.lexists(place):
         return f"{os.path.dirname(path)}/{os.lstat(path).st_ino}.{time.time_ns()}.rejected"
@@ -255,7 +255,7 @@ def _place_for(path: str) -> str:
 
 
 def _fold_sealed(session: Session, fold: Fold, deadline: float) -> bool:
-    """Fold the sealed journals that are not counted yet; returns whether there were any."""
+    """Fold the sealed journals that are not counted yet. Return whether there were any."""
     before = fold.totals.journal
     for number, path in session.sealed():
         if before < number <= before + MAX_WAITING and is_file(path):
@@ -284,15 +284,16 @@ def _publishing_seconds(totals: Totals) -> float:
 
 
 def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> None:
-    """Forget how far those writers are that have no segment any more."""
+    """Forget the marks of writers that have no segment any more."""
     if not totals.writers.keys() <= writers:
-        # Where a power cut brings a deleted segment back, its records must still be known.
+        # Make the deletions durable first: the records of a segment that a power cut restores would be
+        # counted again.
         files.sync_directory(session.segments)
         totals.keep_writers(writers)
 
 
 def _delete(session: Session, folded: int, damaged: dict[str, str]) -> None:
-    """Delete what `metrics.json` contains now, and put what is damaged out of the way."""
+    """Delete the journals that `metrics.json` contains now, and move damaged files out of the way."""
     for number, path in session.sealed():
         if number <= folded and path not in damaged:
             with files.step("delete journal"):
@@ -304,7 +305,7 @@ def _delete(session: Session, folded: int, damaged: dict[str, str]) -> None:
 
 
 def _is_free(path: str) -> bool:
-    """Whether no process maps that segment: one of a later version may be alive and well."""
+    """Whether no process maps the segment. A segment of a later version looks damaged, but may be in use."""
     try:
         fd = files.open_private(path, os.O_RDONLY)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One line of any program, checked with reasons, and then folded as all the others are."""
+"""Fold one line of any program: check it, with a reason for each error, then count it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from m31a_mp.metrics.totals import Totals
 
 
 def fold_checked(totals: Totals, text: bytes, now: int) -> None:
-    """Count one line. Keys that its event does not have are passed over: a later version has more.
+    """Count one line. Unknown keys are ignored: later versions may add keys.
 
     Args:
-        totals: What it is added to; left as it is if the line is no record.
+        totals: The totals to add to. They stay as they are if the line is not a record.
         text: The line.
-        now: The time of a line that has none, or one that cannot be (`plausible`), in nanoseconds since the
-            epoch.
+        now: The time for a line without one, or with an implausible one (see `plausible`), in nanoseconds
+            since the epoch.
 
     Raises:
-        ValueError: It is no record; says why.
+        ValueError: The line is not a record; the message is the reason.
     """
     kind, record = _checked(text, now)
     names = [
@@ -42,13 +42,13 @@ def fold_checked(totals: Totals, text: bytes, now: int) -> None:
             totals.tables[into.name].check_room(*(record[field] for field in into.fields))
     for table, name in names:
         totals.entry(table, name, record["time"])
-    # What is checked is plain, and its name has an entry. If it were not so, it must not stop all the others.
+    # A checked record is plain, and its name has an entry. A bug here must reject one line, not end the fold.
     if fold_plain(totals, [record], INT64_MAX):
         raise ValueError(f"{kind.event} passes the checks and cannot be counted, which is a bug of m31a_mp")
 
 
 def _checked(text: bytes, now: int) -> tuple[Kind, dict[str, Any]]:
-    """The kind of the record in a line, and the record, of plain values."""
+    """Return the kind of the record in a line, and the record with plain values."""
     try:
         record = json.parse(text)
     except orjson.JSONDecodeError as error:

@@ -1,7 +1,7 @@
-"""`metrics.json`: the aggregate, and with it how far the fold is.
+"""`metrics.json`: the totals, and the checkpoint of the fold.
 
-Both are in one file, so that one rename replaces both: whatever step a process died in, the numbers and
-what they contain agree. What the Go program does not know is under the key `m31a_mp`.
+Both are in one file, so that one rename replaces both: in whatever step a process dies, the totals and the
+checkpoint agree. The key `m31a_mp` holds everything that the Go program does not know.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from m31a_mp.session.paths import MAX_JOURNAL, Session
 from m31a_mp.system import files
 
 _CHECKPOINT = "m31a_mp"
-# More than all the names, writers and numbers that a session may have (totals.py) come to.
+# More than the names, writers and numbers of the largest possible session (totals.py) take.
 _MAX_BYTES = 512 * 1024 * 1024
 
 
 def load(sessions_dir: str | os.PathLike[str], session_id: str) -> SessionMetrics | None:
-    """The metrics of a session as its file has them; `Recorder.snapshot()` also sees what is newer.
+    """Load the metrics from a session's file. `Recorder.snapshot()` also sees newer records.
 
     Args:
         sessions_dir: The directory of the sessions.
         session_id: The session's id.
 
     Returns:
-        The metrics, or None when there is no `metrics.json`.
+        The metrics; None if there is no `metrics.json`.
 
     Raises:
-        DamagedMetricsError: The file is not valid; the message names it and says where.
-        UnsupportedVersionError: A newer version of this library wrote it.
-        OSError: It cannot be read.
+        DamagedMetricsError: The file is not valid; the message names the file and the place.
+        UnsupportedVersionError: A newer version of this library wrote the file.
+        OSError: The file cannot be read.
     """
     return read_metrics(Session.named(session_id, sessions_dir))
 
 
 def save(sessions_dir: str | os.PathLike[str], session_id: str, metrics: SessionMetrics) -> None:
-    """Replace the metrics of a session, atomically and durably. Records not counted yet come on top.
+    """Replace the metrics of a session, atomically and durably. Uncounted records are added later.
 
     Args:
         sessions_dir: The directory of the sessions; made if it does not exist.
         session_id: The session's id.
-        metrics: What to put there.
+        metrics: The new metrics.
 
     Raises:
-        TypeError: `metrics` is no SessionMetrics.
-        ValueError: A field of `metrics` holds what its type does not allow; says which.
-        SessionOwnedError: The session has a living owner, who would overwrite it.
-        DamagedMetricsError: The file that is there is not valid.
-        OSError: It could not be written; the old one is still there.
+        TypeError: `metrics` is not a SessionMetrics.
+        ValueError: A field of `metrics` has an invalid value; the message names the field.
+        SessionOwnedError: The session has a living owner, which would overwrite the file.
+        DamagedMetricsError: The existing file is not valid.
+        OSError: The file could not be written. The old file is still there.
     """
     session = Session.named(session_id, sessions_dir)
     if not isinstance(metrics, SessionMetrics):
@@ -72,18 +72,18 @@ def save(sessions_dir: str | os.PathLike[str], session_id: str, metrics: Session
 
 def _save(session: Session, document: dict[str, Any]) -> None:
     old = _read(session) or {}
-    if _CHECKPOINT in old:  # how far the fold is does not change with the numbers
+    if _CHECKPOINT in old:  # keep the checkpoint: new numbers do not change which records are counted
         document[_CHECKPOINT] = old[_CHECKPOINT]
     files.sync_parents(session.root)
     _write(session, document)
 
 
 def read_metrics(session: Session) -> SessionMetrics | None:
-    """The aggregate as it was last published; None when there is no file.
+    """Read the published metrics; None if there is no file.
 
     Raises:
-        DamagedMetricsError: The file is not valid; the message names it and says where.
-        OSError: It cannot be read.
+        DamagedMetricsError: The file is not valid; the message names the file and the place.
+        OSError: The file cannot be read.
     """
     document = _read(session)
     if document is None:
@@ -92,12 +92,12 @@ def read_metrics(session: Session) -> SessionMetrics | None:
 
 
 def read_file(path: str) -> SessionMetrics:
-    """The metrics in a file of the form of `metrics.json`, wherever it is and whoever wrote it.
+    """Read the metrics from any file in the format of `metrics.json`.
 
     Raises:
-        DamagedMetricsError: It is not of that form; says where.
-        UnsupportedVersionError: A later version of this library wrote it.
-        OSError: It cannot be read.
+        DamagedMetricsError: The file does not have this format; the message names the place.
+        UnsupportedVersionError: A later version of this library wrote the file.
+        OSError: The file cannot be read.
     """
 
     def damaged(reason: str) -> DamagedMetricsError:
@@ -112,15 +112,15 @@ def read_file(path: str) -> SessionMetrics:
         metrics = _with_rest(document)
     except ValueError as error:
         raise damaged(str(error)) from None
-    _restored(metrics, document, damaged)  # what it does not show is needed when it is merged
+    _restored(metrics, document, damaged)  # check the checkpoint now: a later merge needs it
     return metrics
 
 
 def read_totals(session: Session) -> Totals | None:
-    """The aggregate and how far it is, to go on from; None when there is no file.
+    """Read the totals and the checkpoint, to continue from them; None if there is no file.
 
     Raises:
-        DamagedMetricsError, OSError: As `read_metrics`.
+        DamagedMetricsError, OSError: See `read_metrics`.
     """
     document = _read(session)
     if document is None:
@@ -132,16 +132,16 @@ def read_totals(session: Session) -> Totals | None:
 
 
 def set_aside_if_damaged(session: Session) -> Rejected | None:
-    """Give a damaged `metrics.json` a second name, under which its bytes stay when it is replaced.
+    """Give a damaged `metrics.json` a second name, which keeps its bytes when the file is replaced.
 
-    The name is that of its last change: a run after a crash finds the same one.
+    The name contains the time of the last change, so that a run after a crash chooses the same name.
 
     Returns:
-        What to report; None if the file is whole, or not there.
+        The item to report; None if the file is valid, or missing.
 
     Raises:
-        UnsupportedVersionError: A later version wrote it.
-        OSError: It cannot be read, or given the name.
+        UnsupportedVersionError: A later version wrote the file.
+        OSError: The file cannot be read, or cannot get the name.
     """
     try:
         read_totals(session)
@@ -156,10 +156,10 @@ def set_aside_if_damaged(session: Session) -> Rejected | None:
 
 
 def publish(session: Session, totals: Totals) -> None:
-    """Replace the file. When this returns, it survives a power cut.
+    """Replace the file. When this returns, the new file survives a power cut.
 
     Raises:
-        OSError: It could not be written; the old one is still there, whole.
+        OSError: The file could not be written. The old file is still there, whole.
     """
     document = totals.to_shown(session.id).to_json()
     document[_CHECKPOINT] = totals.to_checkpoint()
@@ -168,15 +168,15 @@ def publish(session: Session, totals: Totals) -> None:
 
 def _write(session: Session, document: dict[str, Any]) -> None:
     for holder, key in _in_one_line(document):
-        if key in holder:  # with a line for each number the file would be some times as long
-            # A copy, for what orjson returns takes 1 KiB and more.
+        if key in holder:  # one line for each number would make the file several times as long
+            # Copy the bytes: a result of orjson takes at least 1 KiB of memory.
             holder[key] = orjson.Fragment(bytes(memoryview(orjson.dumps(holder[key]))))
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     files.replace(session.metrics, data)
 
 
 def _in_one_line(document: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """The parts that are many numbers: what holds each, and its key."""
+    """List the parts that consist of many numbers: the dict that contains each, and its key."""
     entries = [*document.get("tools", []), *document.get("models", [])]
     timelines = [(holder, "timeline") for holder in (document, document.get(_CHECKPOINT, {}))]
     return [*timelines, *((entry, "durations") for entry in entries)]
@@ -198,7 +198,7 @@ def _read(session: Session) -> dict[str, Any] | None:
 
 
 def _parse(data: bytes, path: str, damaged: Callable[[str], DamagedMetricsError]) -> dict[str, Any]:
-    """The JSON object in a file that this version can read; `damaged` makes the error of a reason."""
+    """Parse a file, and check that this version can read it. `damaged` makes an error from a reason."""
     try:
         document = json.parse(data)
     except orjson.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Fold: what stands in journals, added to the totals, each record once."""
+"""Fold: add the records of journals to the totals, each record once."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import TooManyEntriesError, Totals
 
-# What is set aside stays in memory until it is written. Of more than this only the place is kept.
+# Rejected items stay in memory until they are written. Beyond this size, only their places are kept.
 _MAX_REJECTED_BYTES = 16 * 1024 * 1024
 _MAX_REJECTED = 10_000
-# Of more lines at a time than this, the parsed records would leave the processor's cache before they are
-# counted.
+# The size of the lines that are parsed at a time. The parsed records of more lines would leave the
+# processor's cache before they are counted.
 _PIECE_BYTES = 32 * 1024
-# Durations wait to be counted together, which takes a third of the time; so many of them at most.
+# The most durations that wait to be counted. Counting them together takes a third of the time.
 _SETTLED_RECORDS = 20_000
 _BETWEEN = b",0,\n"
 
 
 def _pieces(records: bytes) -> Iterator[bytes]:
-    """Lines in pieces of about that size."""
+    """Split lines into pieces of about `_PIECE_BYTES`."""
     start = 0
     while start < len(records):
         end = records.find(b"\n", start + _PIECE_BYTES) + 1 or len(records)
@@ -40,12 +40,12 @@ def _pieces(records: bytes) -> Iterator[bytes]:
 
 
 def _parse(lines: bytes, array: bytes, count: int) -> list[Any]:
-    """Each line parsed, None in place of one that is not JSON by itself.
+    """Parse each line. A line that is not JSON by itself yields None.
 
-    As one array they take two thirds of the time of one by one. There a line could go on with what the line
-    before it began, but not past the zero between them: a string has no raw newline, in an object a zero
-    is no key, and an array in the array needs a bracket. Then each line is one item at least; and where there
-    are as many items as lines, each is exactly one.
+    Parsing all lines as one array takes two thirds of the time. In an array, a line could continue a value
+    that the previous line began. The zero between two lines prevents that: a string has no raw newline, a
+    zero is no key of an object, and lines with a bracket are parsed one by one. Each line is therefore at
+    least one item. If there are as many items as lines, each line is exactly one item.
     """
     if b"[" not in lines:
         try:
@@ -68,11 +68,11 @@ class Fold:
     """One run over some journals.
 
     Attributes:
-        totals: What is added to.
-        records: How many records were added.
-        interrupted: How many calls were found to be interrupted.
-        rejected: What was not, and why.
-        is_certain: Whether what was rejected is wrong indeed, and not half of an append in progress.
+        totals: The totals to add to.
+        records: The number of added records.
+        interrupted: The number of calls that were found to be interrupted.
+        rejected: The input that was not added, with the reasons.
+        is_certain: Whether all rejected input is certainly wrong, and not a part of a running append.
     """
 
     def __init__(self, totals: Totals) -> None:
@@ -86,11 +86,11 @@ class Fold:
         self._now = time.time_ns()
 
     def add_journal(self, file: str, items: Iterable[Item]) -> None:
-        """Add what stands in a journal.
+        """Add the items of a journal.
 
         Args:
-            file: Its name, for what is rejected.
-            items: What was read from it, in order.
+            file: The name of the journal, for rejected items.
+            items: The items of the journal, in order.
         """
         for item in items:
             match item:
@@ -99,12 +99,12 @@ class Fold:
                 case Line():
                     self._line(file, item.offset, item.text)
                 case Torn():
-                    pass  # that is normal
+                    pass  # normal after a crash; the records come again from the segment
                 case Damage():
                     self.reject(Rejected(file, item.offset, item.reason, item.data))
 
     def add_batch(self, file: str, batch: Batch) -> None:
-        """Add the records of a batch that are not counted yet: one that comes again adds nothing."""
+        """Add the records of a batch that are not counted yet. A repeated batch adds nothing."""
         try:
             mark = self.totals.writer(batch.writer)
         except TooManyEntriesError as error:
@@ -120,7 +120,7 @@ class Fold:
         self.totals.saw_dropped(mark, batch.dropped)
 
     def _piece(self, file: str, offset: int, text: bytes, known: int) -> int:
-        """Add the records of some lines, but for the first `known` ones; returns how many lines there are."""
+        """Add the records of some lines, without the first `known` lines. Return the number of lines."""
         array = text.replace(b"\n", _BETWEEN)
         count = 1 + (len(array) - len(text)) // (len(_BETWEEN) - 1)
         if known >= count:
@@ -141,7 +141,7 @@ class Fold:
         return count
 
     def _line(self, file: str, offset: int, line: bytes) -> None:
-        self._now += 1  # lines without a time keep their order
+        self._now += 1  # keep the order of lines without a time
         try:
             fold_checked(self.totals, line, self._now)
         except ValueError as error:
@@ -150,17 +150,17 @@ class Fold:
             self.records += 1
 
     def doubt(self, file: str, why: str) -> None:
-        """Say of what was rejected in that file that it is not certain, and why."""
+        """Add to the reasons of all items rejected in the file that they are not certain, and why."""
         self.rejected = [
             replace(item, reason=f"{item.reason}; not certain, for {why}") if item.file == file else item
             for item in self.rejected
         ]
 
     def reject(self, rejected: Rejected) -> None:
-        """Set something aside."""
+        """Count a rejected item, and keep it up to the limits."""
         self.totals.rejected += 1
         if len(self.rejected) >= _MAX_REJECTED:
-            return  # counted all the same
+            return  # counted, but not kept
         self._rejected_bytes += len(rejected.data)
         if self._rejected_bytes > _MAX_REJECTED_BYTES:
             rejected = Rejected(rejected.file, rejected.offset, rejected.reason, b"")

@@ -1,11 +1,10 @@
-"""Calls that were interrupted: they are under way, and the process that makes them is dead.
+"""Interrupted calls: calls that are running although their process is dead.
 
-A process that died left the ends of its calls in its segments, perhaps. So a call is interrupted only if its
-process was dead before everything was drained, and the call is still under way after that.
+A dead process may have left the ends of its calls in its segments. A call is therefore interrupted only if its
+process was dead before the last drain, and the call is still running after it.
 
-Doubt means alive. An identity may mislead: a container may have a boot id, a clock or a /proc of its own.
-But a process that made a record maps a segment, and the lock of that file is seen from everywhere on the
-machine.
+Doubt means alive. An identity may mislead: a container may have a boot id, a clock or a /proc of its own. But a
+process that recorded maps a segment, and the lock on that file is visible everywhere on the machine.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from m31a_mp.system.process import ProcessIdentity
 
 
 class Callers:
-    """The processes that have calls under way in a session, and which of them are dead."""
+    """The processes with running calls in a session, and which of them are dead."""
 
     def __init__(self, session: Session) -> None:
-        # As the ids of their calls name them.
+        # Processes, by the part that the ids of their calls share.
         self._dead: set[str] = set()
         self._known: set[str] = set()
         self._session = session
 
     def look(self, totals: Totals) -> bool:
-        """Look at the processes of which no call was known before; returns whether any of them is dead."""
+        """Check the processes that were not checked before. Return whether any of them is dead."""
         calls = totals.tables[RUNNING.name].calls
         new = {part: call for call in calls if (part := callers_part(call)) not in self._known}
         gone = {
@@ -45,10 +44,10 @@ class Callers:
         return bool(dead)
 
     def count_interrupted(self, fold: Fold) -> bool:
-        """Count the calls of the dead as interrupted, once and for ever; returns whether there were any.
+        """Count the calls of dead processes as interrupted, permanently. Return whether there were any.
 
         Args:
-            fold: Everything that is there, drained or read after the last `look`.
+            fold: A fold of all records, drained or read after the last `look`.
         """
         calls = fold.totals.tables[RUNNING.name].calls
         interrupted = [call for call in calls if callers_part(call) in self._dead] if self._dead else []
@@ -62,7 +61,7 @@ class Callers:
 
 
 def _identity(call: str) -> ProcessIdentity | None:
-    """Who makes a call, if its id says so."""
+    """Return the identity of the process that makes the call; None if the id does not contain it."""
     caller = caller_of(call)
     if caller is None:
         return None
@@ -74,7 +73,7 @@ def _key(who: ProcessIdentity) -> tuple[int, int, int, str]:
 
 
 def _mapping(session: Session) -> set[tuple[int, int, int, str]]:
-    """The identities of the processes that map a segment of the session, by the locks of the files."""
+    """Return the identities of the processes that map a segment of the session, by the locks on the files."""
     found = set()
     for path in list_segments(session.segments):
         try:

@@ -1,4 +1,4 @@
-"""Merge: what several sessions, or the parts of one, add up to."""
+"""Merge: add up the metrics of several sessions, or of the parts of one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from m31a_mp.model import SessionMetrics
 def merge(*parts: SessionMetrics) -> SessionMetrics:
     """Add up the metrics of several sessions, or of parts of one session.
 
-    No record may be counted in two of the parts. The order of the parts makes no difference. Sums are exact,
-    costs to the last digit, if the parts are what `load`, `compact` or a snapshot returned. Of parts that a
-    program put together itself, the numbers that they show are added.
+    No record may be counted in two parts. The order of the parts makes no difference. Sums are exact, costs
+    to the last digit, for parts that `load`, `compact` or a snapshot returned. For parts that a program made
+    itself, the visible numbers are added.
 
     Args:
-        parts: The metrics; none is changed.
+        parts: The metrics. They are not changed.
 
     Returns:
-        Their sum. Its id is theirs, joined by a comma where they have several.
+        The sum. Its id is the id of the parts; different ids are joined by commas.
 
     Raises:
-        TypeError: A part is no SessionMetrics.
-        ValueError: There is no part, or a part holds what its types do not allow; says where.
+        TypeError: A part is not a SessionMetrics.
+        ValueError: There are no parts, or a part has an invalid value; the message names the place.
     """
     if not parts:
         raise ValueError("there is nothing to merge")

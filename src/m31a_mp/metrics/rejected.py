@@ -1,4 +1,4 @@
-"""`journal.rejected.ndjson`: what could not be counted, with where it stood and why."""
+"""`journal.rejected.ndjson`: input that could not be counted, with its place and the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import orjson
 from m31a_mp.kinds import json
 from m31a_mp.system import files
 
-# Enough to see what went wrong. A flood of garbage must not fill the disk.
+# The limit keeps a flood of garbage from filling the disk.
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
@@ -23,10 +23,10 @@ class Rejected:
     """A piece of input that is set aside.
 
     Attributes:
-        file: The name of the file that it stood in, from the session's directory.
-        offset: Where in the file it starts.
-        reason: What is wrong with it.
-        data: What it is; empty if that is a whole file, or was too much to keep.
+        file: The name of the file that contained the piece, relative to the session's directory.
+        offset: Bytes before the piece in the file.
+        reason: The reason for the rejection.
+        data: The bytes of the piece; empty for a whole file, or beyond the limit of memory.
     """
 
     file: str
@@ -45,26 +45,26 @@ class Rejected:
 
 
 def shown(name: str) -> str:
-    """A file name as text: one that somebody planted need not be UTF-8."""
+    """Return a file name as text. The name of a planted file may not be UTF-8."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def append(path: str, items: Iterable[Rejected]) -> None:
-    """Add the items that a run before a crash has not added already. Durable when this returns."""
+    """Add the items to the file, without those that a run before a crash added. Durable on return."""
     new = dict.fromkeys(item.encode() for item in items)
     if not new:
         return
     if os.path.isdir(path):
-        return  # somebody wants it so; all is counted nevertheless
+        return  # a user put a directory there to keep no items; they are counted nevertheless
     try:
         old = files.read_private(path, _MAX_FILE_BYTES)
     except OSError as error:
         if error.errno == EFBIG:
-            return  # it is full, and more
+            return  # the file is full
         if error.errno not in (ENOENT, ELOOP):  # a symlink is replaced, not followed
             raise
         old = b""
-    old = old[: old.rfind(b"\n") + 1]  # without what somebody tore of it
+    old = old[: old.rfind(b"\n") + 1]  # without a torn last line
     for line in io.BytesIO(old):
         new.pop(line, None)
     more = b"".join(new)
@@ -73,7 +73,7 @@ def append(path: str, items: Iterable[Rejected]) -> None:
 
 
 def read(path: str) -> Iterator[Rejected]:
-    """Yield what was set aside. Malformed lines are skipped. Yields nothing if the file does not exist."""
+    """Yield the items in the file, without malformed lines; nothing if the file is missing or too large."""
     try:
         lines = io.BytesIO(files.read_private(path, _MAX_FILE_BYTES))
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What the records folded so far add up to, and how far that is.
+"""The totals of all folded records, and the checkpoint of the fold.
 
-The result must not depend on the order in which batches arrive: sums of integers do not, costs are
-summed without rounding, and the rest is decided by the times in the records.
+The totals must not depend on the order in which batches arrive. Sums of integers do not, costs are summed
+without rounding, and the times in the records decide the rest.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from m31a_mp.kinds.times import from_ns, plausible, to_ns
 from m31a_mp.model import SessionMetrics, has_records
 
 CHECKPOINT_VERSION = 1
-# A hostile journal must not take the memory.
+# The limits keep a hostile journal from taking all memory.
 MAX_ENTRIES = 100_000
-MAX_NAMES_BYTES = 64 * 1024 * 1024  # of all of them, as JSON
+MAX_NAMES_BYTES = 64 * 1024 * 1024  # of all names together, as JSON
 MAX_WRITERS = 1_000_000
 
 
 class TooManyEntriesError(ValueError):
-    """One more distinct name than a session may have; the message is the reason."""
+    """A session has too many distinct names; the message is the reason."""
 
 
 @dataclass(slots=True)
 class WriterMark:
-    """How far a writer's records are counted: the number of the last one, and what it dropped so far.
+    """The counted records of a writer: the number of the last one, and the drop counts so far.
 
-    Ours count from 1; others may count from 0.
+    Writers of this library number records from 1. Foreign writers may start at 0.
     """
 
     last: int = -1
@@ -47,15 +47,16 @@ class Totals:
     """The state that a fold changes. Times are nanoseconds since the epoch.
 
     Attributes:
-        started: When the first owner opened the session, or what `metrics.json` says; None if nobody did.
-        updated: The time of the latest record; 0 if there is none.
-        tables: What was recorded, by the key in `metrics.json`: the states of the declared tables and lists.
-        writers: How far each writer is counted whose records may come again.
-        journal: The number of the last sealed journal that is counted.
-        dropped: Records that writers had to drop, by reason.
-        rejected: Pieces of input that were set aside.
-        names_bytes: What all the names take, as JSON.
-        set_aside: Files that are counted as rejected, and were to be put out of the way then.
+        started: The time when the first owner opened the session, or the start in `metrics.json`; None
+            without either.
+        updated: The time of the latest record; 0 without records.
+        tables: The states of the declared tables and lists, by their keys in `metrics.json`.
+        writers: The marks of the writers whose records may come again.
+        journal: The number of the last counted journal.
+        dropped: The counts of records that writers dropped, by reason.
+        rejected: The number of rejected pieces of input.
+        names_bytes: Bytes of all names, as JSON.
+        set_aside: Files that are counted as rejected, and were about to be moved out of the way.
     """
 
     started: int | None = None
@@ -71,7 +72,7 @@ class Totals:
     set_aside: set[str] = field(default_factory=set)
 
     def entry(self, table: str, name: str, time: int) -> Any:
-        """The entry of that name in a table; a new one, first recorded at that time, if there is none."""
+        """Return the entry of a name in a table. A missing entry is made, first recorded at `time`."""
         entries: Entries = self.tables[table]
         entry = entries.by_name.get(name)
         if entry is None:
@@ -80,7 +81,7 @@ class Totals:
         return entry
 
     def check_room(self, table: str, name: str) -> None:
-        """Raise TooManyEntriesError if the table cannot have an entry of that name."""
+        """Raise TooManyEntriesError if the table has no room for an entry of the name."""
         entries: Entries = self.tables[table]
         is_new = name not in entries.by_name
         size = len(orjson.dumps(name))
@@ -91,10 +92,10 @@ class Totals:
             )
 
     def interrupt(self, call: str) -> None:
-        """Count a call under way as one whose process died in it: a failure that took nobody knows how long.
+        """Count a running call whose process died, as a failure without a duration.
 
         Raises:
-            TooManyEntriesError: There is no room for its tool. It is not under way any more.
+            TooManyEntriesError: There is no room for the tool. The call is removed from the running ones.
         """
         time, name = self.tables[RUNNING.name].take(call)
         self.check_room(TOOLS.name, name)
@@ -106,16 +107,16 @@ class Totals:
         self.tables[TIMELINE.name].add(time, *counts, costs=[])
 
     def settle(self) -> None:
-        """Count what waits in the tables to be counted with more of its kind."""
+        """Count the durations that wait in the tables to be counted together."""
         for table in self.tables.values():
             table.settle()
 
     def count_entries(self) -> int:
-        """How many entries there are in all."""
+        """Count the entries of all tables."""
         return sum(map(len, self.tables.values()))
 
     def writer(self, writer: str) -> WriterMark:
-        """How far that writer is counted; a new mark if it was not heard of."""
+        """Return the mark of a writer. A missing mark is made."""
         mark = self.writers.get(writer)
         if mark is None:
             if len(self.writers) >= MAX_WRITERS:
@@ -124,11 +125,11 @@ class Totals:
         return mark
 
     def keep_writers(self, writers: set[str]) -> None:
-        """Forget how far all other writers are: they are gone, and nothing of them can come again."""
+        """Forget the marks of all other writers. They are gone, and none of their records can come again."""
         self.writers = {writer: mark for writer, mark in self.writers.items() if writer in writers}
 
     def saw_dropped(self, mark: WriterMark, dropped: dict[str, int]) -> None:
-        """Count what a writer dropped; it says how many so far, so hearing it twice does no harm."""
+        """Count the drops of a writer. `dropped` has its counts so far, so that a repetition is harmless."""
         for reason, so_far in dropped.items():
             new = so_far - mark.dropped.get(reason, 0)
             if new > 0:
@@ -136,13 +137,13 @@ class Totals:
                 self.dropped[reason] = self.dropped.get(reason, 0) + new
 
     def to_metrics(self, session_id: str) -> SessionMetrics:
-        """What users get: what is shown, and what is not, so that it can be merged exactly."""
+        """Return the metrics for users, with the hidden state that an exact merge needs."""
         metrics = self.to_shown(session_id)
         metrics.rest = self._rest()
         return metrics
 
     def to_shown(self, session_id: str) -> SessionMetrics:
-        """What is published of it; the checkpoint has the rest.
+        """Return the visible metrics. The checkpoint has the rest.
 
         A session with neither an owner nor a record starts now.
         """
@@ -163,13 +164,13 @@ class Totals:
         )
 
     def _rest(self) -> dict[str, Any]:
-        """What `SessionMetrics` do not show of the tables."""
+        """Return the state of the tables that `SessionMetrics` does not show."""
         return {name: kept for name, table in self.tables.items() if (kept := table.kept())}
 
     def merge(self, other: Totals) -> None:
-        """Add the state of another part, of which no record is counted here.
+        """Add the totals of another part. No record may be counted in both.
 
-        How far its writers are counted is not taken over: what they record comes only to that part.
+        The marks of the other part's writers are not added: their records come only to that part.
         """
         started = [time for time in (self.started, other.started) if time is not None]
         self.started = min(started) if started else None
@@ -186,7 +187,7 @@ class Totals:
         return sum(len(orjson.dumps(name)) for table in tables for name in table.by_name)
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """What `to_shown` does not tell, as JSON."""
+        """Return the state that `to_shown` leaves out, as JSON."""
         return {
             "version": CHECKPOINT_VERSION,
             "journal": self.journal,
@@ -197,15 +198,15 @@ class Totals:
 
     @classmethod
     def restore(cls, metrics: SessionMetrics, checkpoint: dict[str, Any]) -> Totals:
-        """Go on from what `metrics.json` says; `checkpoint` is empty when another program wrote it.
+        """Restore the totals from `metrics.json`. `checkpoint` is empty if another program wrote the file.
 
         Raises:
-            KeyError, TypeError, ValueError: The checkpoint is not one.
+            KeyError, TypeError, ValueError: The checkpoint is not valid.
         """
         now = time_ns()
         started = plausible(to_ns(metrics.started_at), now)
         totals = cls(started, journal=integer(checkpoint.get("journal", 0)))
-        if has_records(metrics):  # else it is no record's, but when the session started
+        if has_records(metrics):  # without records, `updated_at` is only the start of the session
             totals.updated = plausible(to_ns(metrics.updated_at), now)
         for writer, mark in checkpoint.get("writers", {}).items():
             totals.writers[writer] = WriterMark(

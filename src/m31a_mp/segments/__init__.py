@@ -1,7 +1,7 @@
-"""Segments: each process puts its records into files of its own, which it maps.
+"""Segments: each process stores its records in mapped files of its own.
 
 In:       lines from `record_*`.
 Out:      batches in the journal.
-Promise:  a record whose call returned survives its process, and waits for no other process.
-Hot:      imports next to nothing, and nothing late.
+Promise:  a record whose call returned survives its process; the call waits for no other process.
+Hot:      imports very little, and nothing late.
 """

@@ -1,8 +1,8 @@
-"""Segments to journal: append what is pending, note that it is there, delete what nobody needs.
+"""Drain segments: append pending records to the journal, note that they are there, delete used-up segments.
 
-A writer drains its own segments when one is full; the owner drains everybody's. Either holds
-`journal.lock`. A writer's oldest segment goes first, for its records must enter the journal in the order
-of their numbers.
+A process drains its own segments when one is full. The owner drains the segments of all processes. Both
+hold `journal.lock` meanwhile. A writer's oldest segment is drained first, because its records must enter
+the journal in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-# One append takes this much before the next begins: thousands of writers need little memory and few
-# open files.
+# The limits of one append. They bound memory and open files when thousands of writers have records
+# pending.
 _CHUNK_BYTES = 1024 * 1024
 _CHUNK_FILES = 64
 
@@ -30,9 +30,10 @@ class Drained:
     """The result of a drain.
 
     Attributes:
-        writers: The writers that may still have a segment, so that their records may come again.
-        damaged: The segments that are none, and why; they were left alone.
-        unreadable: Why segments could not be read; they and their writers' later ones were left alone.
+        writers: The writers that may still have a segment. Their records may be appended again.
+        damaged: The files that are no valid segments, each with the reason. They were left alone.
+        unreadable: The errors of segments that could not be read. These segments and later segments of
+            the same writers were left alone.
     """
 
     __slots__ = ("damaged", "unreadable", "writers")
@@ -47,11 +48,11 @@ def drain(journal: Journal, segments: Iterable[str]) -> Drained:
     """Move the pending records of these segments to the journal. The caller holds `journal.lock`.
 
     Args:
-        journal: Where the records go.
-        segments: The segments, each writer's oldest first.
+        journal: The journal to append to.
+        segments: Paths of segments, each writer's oldest first.
 
     Raises:
-        OSError: The journal cannot take them. What was not moved stays where it is.
+        OSError: An append failed. Records that were not moved stay in their segments.
     """
     left = Drained()
     writers = {path: (name_parts(os.path.basename(path)) or [""])[0] for path in segments}
@@ -65,12 +66,12 @@ def drain(journal: Journal, segments: Iterable[str]) -> Drained:
             try:
                 chunk.add(path)
             except FileNotFoundError:
-                unsure.add(writer)  # handed over and deleted meanwhile; it may have a newer one
+                unsure.add(writer)  # drained and deleted meanwhile; the writer may have a newer segment
             except DamagedSegmentError as error:
                 unsure.add(writer)
                 left.damaged.append((path, str(error)))
             except OSError as error:
-                # Its later records must not overtake it: they would make it look counted already.
+                # Later records of this writer must wait: once they are folded, lower numbers count as known.
                 left.unreadable.append(error)
                 skipped.add(writer)
             if chunk.is_full():
@@ -83,7 +84,7 @@ def drain(journal: Journal, segments: Iterable[str]) -> Drained:
 
 
 class _Source:
-    """A segment with what is about to be appended of it."""
+    """A segment and the batch of its pending records."""
 
     __slots__ = ("batch", "file", "is_finished")
 
@@ -104,7 +105,7 @@ class _Chunk:
     def add(self, path: str) -> None:
         file = SegmentFile.open(path)
         try:
-            is_finished = file.is_finished()  # asked before reading: all that is ever stored is there
+            is_finished = file.is_finished()  # before reading: a finished segment gets no more records
             batch = file.pending(is_finished=is_finished)
         except BaseException:
             file.close()
@@ -116,10 +117,10 @@ class _Chunk:
         return self._bytes >= _CHUNK_BYTES or len(self._sources) >= _CHUNK_FILES
 
     def hand_over(self, writers: set[str]) -> None:
-        """Append, then note or delete. A crash in between appends twice, and the numbers tell.
+        """Append, then advance or delete. After a crash in between, the record numbers reveal the repetition.
 
         Args:
-            writers: Has those added that may have another segment, and those removed that have no more.
+            writers: Updated: gains writers that may have another segment, loses writers that have none left.
         """
         self._move(self._sources, writers)
         self.close()
@@ -131,7 +132,7 @@ class _Chunk:
         except OSError as error:
             if error.errno not in files.FULL or len(sources) == 1:
                 raise
-            # The segments of the first half go away, which makes room for the second.
+            # Moving the first half deletes its finished segments, which makes room for the second half.
             half = len(sources) // 2
             self._move(sources[:half], writers)
             self._move(sources[half:], writers)
@@ -146,7 +147,7 @@ class _Chunk:
             if file.is_followed or not source.is_finished:
                 writers.add(file.writer)
             else:
-                writers.discard(file.writer)  # this is its last one
+                writers.discard(file.writer)  # this was the writer's last segment
 
     def close(self) -> None:
         while self._sources:

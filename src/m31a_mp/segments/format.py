@@ -1,8 +1,8 @@
-r"""Segments: records staged in shared memory, where the death of their process cannot take them.
+r"""The format of segments: records staged in shared memory, where they survive the death of their process.
 
-A segment is one file, mapped by one writer and read by anyone. It is only ever appended to, until it is
-full; then its writer goes on in a fresh one. All integers are in the machine's own byte order: a segment
-never leaves the machine, nor the boot, that made it.
+A segment is one file, mapped by one writer and read by any process. The writer only appends to a segment.
+When the segment is full, the writer continues in a new one. All integers are in the machine's byte order,
+because a segment is only read on the machine, and during the boot, that made it.
 
     offset  bytes
          0      8  magic "m31a_seg"
@@ -12,21 +12,21 @@ never leaves the machine, nor the boot, that made it.
         32      8  number of the first record
         40      8  size of the file
         48      8  pid           \
-        56      8  its start      | who the writer is (process.py)
+        56      8  its start      | the process of the writer (process.py)
         64      8  pid namespace  |
         72     36  boot id       /
        128      8  drained: records before this offset are in the journal  \ written
-       136      8  the number of the record that stands there               | under
-       144      8  a check of both, without which torn values would pass    / journal.lock
-       152      8  NULs; when its writer stores nothing more in it, "followed" if its records go on in a later
-                   segment, which is there by then, and "finished" if they do not
+       136      8  the number of the record at this offset                  | under
+       144      8  a check of both: it reveals torn values                  / journal.lock
+       152      8  NULs while the writer may store more; then "followed" if its records continue in a later
+                   segment, which exists by then, or "finished" if they do not
        192     48  records dropped so far, by reason, each with its complement
        256         the records, one JSON line each, then NUL bytes
 
 The name of the file is `WRITER.FIRST.seg`.
 
-A byte that was not stored reads as NUL, which no JSON contains: so the records end at the first NUL, and
-whatever part of a store is seen, one that has not arrived as a whole is not taken for a record.
+A byte that was not stored reads as NUL, and JSON contains no NUL. The records therefore end at the first
+NUL. A reader that sees only a part of a store does not take this part for a record.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DRAINED_OFFSET = 128
 FINISHED_OFFSET = 152
 _DROPPED_OFFSET = 192
 DATA_OFFSET = 256
-# The same offsets as indices into the header seen as 64-bit words.
+# The same offsets, as indices of 64-bit words.
 DRAINED_WORD = DRAINED_OFFSET // 8
 DROPPED_WORD = _DROPPED_OFFSET // 8
 FINISHED_WORD = FINISHED_OFFSET // 8
@@ -60,7 +60,7 @@ _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 class DamagedSegmentError(ValueError):
-    """The file is no segment that this version can read; the message is the reason."""
+    """The file is not a segment that this version can read. The message states the reason."""
 
 
 def header(writer: str, first: int, size: int) -> bytes:
@@ -76,12 +76,13 @@ def header(writer: str, first: int, size: int) -> bytes:
 
 
 def drained_words(offset: int, number: int) -> tuple[int, int, int]:
-    swapped = number >> 32 | (number << 32 & ALL_ONES)  # no small offset undoes a small number
+    # Swap the halves: otherwise a small offset and a small number could cancel out in the check.
+    swapped = number >> 32 | (number << 32 & ALL_ONES)
     return offset, number, offset ^ swapped ^ ALL_ONES
 
 
 def drained(words: memoryview, size: int) -> tuple[int, int] | None:
-    """The offset and number of the first record that the journal lacks; None if they cannot be told."""
+    """Return the offset and number of the first record not in the journal; None if the check fails."""
     offset, number, check = words[DRAINED_WORD : DRAINED_WORD + 3]
     is_whole = check == drained_words(offset, number)[2]
     return (offset, number) if is_whole and DATA_OFFSET <= offset <= size and number <= INT64_MAX else None
@@ -115,7 +116,7 @@ def parse_identity(header: bytes, name: str) -> tuple[str, int, int, ProcessIden
         or size > MAX_BATCH_BYTES
         or first > INT64_MAX
     ):
-        raise DamagedSegmentError("it is not the segment that its name says")
+        raise DamagedSegmentError("its header does not fit its name, or has a value out of range")
     boot_id = raw_boot_id.rstrip(b"\0").decode(errors="replace")
     return writer, first, size, ProcessIdentity(pid, started, boot_id, namespace)
 
@@ -125,7 +126,7 @@ def file_name(writer: str, first: int) -> str:
 
 
 def name_parts(name: str) -> tuple[str, int] | None:
-    """The writer and the first record number in a segment's file name; None if it is not one's."""
+    """Return the writer and the first record number in a segment's file name; None for another name."""
     writer, first = name[:16], name[17:37]
     if name != f"{writer}.{first}.seg" or not _HEXADECIMAL.issuperset(writer):
         return None

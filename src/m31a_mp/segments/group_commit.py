@@ -13,35 +13,35 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How often a thread that waits for the commit of another looks whether that has ended.
+# The interval at which a waiting thread checks whether the running commit has ended.
 _POLL_SECONDS = 0.0005
 
 
 class GroupCommit:
-    """One thread at a time commits for all that wait. Each waits for a commit that began after it asked."""
+    """Lets one thread commit for all waiting threads. Each waits for a commit that began after its call."""
 
     def __init__(self, root: str) -> None:
-        """Nothing is committed yet; `root` is the session's directory."""
+        """Create a group without commits. `root` is the session's directory."""
         self._root = root
         self._tickets = itertools.count(1)
-        self._settled = 0  # every ticket that is not above this is committed, or has waited in vain
+        self._settled = 0  # tickets up to this one are committed, or their wait timed out
         self.renew()
 
     def renew(self) -> None:
-        """In a forked child: be free. The thread that had the turn is in the parent."""
+        """Release the turn in a forked child: the thread that had the turn exists only in the parent."""
         self._turn = Turn("a call that writes to the disk", self._root)
         self._committing = allocate_lock()
 
     def wait(self, commit: Callable[[], None]) -> None:
-        """Return when everything that this thread recorded is committed.
+        """Wait until everything that this thread recorded is committed.
 
-        A signal handler that interrupted the very thread that commits does not wait.
+        A signal handler that interrupts the committing thread itself does not wait.
 
         Args:
-            commit: Makes everything durable that was recorded before it is called.
+            commit: Makes everything durable that was recorded before the call of `commit`.
 
         Raises:
-            OSError, MetricsError: The commit failed that this thread made for itself and others.
+            OSError, MetricsError: This thread ran the commit, and the commit failed.
         """
         ticket = next(self._tickets)
         while self._settled < ticket and not self._turn.is_mine():

@@ -1,4 +1,4 @@
-"""Segments as everybody else sees them: one file, and the files that there are."""
+"""Read segments of other processes: list the files, read one file."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-# A segment of this size is read at once: most have it.
+# The first read takes this much. Most segments have this size, and need no second read.
 _HEAD_BYTES = 16 * 1024
 
 
 class SegmentFile:
-    """A segment as everybody else sees it. Read with system calls: a file cut short is no SIGBUS.
+    """A segment seen from outside its writer. System calls read it: a mapping of a cut file raises SIGBUS.
 
     Attributes:
-        path: Its file.
-        writer: The id of its writer.
-        first: The number of its first record.
-        size: Bytes in the file, as its header has them.
-        identity: The process of its writer.
-        is_followed: Its writer said that its records go on in a later segment, which is there.
+        path: The path of the file.
+        writer: The id of the writer.
+        first: The number of the first record.
+        size: Bytes in the file, according to the header.
+        identity: The process of the writer.
+        is_followed: Whether the writer marked that its records continue in a later, existing segment.
     """
 
     def __init__(self, path: str, fd: int) -> None:
@@ -58,8 +58,8 @@ class SegmentFile:
         """Open the segment.
 
         Raises:
-            DamagedSegmentError: It is none, or of another version.
-            OSError: It cannot be opened or read, for instance because it is gone.
+            DamagedSegmentError: The file is not a segment, or has another version.
+            OSError: The file cannot be opened or read, for instance because it is gone.
         """
         try:
             fd = files.open_private(path, os.O_RDWR)
@@ -77,7 +77,7 @@ class SegmentFile:
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
-        if fd >= 0:  # once: the number may be another file by now
+        if fd >= 0:  # close once: a second close could hit another file that got this number
             os.close(fd)
 
     def __enter__(self) -> Self:
@@ -87,11 +87,11 @@ class SegmentFile:
         self.close()
 
     def is_finished(self) -> bool:
-        """Whether nothing more is stored in it: its writer said so, or does not map it any more."""
+        """Whether the writer stores nothing more: it marked the end, or does not map the file any more."""
         return self._is_marked or not self.may_be_mapped()
 
     def is_dead(self) -> bool:
-        """Whether its writer is proven dead: nobody maps the file, and the process is not seen alive."""
+        """Whether the writer is proven dead: no process maps the file, and its process is not seen alive."""
         return not self.is_locked() and not process.seen_alive(self.identity)
 
     def is_locked(self) -> bool:
@@ -99,10 +99,10 @@ class SegmentFile:
         return not flock.lock_if_free(self._fd)
 
     def may_be_mapped(self) -> bool:
-        """Whether its writer may map it. Only a proof to the contrary counts, and its name proves nothing.
+        """Whether the writer may map the file. Only proof of the contrary returns False; a name is no proof.
 
-        The kernel's lock alone would not do: a program may close descriptors that it does not know, and on
-        some file systems a mapping keeps no lock. The process alone would not do either: it cannot be seen
+        The kernel's lock alone is not enough: a program may close descriptors that it does not know, and on
+        some file systems a mapping keeps no lock. The process alone is not enough either: it is invisible
         from another pid namespace, and may run another program by now.
         """
         if self.is_locked():
@@ -111,15 +111,15 @@ class SegmentFile:
         return process.may_map(self.identity, os.path.basename(self.path), (status.st_dev, status.st_ino))
 
     def pending(self, *, is_finished: bool) -> Batch:
-        """The whole records that the journal has not got.
+        """Return the whole records that are not in the journal.
 
         Args:
-            is_finished: Its writer stores nothing more in it. Then NUL bytes between records are damage: the
-                records behind them are not left to be forgotten.
+            is_finished: Whether the writer stores nothing more. NUL bytes between records are then damage,
+                and the records behind them are returned too: the segment is about to be deleted.
         """
         head = os.pread(self._fd, _HEAD_BYTES, 0)
         words = memoryview(head)[:DATA_OFFSET].cast("Q")
-        # Torn or flipped: take all again, their numbers tell which are known already.
+        # If the drained mark is torn or flipped, take all records again: their numbers reveal known ones.
         start, first = drained(words, self.size) or (DATA_OFFSET, self.first)
         is_all = self.size <= _HEAD_BYTES
         stored = head[start : self.size] if is_all else os.pread(self._fd, self.size - start, start)
@@ -127,23 +127,23 @@ class SegmentFile:
         gap = stored.find(b"\0", stored.rfind(b"\n", 0, max(0, end - 1)) + 1 if is_finished else 0, end)
         if gap >= 0:
             end = stored.rfind(b"\n", 0, gap) + 1
-        # What is mostly records is not copied; a view of the rest would keep all of it in memory.
+        # Copy only if records are the smaller part: a view would keep the whole buffer in memory.
         records = memoryview(stored)[:end] if 2 * end > len(stored) else stored[:end]
         return Batch(self.writer, first, records, drops(words), start)
 
     def advance(self, offset: int, number: int) -> None:
-        """Note that the records before `offset` are in the journal. The caller holds `journal.lock`.
+        """Mark the records before `offset` as drained. The caller holds `journal.lock`.
 
         Args:
-            offset: Where the first record stands that is not.
-            number: Its number.
+            offset: The offset in the file of the first record that is not in the journal.
+            number: The number of this record.
         """
         with files.step("advance segment"):
             os.pwrite(self._fd, DRAINED.pack(*drained_words(offset, number)), DRAINED_OFFSET)
 
 
 def list_segments(directory: str) -> list[str]:
-    """The segments there, each writer's oldest first, and none without those before it."""
+    """List the segments, each writer's oldest first, without gaps: all segments older than a listed one."""
     return find_segments(directory)[0]
 
 
@@ -154,8 +154,8 @@ def find_segments(directory: str) -> tuple[list[str], set[str]]:
 
 
 def _find(directory: str) -> tuple[list[str], set[str]]:
-    # A listing may miss a name that is made meanwhile, and yet have one that is made after it. So the
-    # directory is listed twice: what is older than anything in the first listing is in the second.
+    # A listing may miss a name that is created meanwhile, yet contain a name created after that one.
+    # List the directory twice: the second listing contains all that is older than any name in the first.
     first, second = _names(directory), _names(directory)
     writers = {name: parts[0] for name in {*first, *second} if (parts := name_parts(name))}
     newest = {writers[name]: name for name in first if name in writers}
@@ -168,17 +168,17 @@ def _names(directory: str) -> list[str]:
         names = os.listdir(directory)
     except FileNotFoundError:
         return []
-    # Names are of fixed width: this is the order of writers, then of record numbers.
+    # Names have a fixed width: they sort by writer, then by record number.
     return sorted(name for name in names if name.endswith(".seg"))
 
 
 def delete_stillborn(directory: str) -> None:
-    """Delete what a crash left of segments that were being made; nothing was ever recorded in them."""
+    """Delete unfinished segments that a crash left behind. They hold no records yet."""
     for path in files.find(directory, ".", ".seg.tmp"):
         try:
             _delete_if_stillborn(path)
         except OSError:
-            pass  # its maker was faster, or the next flush does it
+            pass  # its creator finished or deleted it, or the next flush deletes it
 
 
 def _delete_if_stillborn(path: str) -> None:

@@ -1,4 +1,4 @@
-"""A segment as its writer holds it: mapped, and growing."""
+"""The writer's side of a segment: a mapped file that takes records."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _never_closed: list[mmap.mmap] = []
 
 
 class Segment:
-    """A segment as its writer holds it: mapped, growing.
+    """A segment that its writer maps and appends to.
 
     Attributes:
-        name: Its file.
-        writer: The id of its writer.
-        first: The number of its first record.
+        name: The path of the file.
+        writer: The id of the writer.
+        first: The number of the first record.
         size: Bytes in the file.
-        store: Takes a record's line, and makes all of it or none a part of the file, so that the death
-            of this process cannot take it. Raises `ValueError` if there is no room, or after `close()`.
+        store: Puts all of a record's line into the file, or nothing. A stored line survives the death of
+            this process. Raises `ValueError` if there is no room, or after `close()`.
     """
 
     __slots__ = ("_descriptor", "_file", "_mapping", "_words", "first", "name", "size", "store", "writer")
@@ -52,36 +52,36 @@ class Segment:
         descriptor: int | None,
     ) -> None:
         self._file = file
-        self._descriptor = descriptor  # which the mapping keeps; None if that is not known
+        self._descriptor = descriptor  # the duplicate that the mapping keeps; None if its number is unknown
         self.name = name
         self.writer = writer
         self.first = first
         self.size = len(mapping)
         self._mapping = mapping
-        self._words = memoryview(mapping)[:DATA_OFFSET].cast("Q")  # storing one is a single aligned store
+        self._words = memoryview(mapping)[:DATA_OFFSET].cast("Q")  # setting a word is one aligned store
         mapping.seek(DATA_OFFSET)
         self.store = mapping.write
 
     @classmethod
     def create(cls, directory: str, writer: str, first: int, size: int) -> Segment:
-        """Make a segment of `size` bytes for records from number `first` on.
+        """Create a segment of `size` bytes for records from number `first` on.
 
         Raises:
-            FileNotFoundError: Another process took the unfinished one for stillborn, and deleted it.
-            OSError: There is no room for it, or another reason not to have it.
+            FileNotFoundError: Another process took the unfinished file for stillborn, and deleted it.
+            OSError: There is no room, or the file cannot be created for another reason.
         """
         name = f"{directory}/{file_name(writer, first)}"
         temporary = f"{directory}/.{file_name(writer, first)}.tmp"
         with files.step("make segment"):
-            files.delete_if_there(temporary)  # it was to be given up once, and the disk did not let it
+            files.delete_if_there(temporary)  # left if an earlier attempt could not delete its file
             fd = files.open_private(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        with files.changing(fd):  # then the mapping keeps a descriptor of its own, and with it the lock
+        with files.changing(fd):  # the mapping keeps a duplicate of fd, and with it the lock
             try:
                 status = os.fstat(fd)
                 file = status.st_dev, status.st_ino
                 expected = _next_descriptor(fd)
                 mapping = cls._make(fd, header(writer, first, size), size, temporary, name)
-                # Another thread may have taken the number.
+                # Another thread may have opened a file under this number.
                 descriptor = expected if files.inode_of(expected) == file else None
             except BaseException:
                 try:
@@ -94,20 +94,20 @@ class Segment:
 
     @staticmethod
     def _make(fd: int, header: bytes, size: int, temporary: str, name: str) -> mmap.mmap:
-        # The lock is the proof of life that needs no pid: the kernel drops it when the last process that maps
-        # the file is gone. (A forked child unmaps it.)
+        # The lock proves life without a pid: the kernel releases it when the last process that maps the
+        # file ends. A forked child unmaps the file.
         if not flock.lock_if_free(fd):
             raise FileNotFoundError(ENOENT, "taken for stillborn", temporary)
         with files.step("allocate segment"):
-            # All of it. Where there was a hole and the disk is full, a store is a SIGBUS, which kills the
-            # host program. And pages that large writes have brought in cost the records a sixth of what
-            # they would cost by being touched one after the other.
+            # Write all bytes. A store into a hole while the disk is full raises SIGBUS, which kills the host
+            # program. Pages that large writes brought in also cost the records a sixth of the time that
+            # page faults, one by one, would cost.
             files.write_all(fd, header.ljust(min(size, len(_NULS)), b"\0"))
             for offset in range(len(_NULS), size, len(_NULS)):
                 files.write_all(fd, _NULS[: size - offset], offset)
         mapping = mmap.mmap(fd, size)
         try:
-            # Last: under this name a reader never meets a segment without its space and its header.
+            # Rename last: a reader never finds a segment without its space and its header under this name.
             with files.step("rename segment"):
                 os.rename(temporary, name)
         except BaseException:
@@ -116,63 +116,63 @@ class Segment:
         return mapping
 
     def show_dropped(self, reason: str, count: int) -> None:
-        """Let the owner know how many records the writer dropped so far for that reason."""
+        """Store in the header, for the owner, how many records the writer dropped for this reason so far."""
         word = DROPPED_WORD + 2 * DROP_REASONS.index(reason)
         self._words[word] = count
         self._words[word + 1] = count ^ ALL_ONES
 
     def has_room(self, need: int) -> bool:
-        """Whether a record of `need` bytes fits in."""
+        """Whether a record of `need` bytes fits."""
         return need <= self.size - self._mapping.tell()
 
     def is_in_place(self) -> bool:
-        """Whether its file is where it was made, so that others find the records in it."""
+        """Whether the file still has its name, so that other processes find the records."""
         return files.is_there(self.name, self._file)
 
     def next_number(self) -> int:
-        """The number of the record that its writer makes next."""
+        """Return the number of the next record."""
         first, records = self.left()
         return first + records.count(b"\n")
 
     def left(self) -> tuple[int, bytes]:
-        """The number of the first record that is not in the journal, and the lines from that one on."""
+        """Return the number of the first record not in the journal, and the lines from this record on."""
         start, first = drained(self._words, self.size) or (DATA_OFFSET, self.first)
         return first, self._mapping[start : self._mapping.tell()]
 
     def advance(self, records: bytes) -> None:
-        """Note that the journal has these lines, the first ones of `left()`; see `SegmentFile.advance`."""
+        """Mark these lines, the first ones of `left()`, as drained; see `SegmentFile.advance`."""
         start, first = drained(self._words, self.size) or (DATA_OFFSET, self.first)
         words = drained_words(start + len(records), first + records.count(b"\n"))
         self._words[DRAINED_WORD], self._words[DRAINED_WORD + 1], self._words[DRAINED_WORD + 2] = words
 
     def dropped(self) -> dict[str, int]:
-        """How many records its writer dropped so far, by reason."""
+        """Count the records that the writer dropped so far, by reason."""
         return drops(self._words)
 
     def finish(self, *, is_followed: bool) -> None:
-        """Note that nothing more is stored in it, and unmap it.
+        """Mark that nothing more is stored, and unmap the file.
 
         Args:
-            is_followed: The records of its writer go on in a later segment, which is there already.
+            is_followed: Whether the writer's records continue in a later segment, which exists already.
         """
         word = FOLLOWED if is_followed else FINISHED
         self._words[FINISHED_WORD] = int.from_bytes(word, sys.byteorder)
         self.close()
 
     def close(self) -> None:
-        """Unmap it; the file stays. Once more is harmless."""
+        """Unmap the file, and leave it on disk. A second call is harmless."""
         self._words.release()
         if self._mapping.closed:
             return
         if self._has_its_descriptor():
             self._mapping.close()
         else:
-            # The program closed descriptors that it does not know, and has a file of that number now:
-            # unmapping would close it.
+            # The program closed the mapping's descriptor, and another file has its number now. Unmapping
+            # would close that file.
             _never_closed.append(self._mapping)
 
     def _has_its_descriptor(self) -> bool:
-        """Whether the descriptor that the mapping keeps is still its own, or closed and nobody's."""
+        """Whether the mapping's descriptor is still its own, or closed and not in use."""
         if self._descriptor is not None:
             return files.inode_of(self._descriptor) in {self._file, None}
         try:
@@ -182,7 +182,7 @@ class Segment:
 
 
 def _next_descriptor(fd: int) -> int:
-    """The number that the next open file gets: a mapping does not tell which one it has."""
+    """Predict the number of the next opened file: a mapping does not reveal its descriptor."""
     descriptor = os.dup(fd)
     os.close(descriptor)
     return descriptor

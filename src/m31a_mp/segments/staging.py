@@ -1,11 +1,11 @@
-"""Staging: everything a process has recorded into one session and not handed over yet.
+"""Staging: all records of a process in one session that are not handed over yet.
 
-A process has as many writers as it has calls under way at once: a call takes a free one and puts it back, so
-there is no lock to wait for, and a signal handler, a finalizer or another thread that records in the middle
-of a record simply takes the next. A forked child drops those it inherited and starts with its own.
+A process has as many writers as it has concurrent calls. A call takes a free writer and puts it back, so that
+no call waits for a lock. A signal handler, a finalizer or another thread that records in the middle of a
+record takes another writer. A forked child abandons the inherited writers and makes its own.
 
-Nothing is imported late here: a fork while another thread is in the middle of an import would leave the child
-waiting for it.
+This module imports nothing late: if a process forks while another thread is importing, the child would wait
+for that import forever.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from m31a_mp.system import files, fork
 from m31a_mp.system.fork import mark
 from m31a_mp.system.log import warn_of_loss
 
-# A record that fills a segment moves at most so many of them to the journal: it must not take long.
+# The most segments that one record spills to the journal. The limit keeps the call short.
 _SPILLED_SEGMENTS = 8
-# So many sessions have a segment of this process at a time: each segment has a descriptor, of which the host
-# needs some.
+# The most sessions with mapped segments in this process. Each segment takes a descriptor, and the host
+# program needs descriptors too.
 MAX_ACTIVE = 128
-# A process that ends waits so long for locks at most, in all its sessions, to tell what it dropped.
+# The longest wait for locks, in all sessions together, when an ending process reports its drops.
 _EXIT_SECONDS = 0.2
 
 
 class Staging:
-    """Everything this process stages for one session.
+    """All records that this process stages for one session.
 
     Attributes:
-        journal: Where it goes next.
+        journal: The journal that takes the records next.
     """
 
     def __init__(self, session: Session) -> None:
@@ -58,12 +58,12 @@ class Staging:
         """Stamp a record with the time and stage it.
 
         Args:
-            event: What kind of record it is.
-            members: Its other keys and values, as they stand in the line, a comma before each.
+            event: The kind of the record.
+            members: The other keys and values as in the line, each with a comma before it.
             last: The last value, if `members` ends with its key.
             at: The time of the record in nanoseconds since the epoch; 0: now.
         """
-        if not mark[0]:  # C code forked, and Python's hooks did not run; or they were interrupted
+        if not mark[0]:  # C code forked without Python's hooks, or the hooks were interrupted
             fork.came_through()
         now = time_ns()
         if now <= self._last_time or at:
@@ -73,34 +73,34 @@ class Staging:
         line = f'{{"event":"{event}","time":{now}{members}{last}}}\n'.encode()
         free = self._free
         try:
-            writer = free.pop()  # atomic, and so is append: a call that comes in between takes another writer
+            writer = free.pop()  # pop and append are atomic: a call in between takes another writer
         except IndexError:
             writer = self._new_writer()
         try:
-            writer.store(line)  # when this has returned, the death of this process cannot take it
+            writer.store(line)  # from here on, the record survives the death of this process
         except ValueError:
             writer.make_room_and_store(line)
         finally:
             free.append(writer)
 
     def _next_time(self) -> int:
-        """The next time after the last one: a clock that was set back must not turn the order around."""
+        """Return the last time plus one nanosecond: a clock that was set back must not reverse the order."""
         self._last_time += 1
         return self._last_time
 
     def put_durably(self, event: str, members: str, last: int | str = "", at: int = 0) -> None:
         """Stage a record, and return when it is on the disk. Waits for the journal's lock.
 
-        Threads that wait share one fsync: the next in turn does it for all. If the disk fails, or the lock
-        cannot be had within 5 seconds, the log says so; the record is as safe as after `put`. The same for a
-        signal handler that interrupted this very call.
+        Waiting threads share one fsync. If the disk fails, or the lock stays taken for 5 seconds, the log
+        says so, and the record is as safe as after `put`. The record of a signal handler that interrupts
+        this call is as safe as after `put`, too.
         """
         self.put(event, members, last, at)
         try:
             self._group_commit.wait(self._sync)
         except (OSError, MetricsError) as error:
             if not self._warned:
-                self._warned = True  # before: a handler of the log may record, too
+                self._warned = True  # set first: a log handler may record durably, and would warn again
                 self._warned = warn_of_loss(
                     "records of %s are not on the disk: %s", self._session.root, error
                 )
@@ -115,7 +115,7 @@ class Staging:
         self._drain()
         status = os.stat(self._session.root)
         root = status.st_dev, status.st_ino
-        if root != self._durable_root:  # never yet, or somebody removed the directory, and it was made anew
+        if root != self._durable_root:  # not synced yet, or the directory was removed and made again
             files.sync_parents(self._session.root)
         self.journal.sync()
         self._durable_root = root
@@ -124,12 +124,12 @@ class Staging:
         writers = self._writers
         writer = Writer(self._session, self._spill, _tell_drops_at_exit)
         writers.append(writer)
-        if writers is not self._writers:  # a signal handler has forked meanwhile: it is the parent's
+        if writers is not self._writers:  # a signal handler forked meanwhile: the writer is the parent's
             writer.abandon()
         return writer
 
     def _spill(self, writer: Writer) -> None:
-        """Move full segments to the journal, the writer's own first, if the journal's lock is free."""
+        """Move full segments to the journal, this writer's first, if the journal's lock is free."""
         _note_active(self)
         self._spill_of([writer, *self._writers])
 
@@ -137,7 +137,7 @@ class Staging:
         try:
             self.journal.turn.take_if_free(lambda: self._drain_some(writers))
         except (OSError, MetricsError):
-            pass  # a full disk, mostly; the records are safe where they are
+            pass  # mostly a full disk; the records are safe in their segments
 
     def _drain_some(self, writers: list[Writer]) -> None:
         some: list[str] = []
@@ -154,21 +154,21 @@ class Staging:
             writer.forget_gone()
 
     def hand_over(self, *, timeout: float | None = None) -> None:
-        """Move what this process has staged to the journal.
+        """Move the staged records of this process to the journal.
 
         Args:
-            timeout: Seconds to wait for the journal's lock; None: as `Journal.hold` does.
+            timeout: Seconds to wait for the journal's lock; None: the default of `Journal.hold`.
 
         Raises:
-            JournalLockedError: The lock was held by somebody else all the time.
-            OSError: The journal cannot take it.
+            JournalLockedError: Another process or thread held the lock for the whole timeout.
+            OSError: The append failed.
         """
         self.hand_over_hidden(timeout=timeout)
         if any(writer.names() for writer in list(self._writers)):
             self.journal.hold(self._drain, timeout)
 
     def untold_drops(self) -> dict[str, int]:
-        """Count the drops of this process that no file tells yet, by reason."""
+        """Count the drops of this process that no file states yet, by reason."""
         told: dict[str, int] = {}
         for writer in list(self._writers):
             for reason, count in writer.untold_drops().items():
@@ -178,14 +178,14 @@ class Staging:
     def hand_over_hidden(self, *, timeout: float | None = None) -> None:
         """Move to the journal what no other process can find.
 
-        That is what was dropped while there was no segment to say so, and the records in segments whose files
-        somebody removed. The session's directory is made anew for them.
+        These are the drop counts that no segment states, and the records in segments whose files were
+        removed. If the session's directory is gone, this call makes it again.
 
         Args:
-            timeout: Seconds to wait for the journal's lock; None: as `Journal.hold` does.
+            timeout: Seconds to wait for the journal's lock; None: the default of `Journal.hold`.
 
         Raises:
-            JournalLockedError, OSError: As `hand_over`.
+            JournalLockedError, OSError: See `hand_over`.
         """
         fork.settle()
         if any(writer.hides() for writer in list(self._writers)):
@@ -198,7 +198,7 @@ class Staging:
             if not writer.hides():
                 continue
             try:
-                free.remove(writer)  # so that it takes and drops no record meanwhile
+                free.remove(writer)  # a call that took it meanwhile could store or drop a record
             except ValueError:
                 continue  # a call has taken it
             try:
@@ -220,21 +220,21 @@ class Staging:
         """Hand over, and delete the segments of this process that no call is using.
 
         Args:
-            timeout: Seconds to wait for the journal's lock; None: as `Journal.hold` does.
+            timeout: Seconds to wait for the journal's lock; None: the default of `Journal.hold`.
 
         Raises:
-            JournalLockedError, OSError: As `hand_over`; then the segments stay.
+            JournalLockedError, OSError: See `hand_over`. The segments stay.
         """
         self.retire_idle()
         self.hand_over(timeout=timeout)
 
     def give_back(self) -> None:
-        """Let go of the segments that no call is using. Waits for nothing, and never raises for I/O."""
+        """Retire the segments that no call is using, and spill. Never waits, and never raises for I/O."""
         self.retire_idle()
         self._spill_of(list(self._writers))
 
     def retire_idle(self) -> None:
-        """Let go of the segments that no call is using. The next drain deletes them."""
+        """Retire the segments that no call is using. The next drain deletes them."""
         free, idle = self._free, []
         try:
             while free:
@@ -246,35 +246,35 @@ class Staging:
             free.extend(idle)
 
     def abandon(self) -> None:
-        """In a forked child: drop the parent's writers, and start anew."""
+        """Drop the parent's writers in a forked child, and start without any."""
         for writer in self._writers:
             writer.abandon()
-        # Last: an exception of a signal handler before this leaves the writers to be abandoned again.
+        # Clear the lists last: if a signal handler raises before this, the next attempt abandons all again.
         self._writers, self._free = [], []
         self._group_commit.renew()
 
 
-# The stagings of this process, by the directory of their session and all; they live while a recorder does, or
-# among the active ones.
+# The stagings of this process: the current one of each session directory, and all that are alive. A staging
+# lives while a recorder or `_active` refers to it.
 _stagings: dict[str, ref[Staging]] = {}
 _alive: dict[int, ref[Staging]] = {}
-# Those that may have segments; the last one started one last.
+# The stagings that may have segments. The last one started a segment most recently.
 _active: list[Staging] = []
 
 
-_told_at_exit_by = 0  # the process that tells at its end what it dropped
+_told_at_exit_by = 0  # the pid of the process that registered to report its drops at exit
 
 
 def _tell_drops_at_exit() -> None:
-    """Have this process tell at its end what it dropped, if no file says it by then."""
+    """Register this process to report its drops at exit, if no file states them by then."""
     global _told_at_exit_by  # noqa: PLW0603
     if _told_at_exit_by == os.getpid():
         return
     _told_at_exit_by = os.getpid()
     atexit.register(_tell_drops)
-    # A process that multiprocessing started ends without the functions of atexit.
+    # A process that multiprocessing started ends without running atexit functions.
     util = sys.modules.get("multiprocessing.util")
-    if util and hasattr(util, "Finalize"):  # else it is half imported
+    if util and hasattr(util, "Finalize"):  # missing while another thread is importing the module
         util.Finalize(None, _tell_drops, exitpriority=-100)
 
 
@@ -285,12 +285,12 @@ def _tell_drops() -> None:
         if stage and stage.untold_drops():
             try:
                 stage.hand_over_hidden(timeout=max(0.0, deadline - time.monotonic()))
-            except Exception:  # noqa: S110  # there is nothing to tell it with
+            except Exception:  # noqa: S110  # the interpreter is ending: nothing can report the failure
                 pass
 
 
 def staging(session: Session) -> Staging:
-    """The staging of this process for that session, however many recorders it has."""
+    """Return the one staging of this process for the session. All recorders share it."""
     root = session.root
     known = _stagings.get(root)
     found = known() if known else None
@@ -299,7 +299,7 @@ def staging(session: Session) -> Staging:
         key, by_root, alive = id(found), _stagings, _alive
 
         def forget(gone: ref[Staging]) -> None:
-            # Of no global name: at the interpreter's end they may be gone.
+            # Use no global names: at the end of the interpreter they may be gone.
             alive.pop(key, None)
             if by_root.get(root) is gone:
                 by_root.pop(root, None)
@@ -309,7 +309,7 @@ def staging(session: Session) -> Staging:
 
 
 def _note_active(stage: Staging) -> None:
-    """Let the sessions whose last segment is the oldest give theirs back, if there are too many."""
+    """Mark the staging as the most recent. If there are too many, retire the segments of the oldest."""
     if _active and _active[-1] is stage:
         return
     try:

@@ -1,4 +1,4 @@
-"""A writer: one numbered stream of records, used by one call at a time, and the segments that hold it."""
+"""A writer: one numbered stream of records, used by one call at a time, and its segments."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A process that records three events takes 16 KiB; a busy one soon works with 1 MiB at a time.
+# A process with few records takes 16 KiB. The segments of a busy one grow to 1 MiB.
 FIRST_SEGMENT_BYTES = 16 * 1024
 MAX_SEGMENT_BYTES = 1024 * 1024
 _GROWTH = 4
-# The last part of a file system belongs to the host and to publishing: no segment takes any of it.
+# The last 1/20 of a file system is reserved for the host program and for publishing.
 _RESERVED_PART = 20
 _MAX_RESERVED_BYTES = 1024**3
-# The same of inodes; of a small file system more, for publishing needs some files that are not there yet.
+# The limits of the same reserve for inodes. The minimum covers the files that publishing creates.
 _MIN_RESERVED_FILES = 8
 _MAX_RESERVED_FILES = 1024
-# An owner that flushes may take a segment in the making for stillborn, and delete it. That often in a row
-# no owner comes between two system calls.
+# An owner that flushes may take an unfinished segment for stillborn and delete it. So many deletions in a
+# row, each between two system calls, do not happen.
 _ATTEMPTS = 50
-# While there is no room, a record costs little: it is only looked for this often.
+# The interval between attempts to find room. It keeps records cheap while the disk is full.
 _RETRY_SECONDS = 0.05
 _warned: set[Session] = set()
 
@@ -47,14 +47,14 @@ def _discard(_: bytes) -> int:
 
 
 class Writer:
-    """One stream of records: an id, and the segments that hold what is not handed over yet.
+    """One stream of records: an id, and the segments with the records that are not handed over yet.
 
-    Only the segment that takes the records is mapped. A full one takes none any more: it is the name of a
-    file, which is gone when it is drained.
+    Only the current segment is mapped. A full segment takes no more records. The writer keeps only its
+    file name, and the drain deletes the file.
 
     Attributes:
-        full: The files of full segments, oldest first.
-        removed: Segments whose file somebody removed, oldest first: only this process has their records.
+        full: The paths of full segments, oldest first.
+        removed: Segments whose files were removed, oldest first. Only this process has their records.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Writer:
         self._spill = spill
         self._on_drop = on_drop
         self._segment: Segment | None = None
-        # The `store` of the segment. One attribute, so that a record that interrupts the change to a new
-        # segment finds the old one or the new one.
+        # The `store` of the current segment. A single attribute, so that a record that interrupts a change
+        # of segments finds either the old store or the new one.
         self.store: Callable[[bytes], int] = _no_room
         self._dropped: dict[str, int] = {}
         self._trouble: str | None = None
@@ -76,7 +76,7 @@ class Writer:
         self.abandoned = False
 
     def make_room_and_store(self, line: bytes) -> None:
-        """Store a record for which the segment has no room. Never raises for I/O."""
+        """Store a record that does not fit into the current segment. Never raises for I/O."""
         if self._make_room(len(line)):
             try:
                 self.store(line)
@@ -85,16 +85,16 @@ class Writer:
                     raise
 
     def names(self) -> list[str]:
-        """Its segments' files, oldest first."""
+        """List the paths of the writer's segments, oldest first."""
         segment = self._segment
         return [*self.full, segment.name] if segment else list(self.full)
 
     def untold_drops(self) -> dict[str, int]:
-        """Count the drops that no file tells yet, by reason."""
+        """Count the drops that no file states yet, by reason."""
         return {} if self._segment else dict(self._dropped)
 
     def hides(self) -> bool:
-        """Whether it has anything that no other process can find."""
+        """Whether the writer has records or drop counts that no other process can find."""
         segment = self._segment
         if segment is None:
             return bool(self.removed or self._dropped)
@@ -103,30 +103,31 @@ class Writer:
     def bring_out(self, journal: Journal) -> None:
         """Append what no other process can find.
 
-        The caller holds `journal.lock`, and has the writer for itself.
+        The caller holds `journal.lock`, and no other call uses the writer.
 
         Raises:
-            OSError: The journal cannot take it; then it is still here.
+            OSError: The append failed. The writer keeps what was not appended.
         """
         if self._segment and not self._segment.is_in_place():
             self.retire()
         self.hand_over_removed(journal)
         if self._dropped and self._segment is None:
-            # Not under the writer's own id: it is forgotten when it has no segment.
+            # Use a fresh id: the owner forgets a writer that has no segment.
             journal.append([Batch(_new_id(), 1, b"", self._dropped)])
             self._dropped = {}
 
     def hand_over_removed(self, journal: Journal) -> None:
-        """Append the records in segments whose file was removed. The caller holds `journal.lock`.
+        """Append the records in segments whose files were removed. The caller holds `journal.lock`.
 
-        Another call may be using the writer meanwhile.
+        Another call may use the writer meanwhile.
 
         Raises:
-            OSError: The journal cannot take them.
+            OSError: The append failed.
         """
         while self.removed:
             try:
-                segment = self.removed.pop(0)  # taken: the directory may be another by now, with another lock
+                # Take it first: a thread that holds the lock of a new directory could append it as well.
+                segment = self.removed.pop(0)
             except IndexError:
                 return
             try:
@@ -134,17 +135,17 @@ class Writer:
             except BaseException:
                 self.removed.insert(0, segment)
                 raise
-            if segment is not self._segment:  # an exception of a signal handler came before its successor
+            if segment is not self._segment:  # still current if a signal handler raised before the change
                 segment.close()
         current = self._segment
         if current and not current.is_in_place():
             try:
                 _append_left(current, journal)
             except ValueError:
-                pass  # the call that is using it has let go of it this moment
+                pass  # the call that uses the writer has just closed the segment
 
     def forget_gone(self) -> None:
-        """Forget the full segments that are drained. The caller holds `journal.lock`."""
+        """Forget the full segments whose files were drained. The caller holds `journal.lock`."""
         full = self.full
         for name in list(full):
             try:
@@ -155,14 +156,14 @@ class Writer:
                 return
 
     def retire(self) -> None:
-        """Let go of the segment; the next record starts a new one, in a new stream."""
+        """Release the current segment. The next record starts a new segment, in a new stream."""
         segment = self._segment
         if segment is None:
             return
         new_id = _new_id()
         is_in_place = segment.is_in_place()
         self._put_behind(segment, is_in_place)
-        # No call is made between these, so that no signal handler sees one without the others.
+        # No calls between these assignments: a signal handler must not see one without the others.
         self._segment = None
         self.store = _no_room
         self._id = new_id
@@ -171,10 +172,10 @@ class Writer:
             segment.finish(is_followed=False)
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's segments.
+        """Release the parent's segments in a forked child.
 
-        A record may be under way, if a signal handler forked in the middle of it. It ends here as well as
-        in the parent, where it counts; here it must neither store anything nor look for room.
+        A signal handler may have forked in the middle of a record. This record ends in the parent, where it
+        counts, and in the child, where it must neither store anything nor look for room.
         """
         self.abandoned = True
         self.store = _discard
@@ -184,7 +185,7 @@ class Writer:
         self._segment, self.full, self.removed = None, [], []
 
     def _make_room(self, need: int) -> bool:
-        """Have a segment with room for a record; False: there is none, and the record was dropped."""
+        """Provide a segment with room for a record. Return False if there is none; the record is dropped."""
         if self.abandoned:
             return False
         if self._trouble and time.monotonic() < self._retry_at:
@@ -193,7 +194,7 @@ class Writer:
         try:
             files.operation(lambda: self._start_segment(need))
         except (OSError, MetricsError, MemoryError, ValueError) as error:
-            if self.abandoned:  # by a fork in the middle of it; it counts in the parent
+            if self.abandoned:  # a signal handler forked meanwhile; the record counts in the parent
                 return False
             if isinstance(error, ValueError) and not isinstance(error, MetricsError):
                 raise
@@ -209,7 +210,7 @@ class Writer:
         old, writer, dropped = self._segment, self._id, self._dropped
         first, size, is_in_place = 1, FIRST_SEGMENT_BYTES, True
         if old:
-            if old.has_room(need):  # an exception of a signal handler came before its `store` was taken
+            if old.has_room(need):  # a signal handler raised before `self.store` was set
                 self.store = old.store
                 return
             size = min(old.size * _GROWTH, MAX_SEGMENT_BYTES)
@@ -217,13 +218,13 @@ class Writer:
             if is_in_place:
                 first = old.next_number()
             else:
-                # The records of the removed one come later, and must not seem to be known by then.
+                # The removed segment is appended later. Under the same id its records would seem known then.
                 writer, dropped = _new_id(), {}
         segment = self._create(writer, first, size, need)
         for reason, count in dropped.items():
             segment.show_dropped(reason, count)
         if old and is_in_place and not old.is_in_place():
-            # Somebody removed it while its successor was made, which must not go on with its numbers.
+            # The old file was removed meanwhile. The new segment must not continue its numbers: start again.
             segment.finish(is_followed=False)
             self._start_segment(need)
             return
@@ -232,7 +233,7 @@ class Writer:
         if self.abandoned:
             segment.close()
             raise ForkedError(ECANCELED, "left to the parent process")
-        # No call is made between these, so that no signal handler sees one without the others.
+        # No calls between these assignments: a signal handler must not see one without the others.
         self._segment = segment
         self.store = segment.store
         self._id = writer
@@ -241,9 +242,9 @@ class Writer:
             old.finish(is_followed=True)
 
     def _put_behind(self, segment: Segment, is_in_place: bool) -> None:
-        """Have a segment among those that take no more records, if it is not there yet.
+        """Add a segment to those that take no more records, unless an earlier attempt added it.
 
-        It is there already if an exception of a signal handler came before its successor.
+        An attempt ends early if a signal handler raises before the next segment is in use.
         """
         if not is_in_place:
             if segment not in self.removed:
@@ -252,17 +253,17 @@ class Writer:
             self.full.append(segment.name)
 
     def _create(self, writer: str, first: int, size: int, need: int) -> Segment:
-        """A segment of that size; on a full disk, of what there is still room for."""
+        """Create a segment of `size` bytes; on a full disk, a smaller one with room for `need` bytes."""
         directory = self._session.segments
         least = DATA_OFFSET + need
         size = max(size, least)
         for attempt in range(_ATTEMPTS):
             try:
                 self._session.make()
-                if not _has_room(directory, 2 * size):  # its records take that once more, in the journal
+                if not _has_room(directory, 2 * size):  # twice: the journal needs room for the records, too
                     raise OSError(ENOSPC, "the last part of the file system is left to others", directory)
                 return Segment.create(directory, writer, first, size)
-            except (FileNotFoundError, FileExistsError):  # or a fork has left one, in the middle of this
+            except (FileNotFoundError, FileExistsError):  # taken for stillborn, or left by a fork meanwhile
                 if attempt == _ATTEMPTS - 1:
                     raise
             except OSError as error:
@@ -278,17 +279,17 @@ class Writer:
         if self._segment:
             self._segment.show_dropped(reason, self._dropped[reason])
         if self._session not in _warned:
-            _warned.add(self._session)  # before: a handler of the log may record, too
+            _warned.add(self._session)  # add first: a log handler may record, and would warn again
             why = error or reason
             if not warn_of_loss("records are being dropped in %s: %s", self._session.root, why):
                 _warned.discard(self._session)
 
 
 def _append_left(segment: Segment, journal: Journal, dropped: dict[str, int] | None = None) -> None:
-    """Append what the journal has not got of a mapped segment.
+    """Append the records of a mapped segment that are not in the journal.
 
     Raises:
-        ValueError: It is not mapped any more.
+        ValueError: The segment is not mapped any more.
     """
     first, records = segment.left()
     if records or dropped:
@@ -301,7 +302,7 @@ def _new_id() -> str:
 
 
 def _has_room(directory: str, size: int) -> bool:
-    """Whether records may take one more file of that size; a file system that does not say may have it."""
+    """Whether a file of `size` bytes fits beside the reserve; True if the file system does not say."""
     status = os.statvfs(directory)
     reserved = min(status.f_blocks * status.f_frsize // _RESERVED_PART, _MAX_RESERVED_BYTES)
     if status.f_blocks and status.f_bavail * status.f_frsize - reserved < size:

@@ -16,7 +16,7 @@ from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from m31a_mp.system.flock import FileLock, hold, holders, still_holds
 
-# A process that only saves or compacts owns a session for moments; a collector, for as long as it lives.
+# Saving or compacting takes the lease for moments; it is worth waiting for. A collector keeps it for life.
 _LEASE_SECONDS = 0.5
 _OWNER_BYTES = 4096
 
@@ -24,18 +24,18 @@ T = TypeVar("T")
 
 
 def owning(session: Session, call: Callable[[], T], timeout: float = _LEASE_SECONDS) -> T:
-    """Own a session whose directory exists for as long as a call takes.
+    """Own a session during a call. The session's directory exists.
 
     Args:
         session: The session.
-        call: What to do.
-        timeout: Seconds to wait for another owner to give it up.
+        call: The call to make.
+        timeout: Seconds to wait for the lease of another owner.
 
     Returns:
-        What `call` returned.
+        The result of `call`.
 
     Raises:
-        SessionOwnedError: Another owner lives, perhaps in this process.
+        SessionOwnedError: The session has another owner, perhaps in this process.
     """
     path = session.owner_lock
     returned: list[T] = []
@@ -55,15 +55,15 @@ def _as_owner(path: str, call: Callable[[], T]) -> T:
 
 
 def still_owned(session: Session) -> bool:
-    """Whether this thread is in `owning`, and nobody can have become the owner meanwhile."""
+    """Whether this thread is in `owning`, and no other owner is possible."""
     return still_holds(session.owner_lock)
 
 
 class Lease:
-    """The exclusive right to compact a session, held through `owner.lock`.
+    """The exclusive right to compact a session, held through a lock on `owner.lock`.
 
-    The kernel gives it back when the process dies, however it dies. What is written in the file only tells
-    people who it is: an owner that gave the lease up leaves the file empty, any other leaves its line there.
+    The kernel releases the lease when the process dies, however it dies. The line in the file only tells
+    people who the owner is. An owner that releases the lease empties the file. A killed one leaves its line.
     """
 
     def __init__(self, lock: FileLock) -> None:
@@ -75,7 +75,7 @@ class Lease:
         """Become the owner of a session whose directory exists.
 
         Raises:
-            SessionOwnedError: Another owner lives, perhaps in this process.
+            SessionOwnedError: The session has another owner, perhaps in this process.
         """
         lease = cls.take_if_free(session, _LEASE_SECONDS)
         if lease is None:
@@ -84,7 +84,7 @@ class Lease:
 
     @classmethod
     def take_if_free(cls, session: Session, timeout: float = 0.0) -> Lease | None:
-        """Become the owner unless there is one, for all of `timeout` seconds."""
+        """Become the owner. Return None if another owner keeps the lease for all of `timeout` seconds."""
         lock = FileLock(session.owner_lock, _lock_if_free)
         try:
             return cls(lock) if lock.acquire(timeout) else None
@@ -94,11 +94,11 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether this process holds it: a forked child does not, nor an owner whose `owner.lock` is gone."""
+        """Whether this process holds the lease. False in a forked child, or if `owner.lock` was removed."""
         return self._lock.held
 
     def release(self) -> None:
-        """Give it back; once more is harmless."""
+        """Release the lease. A second call is harmless."""
         if self.held:
             _empty(self._lock.fd)
         self._lock.release()
@@ -110,7 +110,7 @@ def _lock_if_free(fd: int) -> bool:
 
 def _write_line(fd: int) -> None:
     line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
-    # One short write, then the cut: a reader without the lock finds one line or the other.
+    # Write before truncating: a reader without the lock never finds the file empty.
     with files.step("take lease"):
         os.pwrite(fd, line, 0)
         os.ftruncate(fd, len(line))
@@ -122,7 +122,7 @@ def _empty(fd: int) -> None:
 
 
 def owned_error(session: Session) -> SessionOwnedError:
-    """The error that says who owns the session."""
+    """Return an error that names the owner of the session."""
     owner = read_owner(session.owner_lock)
     pids = holders(session.owner_lock)
     pid = pids[0] if pids else owner.get("pid")
@@ -145,7 +145,7 @@ def owned_error(session: Session) -> SessionOwnedError:
 
 
 def read_owner(path: str) -> dict[str, object]:
-    """The line of the owner in `owner.lock`; empty if there is none, or it cannot be read."""
+    """Read the owner's line in `owner.lock`. Empty if there is none, or the file cannot be read."""
     try:
         content = json.parse(files.read_private(path, _OWNER_BYTES))
     except (OSError, orjson.JSONDecodeError):

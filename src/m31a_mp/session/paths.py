@@ -1,4 +1,4 @@
-"""A session on disk: its directory, and the names in it."""
+"""A session on disk: its directory and the paths in it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from m31a_mp.system import files
 
 MAX_ID_BYTES = 200
 
-# No journal that waits has a number that is further on than this: one that has was planted. Counting on from
-# it, the numbers would run out. The count may begin anew at the tenths of a second since 1970 (compactor.py).
+# The largest distance of a waiting journal's number from the last folded one. A journal beyond it was
+# planted: numbers that continue from there would run out. The distance leaves room for a restart of the count
+# at the tenths of a second since 1970 (compactor.py).
 MAX_WAITING = 10**11
 MAX_JOURNAL = 10**12 - 1 - MAX_WAITING
 
 
 class Session:
-    """One session: its id, and the paths of its directory and files. Making the object touches nothing.
+    """One session: its id, and the paths of its directory and files. The constructor accesses no files.
 
     Paths are plain strings: importing `pathlib` takes half as long as starting Python.
 
     Attributes:
-        id: Its id.
-        root: Its directory, absolute.
-        journal, journal_lock, segments, metrics, rejected, owner_lock: What is in it.
+        id: The id.
+        root: The absolute path of the directory.
+        journal, journal_lock, segments, metrics, rejected, owner_lock: Paths in the directory.
     """
 
     __slots__ = ("id", "journal", "journal_lock", "metrics", "owner_lock", "rejected", "root", "segments")
@@ -42,10 +43,10 @@ class Session:
 
     @classmethod
     def named(cls, session_id: str, sessions_dir: str | os.PathLike[str]) -> Session:
-        """The session of that id in that directory; relative directories are resolved now.
+        """Return the session with this id in this directory. A relative directory is resolved now.
 
         Raises:
-            TypeError: The id is no string, or the directory no path.
+            TypeError: The id is not a string, or the directory not a path.
             ValueError: The id is not one path component of at most 200 bytes of UTF-8.
         """
         session_id = check_session_id(session_id)
@@ -69,11 +70,11 @@ class Session:
         return os.path.dirname(self.root)
 
     def sealed_as(self, number: int) -> str:
-        """The path of the journal that is sealed as `number`."""
+        """Return the path of the journal that is sealed as `number`."""
         return f"{self.root}/journal.{number:012d}.ndjson"
 
     def sealed(self) -> list[tuple[int, str]]:
-        """The sealed journals that wait to be folded or deleted, oldest first."""
+        """List the numbers and paths of the sealed journals, oldest first. They wait for fold or deletion."""
         try:
             names = os.listdir(self.root)
         except FileNotFoundError:
@@ -81,24 +82,24 @@ class Session:
         return [(int(name[8:20]), f"{self.root}/{name}") for name in sorted(names) if _is_sealed_name(name)]
 
     def name_of(self, path: str) -> str:
-        """A path in the session's directory, from there."""
+        """Return the path relative to the session's directory."""
         return path.removeprefix(f"{self.root}/")
 
     def exists(self) -> bool:
-        """Whether the directory is there."""
+        """Whether the directory exists."""
         return _is_directory(self.root)
 
     def is_there(self) -> bool:
-        """Whether the directory is there and has anything of a session: any other one is none.
+        """Whether the directory exists and contains a file of a session. Otherwise it is no session.
 
         Raises:
-            OSError: It cannot be listed.
+            OSError: The directory cannot be listed.
         """
         signs = (self.journal, self.journal_lock, self.segments, self.metrics, self.owner_lock)
         return self.exists() and (any(map(os.path.lexists, signs)) or bool(self.sealed()))
 
     def must_be_there(self) -> None:
-        """Raise unless it is.
+        """Raise unless the session exists.
 
         Raises:
             FileNotFoundError: There is no such session.
@@ -108,22 +109,22 @@ class Session:
             raise FileNotFoundError(ENOENT, "there is no session of that name", self.root)
 
     def make(self) -> None:
-        """Make the directories, 0700 each; those that exist are left as they are.
+        """Make the directories, with mode 0700. Existing ones stay as they are.
 
         Raises:
-            MetricsError: Something that is no directory has the session's name.
-            OSError: They could not be made.
+            MetricsError: The session's name belongs to something that is not a directory.
+            OSError: A directory could not be made.
         """
         if not self.exists():
             os.makedirs(self.sessions_dir, 0o700, exist_ok=True)
         for directory in (self.root, self.segments):
             files.make_directory(directory)
-            if not stat.S_ISDIR(os.lstat(directory).st_mode):  # and not one that a symlink leads to
+            if not stat.S_ISDIR(os.lstat(directory).st_mode):  # a symlink to a directory is refused, too
                 raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)
 
 
 def check_session_id(session_id: str) -> str:
-    """Return the id if it is one path component, else raise."""
+    """Return the id if it is one path component; otherwise raise."""
     if not isinstance(session_id, str):
         raise TypeError(f"session_id must be a str, not {type(session_id).__name__}")
     try:
@@ -146,7 +147,7 @@ def _is_sealed_name(name: str) -> bool:
 
 
 def _is_directory(path: str) -> bool:
-    """Whether it is one itself; a symlink that somebody planted is not."""
+    """Whether the path is a directory itself. A symlink, which may be planted, does not count."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except FileNotFoundError:
@@ -154,7 +155,7 @@ def _is_directory(path: str) -> bool:
 
 
 def is_file(path: str) -> bool:
-    """Whether it is a regular one itself, and there."""
+    """Whether the path is an existing regular file itself. A symlink does not count."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except FileNotFoundError:

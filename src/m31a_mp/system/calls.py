@@ -12,12 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Makes the next id of this process; None: the first one is not made yet.
+# Makes the next id of this process; None before the first id.
 _next: Callable[[], str] | None = None
 
 
 def new_call() -> str:
-    """An id that no other call has, of this process and of any other one, now or later."""
+    """Return a call id that is unique among all processes, now and later."""
     global _next  # noqa: PLW0603
     while True:
         fork.settle()

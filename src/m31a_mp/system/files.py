@@ -1,8 +1,7 @@
 """Bytes that reach the disk: whole writes, fsync, atomic replacement.
 
-The only module that calls `os.fsync` and `os.replace`, so that the order of durable steps can be read
-(and tested) in one place. Every step that changes a file is a named `step`, at either side of which a
-test can end the process.
+Only this module calls `os.fsync` and `os.replace`, so that the order of durable steps can be read and tested
+in one place. Every change of a file is a named `step`. A test can end the process before and after each step.
 """
 
 from __future__ import annotations
@@ -23,29 +22,29 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-# Neither the umask nor a planted symlink decides where the bytes of a session go or who may read them.
+# Fixed modes and O_NOFOLLOW: neither the umask nor a planted symlink decides who may read a session's bytes.
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _TEMPORARY = ".tmp"
 FULL = (ENOSPC, EDQUOT)
 """The errors of a full disk."""
-# O_NONBLOCK only matters where somebody planted a FIFO: opening one would wait for its other end.
+# O_NONBLOCK matters if a FIFO was planted: without the flag, the open would wait for the other end.
 _PRIVATE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def reached(point: str) -> None:
-    """Called before and after every step. Does nothing, unless a test replaces it to crash there."""
+    """Do nothing. Every step calls this before and after; a test replaces the function to crash there."""
 
 
 class _Thread(_local):  # threading.local, without the rest of threading
-    """The operations that a thread is in."""
+    """The operations that a thread is running."""
 
     innermost: _Operation | None = None
 
 
 _thread = _Thread()
 
-# The files that are being changed, by descriptor. Of one that is closed the entry says nothing.
+# The files that are being changed, by descriptor. Entries of closed files have no meaning.
 _changing: dict[int, ref[FileIO]] = {}
 
 
@@ -59,19 +58,19 @@ def _change_nothing_here() -> None:
 
 
 def _make_harmless(fd: int) -> None:
-    """Have a descriptor lead nowhere. It is not closed: a signal handler may get its number for a file."""
+    """Point a descriptor to /dev/null. Closing it would free its number for a file of a signal handler."""
     with FileIO(os.devnull, "r+") as null:
         if null.fileno() == fd:
-            return  # the program had closed it
+            return  # the program had closed the descriptor
         os.dup2(null.fileno(), fd, inheritable=False)
 
 
 class ForkedError(OSError):
-    """A signal handler forked in the middle of an operation: it is the parent's to go on with."""
+    """A signal handler forked in the middle of an operation. Only the parent continues it."""
 
 
 class _Operation:
-    """One operation of a thread. It is under way while its lock is held."""
+    """One operation of a thread. The operation is running while its lock is held."""
 
     __slots__ = ("generation", "lock", "outer")
 
@@ -84,28 +83,28 @@ class _Operation:
 def operation(call: Callable[[], T]) -> T:
     """Make a call that takes several steps, which belong together.
 
-    A signal handler may fork in the middle of them, and its child return from the handler. There the next
-    step raises `ForkedError` instead of doing it once more.
+    A signal handler may fork during the call, and return in the child. In the child, the next step raises
+    `ForkedError`: otherwise the parent and the child would both do the remaining steps.
     """
     fork.settle()
     this = _Operation(_under_way())
     _thread.innermost = this
-    # The `with` of a lock is over when its block is, also where an exception of a signal handler comes into
-    # its end: no Python code runs there.
+    # The `with` of a lock runs no Python code at its end: an exception of a signal handler cannot keep the
+    # lock held.
     with this.lock:
         return call()
 
 
 def _under_way() -> _Operation | None:
-    """The innermost operation that this thread is in."""
+    """Return the innermost operation that this thread is running."""
     found = _thread.innermost
     while found and not found.lock.locked():
         found = found.outer
     return found
 
 
-class step:  # noqa: N801  # reads as the function that it would be, at five times its speed
-    """Around one change of the files, so that a crash right before and right after it can be tried."""
+class step:  # noqa: N801  # used like a function; a class takes a fifth of a contextmanager's time
+    """Surrounds one change of the files, so that tests can crash directly before and after the change."""
 
     __slots__ = ("_name",)
 
@@ -115,7 +114,7 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
     def __enter__(self) -> None:
         reached(f"before {self._name}")
         under_way = _under_way()
-        # No call from here to the change itself: only behind one can a signal handler fork.
+        # No calls from here to the change: a signal handler, which may fork, runs only after a call.
         if under_way and under_way.generation != fork.generation:
             raise ForkedError(ECANCELED, f"{self._name}: left to the parent process")
 
@@ -125,7 +124,7 @@ class step:  # noqa: N801  # reads as the function that it would be, at five tim
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file of the session: never through a symlink, and 0600 if this call creates it."""
+    """Open a file of the session, never through a symlink. A file that this call creates has mode 0600."""
     if not flags & os.O_CREAT:
         return os.open(path, flags | _PRIVATE)
     try:
@@ -135,7 +134,7 @@ def open_private(path: str, flags: int) -> int:
             raise
         return os.open(path, flags | _PRIVATE, _FILE_MODE)
     try:
-        os.fchmod(fd, _FILE_MODE)  # a umask of 0277 would have made a file that its owner cannot write
+        os.fchmod(fd, _FILE_MODE)  # with a umask of 0277, the owner of the file could not write it
     except BaseException:
         os.close(fd)
         raise
@@ -143,9 +142,9 @@ def open_private(path: str, flags: int) -> int:
 
 
 def changing(fd: int) -> FileIO:
-    """The file of a descriptor, for a `with` in which it is changed; a forked child changes nothing in it.
+    """Return the file of a descriptor, for a `with` that changes it. A forked child cannot change the file.
 
-    Leaving the `with` closes the descriptor, wherever an exception of a signal handler comes.
+    Leaving the `with` closes the descriptor, even if a signal handler raises at any point.
     """
     file = FileIO(fd, "r+")
     _changing[fd] = ref(file)
@@ -153,7 +152,7 @@ def changing(fd: int) -> FileIO:
 
 
 def is_there(path: str, inode: tuple[int, int]) -> bool:
-    """Whether the file of that device and inode is at that path; where that cannot be told, it is."""
+    """Whether the path leads to the file with this device and inode; True if that cannot be checked."""
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -164,7 +163,7 @@ def is_there(path: str, inode: tuple[int, int]) -> bool:
 
 
 def inode_of(fd: int) -> tuple[int, int] | None:
-    """The device and inode of an open file; None if the descriptor is none."""
+    """Return the device and inode of an open file; None if the descriptor is not open."""
     try:
         status = os.fstat(fd)
     except OSError:
@@ -173,10 +172,10 @@ def inode_of(fd: int) -> tuple[int, int] | None:
 
 
 def read_private(path: str, limit: int) -> bytes:
-    """The bytes of a file of the session; never through a symlink.
+    """Read a file of the session, never through a symlink.
 
     Raises:
-        OSError: It cannot be read, or has more than `limit` bytes (`EFBIG`).
+        OSError: The file cannot be read, or has more than `limit` bytes (`EFBIG`).
     """
     with _opened(path, open_private(path, os.O_RDONLY)) as file:
         if os.fstat(file.fileno()).st_size > limit:
@@ -185,7 +184,7 @@ def read_private(path: str, limit: int) -> bytes:
 
 
 def read(path: str) -> bytes:
-    """The bytes of a file of the system. Not by `open()`: at the interpreter's end, that is gone."""
+    """Read a file of the system. Not by `open()`, which is gone at the end of the interpreter."""
     with _opened(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as file:
         return file.readall()
 
@@ -193,13 +192,13 @@ def read(path: str) -> bytes:
 def _opened(path: str, fd: int) -> FileIO:
     try:
         return FileIO(fd)
-    except OSError as error:  # a directory, of which the error has the descriptor only
+    except OSError as error:  # a directory; add the path, because the error names only the descriptor
         os.close(fd)
         raise OSError(error.errno, error.strerror, path) from None
 
 
 def make_directory(path: str) -> None:
-    """Make a directory with mode 0700 whatever the umask; one that exists is left as it is."""
+    """Make a directory with mode 0700, whatever the umask. An existing one stays as it is."""
     try:
         os.mkdir(path, _DIRECTORY_MODE)
     except FileExistsError:
@@ -208,7 +207,7 @@ def make_directory(path: str) -> None:
 
 
 def write_all(fd: int, data: bytes, offset: int = 0) -> None:
-    """Write all of `data` at `offset`, or raise: a short write is how a full disk answers."""
+    """Write all of `data` at `offset`, or raise. A full disk may cause a short write instead of an error."""
     written = os.pwrite(fd, data, offset)
     while written < len(data):
         more = os.pwrite(fd, data[written:], offset + written)
@@ -218,22 +217,22 @@ def write_all(fd: int, data: bytes, offset: int = 0) -> None:
 
 
 def replace(path: str, data: bytes) -> None:
-    """Put `data` at `path`: a reader, or the next boot, finds the old bytes or the new ones, whole.
+    """Replace the file at `path` by `data`: a reader, or the next boot, finds all old bytes or all new ones.
 
-    The caller makes sure that nobody else replaces the same path at the same time. When this raises, the
-    new bytes may be there without being durable: only replacing them once more makes them so, for an
-    fsync that failed says nothing when it is repeated.
+    The caller ensures that no other thread or process replaces the same path at the same time. After an
+    error, the new bytes may be there without being durable. Only another replacement makes them durable: a
+    repeated fsync may succeed although the bytes were lost.
     """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}{_TEMPORARY}")
     with step(f"make temporary {name}"):
-        delete_if_there(temporary)  # a crash left it, or somebody planted it; it is never followed
+        delete_if_there(temporary)  # a crash left the file, or it was planted; symlinks are not followed
         fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         with changing(fd):
             with step(f"write {name}"):
                 write_all(fd, data)
-            # Without it the rename may reach the disk before the bytes: an empty file after a power cut.
+            # Without the fsync, the rename may reach the disk first: an empty file after a power cut.
             with step(f"fsync {name}"):
                 os.fsync(fd)
         with step(f"replace {name}"):
@@ -243,13 +242,13 @@ def replace(path: str, data: bytes) -> None:
             with step(f"give up temporary {name}"):
                 os.unlink(temporary)
         except OSError:
-            pass  # the next one that is made takes its place
+            pass  # the next replacement deletes the temporary file
         raise
     sync_directory(directory)
 
 
 def delete_if_there(path: str) -> None:
-    """Delete a file that may be gone."""
+    """Delete a file. A missing file is no error."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -257,7 +256,7 @@ def delete_if_there(path: str) -> None:
 
 
 def find(directory: str, prefix: str, suffix: str) -> list[str]:
-    """The paths in a directory whose names begin and end like that; none if it is not there."""
+    """List the paths in a directory whose names have this prefix and suffix; none without the directory."""
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
@@ -266,21 +265,22 @@ def find(directory: str, prefix: str, suffix: str) -> list[str]:
 
 
 def delete_temporaries(directory: str, prefix: str) -> None:
-    """Delete what crashes left of replacements, while nobody replaces a file of that prefix."""
+    """Delete temporary files that crashes left. The caller ensures that no such file is in use."""
     for path in find(directory, f".{prefix}", _TEMPORARY):
         with step("delete temporary"):
             delete_if_there(path)
 
 
-# Files whose bytes the kernel may have given up, by device and inode, until they are written anew.
+# Files, by device and inode, whose unsynced bytes the kernel may have discarded after a failed fsync. An
+# entry stays until the file is replaced.
 _given_up: set[tuple[int, int]] = set()
 
 
 def sync(path: str) -> None:
-    """Make the bytes and the name of a file durable that nobody appends to meanwhile; if it is there.
+    """Make the bytes and the name of a file durable, if it exists. No process may append to it meanwhile.
 
-    Where an fsync fails, or did so earlier in this process, the bytes are written anew: the kernel may have
-    given up those that it had, and another fsync of the same file would call them durable.
+    If an fsync fails, or failed earlier in this process, the file is replaced by a copy: the kernel may have
+    discarded bytes, and another fsync of the same file would report success nevertheless.
     """
     try:
         fd = open_private(path, os.O_RDONLY)
@@ -303,8 +303,9 @@ def sync(path: str) -> None:
 
 
 def sync_parents(path: str) -> None:
-    """Make durable that there is a directory at `path`: its name, and those of the directories above it
-    that may be as new, being on the same disk and readable.
+    """Make the name of the directory `path` durable, and the names of the directories above it.
+
+    They may be new, too. Directories on other disks and unreadable ones are left out.
     """
     device = os.stat(path).st_dev
     directory, below = os.path.dirname(path), path

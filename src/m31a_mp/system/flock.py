@@ -1,4 +1,4 @@
-"""Exclusive file locks that die with their process, and never outlive it in a forked child."""
+"""Exclusive file locks that end with their process. A forked child does not keep them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.001
 
-# flock(2) belongs to the open file, which a fork shares: a child that kept the descriptor would hold the
-# lock for as long as it lives, long after the parent died. The child therefore closes every one of these:
-# the files of locks that are held during a call, by path and thread, and the descriptors of `FileLock`s, with
-# their device and inode.
+# A lock of flock(2) belongs to the open file, which a fork shares: a child that kept the descriptor would
+# hold the lock after the death of the parent. The child therefore closes all of these files. `_files` has the
+# locks of `hold`, by path and thread. `_descriptors` has those of `FileLock`s, with their device and inode.
 _files: dict[tuple[str, int], FileIO] = {}
 _descriptors: dict[int, tuple[int, int] | None] = {}
 
@@ -29,19 +28,19 @@ _descriptors: dict[int, tuple[int, int] | None] = {}
 def hold(
     path: str, call: Callable[[], object], timeout: float = 0.0, take: Callable[[int], bool] | None = None
 ) -> bool:
-    """Make a call while this thread holds the exclusive lock on a file, which is made if it is not there.
+    """Make a call while this thread holds the exclusive lock on a file. A missing file is created.
 
-    The lock is given back when the call is over, wherever an exception of a signal handler comes: C code
-    closes the file. The same lock as `flock FILE` in a shell.
+    The lock is released when the call ends, even if a signal handler raises at any point: C code closes the
+    file. `flock FILE` in a shell takes the same lock.
 
     Args:
-        path: The lock's file. It stays: unlinking it would let two holders in.
-        call: What to do.
+        path: The lock's file. It is never unlinked: two processes could then hold the lock.
+        call: The call to make.
         timeout: Seconds to wait for the lock; 0: never wait.
-        take: Locks a descriptor if nobody else has; `lock_if_free` if it is not given.
+        take: Locks a descriptor if it is free; the default is `lock_if_free`.
 
     Returns:
-        Whether the lock was had, and the call made. Not where this very thread holds it already.
+        Whether the lock was taken and the call made. False if this thread holds the lock already.
     """
     fork.settle()
     if holds(path):
@@ -52,8 +51,8 @@ def hold(
         ended = fork.ended()
         with FileIO(files.open_private(path, os.O_RDWR | os.O_CREAT), "r+") as file:
             _files[me] = file
-            # If another thread has begun to fork, the child may have this file and not know of it: with the
-            # lock it would keep that.
+            # If another thread has begun to fork, the child may have this file without knowing it, and would
+            # keep the lock.
             if fork.begun() == ended and _is_taken(file, path, take or lock_if_free):
                 try:
                     call()
@@ -75,39 +74,39 @@ def _is_taken(file: FileIO, path: str, take: Callable[[int], bool]) -> bool:
 
 
 def _unlock(file: FileIO) -> None:
-    """Give the lock back, also where another process has a copy of the file for a moment, being started."""
+    """Release the lock explicitly: a process that is being started may have a copy of the file."""
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_UN)
     except (OSError, ValueError):
-        pass  # closed: this is a forked child, or the program closes what it does not know
+        pass  # the file is closed: by a forked child, or by a program that closes unknown descriptors
 
 
 def holds(path: str) -> bool:
-    """Whether this thread is in `hold` of that path: a signal handler or a finalizer may ask."""
+    """Whether this thread is in `hold` of the path. Signal handlers and finalizers may call this."""
     file = _files.get((path, get_ident()))
     return file is not None and not file.closed
 
 
 def still_holds(path: str) -> bool:
-    """Whether this thread is in `hold` of that path, and nobody has removed the lock's file meanwhile."""
+    """Whether this thread is in `hold` of the path, and the lock's file was not removed meanwhile."""
     file = _files.get((path, get_ident()))
     return file is not None and not file.closed and is_at(path, file.fileno())
 
 
 class FileLock:
-    """The lock of `hold`, held for longer than a call. One object is used by one thread at a time."""
+    """The same lock as `hold` takes, held beyond one call. Only one thread at a time may use an object."""
 
     _fd: int | None = None
 
     def __init__(self, path: str, take: Callable[[int], bool] | None = None) -> None:
-        """Not taken yet; `take` locks an open file if nobody else has, `lock_if_free` if it is not given."""
+        """Create a lock, not taken yet. `take` locks an open file if it is free; default: `lock_if_free`."""
         self._take = take or lock_if_free
         self._inode: tuple[int, int] | None = None
         self._pid = 0
         self.path = path
 
     def acquire(self, timeout: float = 0.0) -> bool:
-        """Take the lock within `timeout` seconds (0: only if it is free now). Returns whether it did."""
+        """Take the lock within `timeout` seconds (0: only if it is free now). Return whether it was taken."""
         deadline = time.monotonic() + timeout
         try:
             while not self._try():
@@ -122,12 +121,12 @@ class FileLock:
     def _try(self) -> bool:
         fork.settle()
         ended = fork.ended()
-        # Known to this object before it is locked: an interrupt from here on leaves it to `release`.
+        # Set the attribute before locking: after an interrupt, `release` finds and closes the descriptor.
         self._fd = files.open_private(self.path, os.O_RDWR | os.O_CREAT)
         self._inode, self._pid = files.inode_of(self._fd), os.getpid()
         _descriptors[self._fd] = self._inode
-        # If another thread has begun to fork, the child may have this descriptor and not know of it: with
-        # the lock it would keep that.
+        # If another thread has begun to fork, the child may have this descriptor without knowing it, and
+        # would keep the lock.
         if fork.begun() == ended and self._take(self._fd) and is_at(self.path, self._fd):
             return True
         self.release()
@@ -142,18 +141,18 @@ class FileLock:
 
     @property
     def held(self) -> bool:
-        """Whether this object holds the lock in this process, and anybody who wants it has to ask for it.
+        """Whether this object holds the lock in this process, and the lock keeps others out.
 
-        Not so when somebody removed the file: the next one makes it anew, and gets the lock.
+        False if the file was removed: the next process creates a new file, and gets its lock.
         """
         return self._fd is not None and self._is_ours() and is_at(self.path, self._fd)
 
     def _is_ours(self) -> bool:
-        """Not so if the program closed descriptors that it does not know: the number may be another file."""
+        """Whether the descriptor is still ours. A program may close it, and reuse its number."""
         return self._fd is not None and self._pid == os.getpid() and files.inode_of(self._fd) == self._inode
 
     def release(self) -> None:
-        """Give the lock back. In a forked child, whose copy is closed already, it does nothing."""
+        """Release the lock. Does nothing in a forked child, whose copy is closed already."""
         if self._fd is None:
             return
         is_ours, fd = self._is_ours(), self._fd
@@ -161,8 +160,8 @@ class FileLock:
             try:
                 fcntl.flock(fd, fcntl.LOCK_UN)
             except OSError:
-                pass  # closing it does the same
-        self._fd = None  # before the number may become somebody else's file
+                pass  # closing the file releases the lock, too
+        self._fd = None  # reset before the close, after which another file may get the number
         if self._pid == os.getpid():
             _descriptors.pop(fd, None)
         if is_ours:
@@ -173,10 +172,10 @@ class FileLock:
 
 
 def lock_if_free(fd: int) -> bool:
-    """Take an exclusive lock on an open file, if nobody has it. Closing the last copy of it gives it back.
+    """Take an exclusive lock on an open file if it is free. Closing the last copy of the file releases it.
 
-    The lock that filelock takes, too; but importing that takes twice as long as starting Python, and a record
-    that has no room needs this.
+    The package filelock takes the same lock. This function avoids its import, which takes twice as long as
+    starting Python: a record that has no room needs a lock.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,7 +187,7 @@ def lock_if_free(fd: int) -> bool:
 
 
 def holders(path: str) -> list[int]:
-    """The pids that hold a lock on `path`, as far as /proc/locks tells."""
+    """List the pids that hold a lock on `path`, according to /proc/locks."""
     try:
         status = os.stat(path)
         lines = files.read("/proc/locks").decode().splitlines()
@@ -197,12 +196,12 @@ def holders(path: str) -> list[int]:
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     # `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF`; a waiter's line has `->` after the number.
     fields = (line.split() for line in lines)
-    # Where locks come and go while it is read, a line may be there twice.
+    # While locks come and go, /proc/locks may show a line twice.
     return list(dict.fromkeys(int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == device))
 
 
 def is_at(path: str, fd: int) -> bool:
-    """Whether an open file is the one at that path: not so when it was removed, or replaced."""
+    """Whether an open file is the file at the path. False if it was removed or replaced."""
     inode = files.inode_of(fd)
     return inode is not None and files.is_there(path, inode)
 
@@ -216,6 +215,6 @@ def _let_go() -> None:
             pass  # the program closed it
     _files.clear()
     for fd, inode in list(_descriptors.items()):
-        if inode == files.inode_of(fd):  # else it is closed, and perhaps another file has the number
+        if inode == files.inode_of(fd):  # otherwise it is closed, and another file may have the number
             os.close(fd)
         _descriptors.pop(fd, None)

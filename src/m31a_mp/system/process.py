@@ -1,7 +1,7 @@
-"""Who a process is, and whether it was seen alive.
+"""Identities of processes, and checks whether a process is alive.
 
-A pid alone lies: it is reused, and another container counts its own. A process is its pid, the moment it
-started, the boot and the pid namespace.
+A pid alone is ambiguous: pids are reused, and each container counts its own. The identity of a process is its
+pid, its start, the boot and the pid namespace.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from m31a_mp.system import files, fork
 class ProcessIdentity:
     """One process among all that ever ran on this machine.
 
-    `started` is opaque and only compared: on Linux the clock ticks from boot to the start of the process.
-    The start as wall-clock time, which psutil gives, would not do: it moves when the clock is set. Without
-    /proc, `started` and `namespace` are 0 and `boot_id` is empty: not known.
+    `started` is opaque and only compared: on Linux, the clock ticks from boot to the start of the process.
+    The wall-clock time that psutil returns is not used, because it moves when the clock is set. Without
+    /proc, `started` and `namespace` are 0 and `boot_id` is empty, which means unknown.
     """
 
     __slots__ = ("boot_id", "namespace", "pid", "started")
@@ -33,7 +33,7 @@ _current: ProcessIdentity | None = None
 
 
 def current() -> ProcessIdentity:
-    """Who this process is, also right after a fork."""
+    """Return the identity of this process, also directly after a fork."""
     global _current  # noqa: PLW0603
     found = _current
     if found is None or found.pid != os.getpid():
@@ -46,9 +46,9 @@ def _identity(pid: int) -> ProcessIdentity:
 
 
 def seen_alive(identity: ProcessIdentity) -> bool:
-    """Whether that process can be seen running from here; one in another pid namespace cannot.
+    """Whether the process is visibly running. A process in another pid namespace is never visible.
 
-    A part of an identity that is not known proves nothing: doubt means alive.
+    An unknown part of an identity proves nothing: in doubt, the process is alive.
     """
     import psutil
 
@@ -61,17 +61,17 @@ def seen_alive(identity: ProcessIdentity) -> bool:
         if psutil.Process(identity.pid).status() == psutil.STATUS_ZOMBIE:
             return False
     except psutil.NoSuchProcess:
-        return bool(psutil.pid_exists(identity.pid))  # it is there: then there is no /proc to look at
+        return bool(psutil.pid_exists(identity.pid))  # still there: only /proc is missing
     except (psutil.Error, OSError, ValueError):
-        return True  # it does not show itself
+        return True  # the process exists but cannot be inspected; assume that it is alive
     return not _differ(_started(identity.pid), identity.started)
 
 
 def proven_dead(identity: ProcessIdentity) -> bool:
-    """Whether that process is gone, by all that its identity tells. One of another pid namespace is not.
+    """Whether the identity proves that the process is gone. False for one in another pid namespace.
 
-    A process of an earlier boot is gone, and so is one of another machine, of which the boot is another. A
-    container may have a boot id of its own: so the caller asks for other signs of life, too.
+    True for a process with another boot id: of an earlier boot, or of another machine. A container may have a
+    boot id of its own, so the caller looks for other signs of life, too.
     """
     here = current()
     if _differ(identity.boot_id, here.boot_id):
@@ -79,19 +79,19 @@ def proven_dead(identity: ProcessIdentity) -> bool:
     if not (identity.boot_id == here.boot_id != "" and identity.namespace == here.namespace != 0):
         return False
     try:
-        if os.readlink("/proc/self") != str(here.pid):  # it is that of another pid namespace
+        if os.readlink("/proc/self") != str(here.pid):  # /proc belongs to another pid namespace
             return False
         state, threads, started = _stat(identity.pid)
     except (FileNotFoundError, ProcessLookupError):
         return not _is_there(identity.pid)
     except (OSError, IndexError, ValueError):
         return False
-    # Where other threads go on, only the main thread has ended.
+    # With other threads, only the main thread has ended.
     return (state in {"X", "Z"} and threads <= 1) or _differ(started, identity.started)
 
 
 def _is_there(pid: int) -> bool:
-    """Whether there is a process of that pid, which /proc may hide."""
+    """Whether a process with that pid exists; /proc may hide it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -102,55 +102,56 @@ def _is_there(pid: int) -> bool:
 
 
 def _differ(one: object, other: object) -> bool:
-    """Whether both are known, and not the same."""
+    """Whether both values are known and differ."""
     return bool(one and other) and one != other
 
 
 def may_map(identity: ProcessIdentity, name: str, file: tuple[int, int]) -> bool:
-    """Whether that process lives and may map a file. One in another pid namespace is not seen alive.
+    """Whether the process lives and may map a file. False for a process in another pid namespace.
 
     Args:
         identity: The process.
         name: The file's name, without directories.
-        file: Its device and inode. Some file systems list mappings with others: there the name counts.
+        file: The file's device and inode. On some file systems, mappings show other values; the name
+            decides there.
     """
     if not seen_alive(identity):
         return False
     try:
         mappings = files.read(f"/proc/{identity.pid}/maps")
     except OSError:
-        return True  # it does not show them: doubt means yes
+        return True  # the mappings cannot be read: in doubt, the process maps the file
     device = b"%02x:%02x" % (os.major(file[0]), os.minor(file[0]))
     # `7f00-7f10 rw-s 00000000 fe:00 131    /directory/name`; a removed file has ` (deleted)` after its name.
     for line in mappings.splitlines():
         fields = line.split(None, 5)
-        if len(fields) > 5 and (  # noqa: PLR2004  # the others are no files
+        if len(fields) > 5 and (  # noqa: PLR2004  # lines with fewer fields are not about files
             (fields[3], int(fields[4])) == (device, file[1]) or os.fsencode(name) in fields[5]
         ):
             return True
-    return not mappings  # a kernel thread, or a process that ends, has none
+    return not mappings  # no mappings at all: a kernel thread, or a process that is ending
 
 
 def describe(pid: int) -> str:
-    """The process in words for an error message: `pid 42 (python, stopped)`."""
+    """Describe the process for an error message: `pid 42 (python, stopped)`."""
     found = name_and_state(pid)
     return f"pid {pid} ({found[0]}, {found[1]})" if found else f"pid {pid}"
 
 
 def name_and_state(pid: int) -> tuple[str, str] | None:
-    """What the process is called and what it does, in a word each; None if it cannot be told."""
+    """Return the name of the process and its state in a word; None if they are unknown."""
     import psutil
 
     try:
         process = psutil.Process(pid)
-        name = " ".join(process.name().split())  # a process may call itself anything
+        name = " ".join(process.name().split())  # the name may contain line breaks
         return name, process.status()
     except (psutil.Error, OSError, ValueError):
         return None
 
 
 def start_time(pid: int) -> str | None:
-    """When the process started, for people: RFC 3339 in UTC; None if it cannot be told."""
+    """Return the start of the process for people: RFC 3339 in UTC; None if unknown."""
     from datetime import UTC, datetime
 
     import psutil
@@ -163,7 +164,7 @@ def start_time(pid: int) -> str | None:
 
 
 def _started(pid: int) -> int:
-    """When the process started, in ticks of its own; 0 if it cannot be told."""
+    """Return the start of the process in opaque ticks; 0 if unknown."""
     try:
         return _stat(pid)[2]
     except (OSError, IndexError, ValueError):
@@ -171,11 +172,11 @@ def _started(pid: int) -> int:
 
 
 def _stat(pid: int) -> tuple[str, int, int]:
-    """What /proc says of a process: its state in one letter, how many threads it has, and when it started.
+    """Read from /proc the state of a process, in one letter, its number of threads, and its start in ticks.
 
     Raises:
-        FileNotFoundError, ProcessLookupError: It does not show such a process.
-        OSError, IndexError, ValueError: It does not say.
+        FileNotFoundError, ProcessLookupError: /proc does not show the process.
+        OSError, IndexError, ValueError: The entry cannot be read.
     """
     stat = files.read(f"/proc/{pid}/stat")
     # The second field is the command in parentheses and may hold anything, spaces and ")" included.
@@ -186,7 +187,7 @@ def _stat(pid: int) -> tuple[str, int, int]:
 
 
 def _started_elsewhere(pid: int) -> int:
-    """As `_started`, where there is no /proc."""
+    """Return the start like `_started`, without /proc."""
     import psutil
 
     try:
@@ -197,11 +198,11 @@ def _started_elsewhere(pid: int) -> int:
 
 def _boot_id() -> str:
     try:
-        # Bytes: another encoding than UTF-8 is imported at its first use, and a fork while another thread is
-        # in that import would leave the child waiting for it for ever.
+        # Read bytes: decoding text may import an encoding, and a child that is forked during an import in
+        # another thread would wait for that import forever.
         return files.read("/proc/sys/kernel/random/boot_id").strip().decode()
     except OSError:
-        return ""  # no such file off Linux; the locks that a reboot clears then decide alone
+        return ""  # not on Linux: only the locks, which a reboot clears, prove life there
 
 
 def _namespace() -> int:
@@ -213,6 +214,6 @@ def _namespace() -> int:
 
 @fork.after_in_child("process")
 def _forget_parent() -> None:
-    # A child may carry the pid of an ancestor that is gone, and may live in a namespace of its own.
+    # A child may have the pid of an ancestor that is gone, or live in its own pid namespace.
     global _current  # noqa: PLW0603
     _current = None

@@ -1,8 +1,8 @@
-"""Calls that are made one at a time, and what a signal handler in the middle of one of them gets.
+"""Turns: calls that are made one at a time, also when a signal handler interrupts one.
 
-A thread waits for its turn. A signal handler or a finalizer that interrupted the very thread whose turn it is
-cannot wait: that thread goes on only when the handler has returned. So the handler's call is refused, or is
-made when the turn is over.
+A thread waits for its turn. A signal handler or a finalizer that interrupts the thread with the turn cannot
+wait, because that thread continues only when the handler has returned. The handler's call is therefore
+refused, or made when the turn is over.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ FOREVER = -1.0
 
 
 class Turn:
-    """The turn of the threads of one process. A forked child begins anew: its parent has the thread."""
+    """The turn among the threads of one process. A forked child starts with a free turn."""
 
     def __init__(self, name: str, path: str) -> None:
-        """Nobody's turn yet.
+        """Create a free turn.
 
         Args:
-            name: What has the turn, as an error calls it: "a call that ...".
-            path: The file or directory that an error is about.
+            name: The name, for error messages, of a call that has the turn: "a call that ...".
+            path: The file or directory for error messages.
         """
         self.path = path
         self._name = name
-        # By the generation of the process: a child finds neither the lock of a thread that it has not got nor
-        # what that was to do.
+        # The generation is a part of the keys: a child must find neither a lock that a thread of its parent
+        # holds nor calls deferred in the parent.
         self._locks: dict[int, RLock] = {}
         self._later: dict[tuple[int, int], list[Callable[[], object]]] = {}
 
     def is_mine(self) -> bool:
-        """Whether this very thread has the turn."""
+        """Whether this thread has the turn."""
         return self._lock()._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001  # as threading.Condition
 
     def take(self, call: Callable[[], T], timeout: float = FOREVER) -> T:
-        """Make a call when it is this thread's turn.
+        """Wait for the turn, then make a call.
 
         Args:
-            call: What to do.
-            timeout: Seconds to wait for the turn.
+            call: The call to make.
+            timeout: Seconds to wait for the turn; `FOREVER`: no limit.
 
         Returns:
-            What `call` returned.
+            The result of `call`.
 
         Raises:
-            InterruptedCallError: This thread has the turn: a handler interrupted it.
-            TimeoutError: Another one had the turn all the time.
+            InterruptedCallError: This thread has the turn already: a handler interrupted it.
+            TimeoutError: Another thread had the turn for all of `timeout`.
         """
         if self.is_mine():
             raise InterruptedCallError(
@@ -67,11 +67,11 @@ class Turn:
         return returned[0]
 
     def take_if_free(self, call: Callable[[], object]) -> bool:
-        """Make a call if it is nobody's turn, this thread's neither. Returns whether it was made."""
+        """Make a call if no thread has the turn, including this one. Return whether it was made."""
         return not self.is_mine() and self._take(call, 0.0)
 
     def later(self, call: Callable[[], object]) -> bool:
-        """Have a call made when this thread's turn is over. Returns False if it has not got the turn."""
+        """Defer a call until this thread's turn is over. Return False if this thread has no turn."""
         is_mine = self.is_mine()
         if is_mine:
             self._later.setdefault(self._key(), []).append(call)
@@ -85,10 +85,10 @@ class Turn:
                 deferred()
 
     def _hold(self, call: Callable[[], object], timeout: float) -> bool:
-        """Make a call in the turn; returns False if that was not to be had."""
+        """Make a call in the turn. Return False if the turn was not free within `timeout`."""
         lock = self._lock()
         if timeout == FOREVER:
-            with lock:  # which is over when its block is, wherever an exception of a signal handler comes
+            with lock:  # C code releases the lock, even if a signal handler raises at any point
                 call()
             return True
         if not lock.acquire(timeout=timeout):
