@@ -121,8 +121,7 @@ class SegmentFile:
         words = memoryview(head)[:DATA_OFFSET].cast("Q")
         # If the drained mark is torn or flipped, take all records again: their numbers reveal known ones.
         start, first = drained(words, self.size) or (DATA_OFFSET, self.first)
-        is_all = self.size <= _HEAD_BYTES
-        stored = head[start : self.size] if is_all else os.pread(self._fd, self.size - start, start)
+        stored = self._stored(head, start, is_finished=is_finished)
         end = stored.rfind(b"\n") + 1
         gap = stored.find(b"\0", stored.rfind(b"\n", 0, max(0, end - 1)) + 1 if is_finished else 0, end)
         if gap >= 0:
@@ -130,6 +129,23 @@ class SegmentFile:
         # Copy only if records are the smaller part: a view would keep the whole buffer in memory.
         records = memoryview(stored)[:end] if 2 * end > len(stored) else stored[:end]
         return Batch(self.writer, first, records, drops(words), start)
+
+    def _stored(self, head: bytes, start: int, *, is_finished: bool) -> bytes:
+        """Return the bytes from `start` on. The NULs at the end of a segment in use may be missing.
+
+        Args:
+            head: The first bytes of the file.
+            start: The offset of the first record that is not in the journal.
+            is_finished: Whether the writer stores nothing more.
+        """
+        if self.size <= len(head):
+            return head[start : self.size]
+        if not is_finished:
+            # The records of a segment in use end at its first NUL: what lies behind need not be read.
+            piece = head[start:] if start < len(head) else os.pread(self._fd, _HEAD_BYTES, start)
+            if piece.endswith(b"\0"):
+                return piece
+        return os.pread(self._fd, self.size - start, start)
 
     def advance(self, offset: int, number: int) -> None:
         """Mark the records before `offset` as drained. The caller holds `journal.lock`.
