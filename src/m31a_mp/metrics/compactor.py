@@ -234,7 +234,7 @@ def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[str,
     damaged = {path: reason for path, reason in drained.damaged if _is_free(path)}
     for number, path in session.sealed():
         if number > fold.totals.journal + MAX_WAITING:
-            damaged[path] = "no journal was ever sealed with such a number"
+            damaged[path] = "no journal was ever sealed with this number"
         elif not is_file(path):
             damaged[path] = "it is not a regular file"
     places = {path: _place_for(path) for path in damaged}
@@ -276,7 +276,7 @@ def _until(deadline: float, items: Iterable[Item]) -> Iterator[Item]:
 
 def _check_time(deadline: float) -> None:
     if time.monotonic() > deadline:
-        raise TimeoutError("it takes too long to merge what is there")
+        raise TimeoutError("merging the records takes too long")
 
 
 def _publishing_seconds(totals: Totals) -> float:
