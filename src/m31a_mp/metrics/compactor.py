@@ -187,7 +187,7 @@ def _take_everything(
     if not taken.unreadable:  # an unread segment may contain the end of a call, or its beginning
         taken.has_news |= count_interrupted(fold, callers.dead) > 0
         fold.totals.tables[RUNNING.name].forget_ended()
-    _forget_the_gone(session, fold.totals, drained.writers)
+    _forget_gone_writers(session, fold.totals, drained.writers)
     return taken
 
 
@@ -283,7 +283,7 @@ def _publishing_seconds(totals: Totals) -> float:
     return _ENTRY_SECONDS * totals.count_entries()
 
 
-def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> None:
+def _forget_gone_writers(session: Session, totals: Totals, writers: set[str]) -> None:
     """Forget the marks of writers that have no segment any more."""
     if not totals.writers.keys() <= writers:
         # Make the deletions durable first: the records of a segment that a power cut restores would be

@@ -47,7 +47,7 @@ _changing: dict[int, ref[FileIO]] = {}
 
 
 @fork.after_in_child("files")
-def _change_nothing_here() -> None:
+def _detach_files() -> None:
     for known in list(_changing.values()):
         file = known()
         if file and not file.closed:

@@ -207,7 +207,7 @@ def is_at(path: str, fd: int) -> bool:
 
 
 @fork.after_in_child("locks")
-def _let_go() -> None:
+def _release_locks() -> None:
     for file in list(_files.values()):
         try:
             file.close()
