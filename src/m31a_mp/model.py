@@ -266,7 +266,7 @@ class Timeline:
             raise ValueError(f"step_seconds is {self.step_seconds}, not a power of two")
         for name in self.columns():
             if len(getattr(self, name)) != len(self.starts):
-                raise ValueError(f"{name} has not as many values as there are starts")
+                raise ValueError(f"{name} must have as many values as there are starts")
             if min(getattr(self, name), default=0) < 0:
                 raise ValueError(f"{name} has a negative value")
         if any(after <= before for before, after in pairwise(self.starts)):

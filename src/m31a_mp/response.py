@@ -67,7 +67,7 @@ def _usage(response: object) -> object:
     if not isinstance(response, Mapping) and not any(
         hasattr(response, k) for k in ("usage", "object", "type")
     ):
-        raise TypeError(f"a {kind(response)} is no response of OpenAI or Anthropic")
+        raise TypeError(f"a {kind(response)} is not a response of OpenAI or Anthropic")
     usage = _get(response, "usage")
     if usage is None and str(_get(response, "type")).startswith("response."):
         return _get(_get(response, "response"), "usage")  # `response.completed` in a stream of OpenAI

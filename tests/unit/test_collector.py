@@ -271,7 +271,7 @@ class TestResume:
             assert error.value.started_at is not None
             assert error.value.started_at in str(error.value)
             assert ", which is this process, " in str(error.value)
-            assert str(error.value).endswith("; use the collector that has it, or stop() that first")
+            assert str(error.value).endswith("; use its collector, or call stop() on that first")
             assert datetime.fromisoformat(error.value.started_at).utcoffset() == timedelta(0)
             collector.flush()
             assert collector.snapshot().tools[0].call_count == 1

@@ -258,13 +258,13 @@ async def _answer() -> None: ...
 
 @pytest.mark.parametrize("answer", ["text", b"{}", 1, 1.5, True, [], (), [{"usage": None}], object(), print])
 def test_what_is_no_answer_is_a_type_error(answer: Any) -> None:
-    with pytest.raises(TypeError, match=f"a {type(answer).__name__} is no response"):
+    with pytest.raises(TypeError, match=f"a {type(answer).__name__} is not a response"):
         Usage.from_response(answer)
 
 
 def test_forgotten_await_is_a_type_error() -> None:
     coroutine = _answer()
-    with pytest.raises(TypeError, match="a coroutine is no response"):
+    with pytest.raises(TypeError, match="a coroutine is not a response"):
         Usage.from_response(coroutine)
     coroutine.close()
 

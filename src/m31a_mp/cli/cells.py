@@ -33,7 +33,7 @@ def cost(amount: float, unknown: int = 0, interactions: int | None = None) -> st
     Args:
         amount: The sum of the known costs.
         unknown: The number of interactions without a known cost.
-        interactions: The number of interactions; None: unknown.
+        interactions: The number of interactions; None: not considered.
     """
     if unknown and unknown == interactions:
         return "not known"

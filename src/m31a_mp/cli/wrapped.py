@@ -181,7 +181,7 @@ def _open(find: Callable[[], Session], outcome: _Outcome) -> Recorder:
     durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
     if durability not in {PROCESS, DISK}:
         known = f"neither {PROCESS} nor {DISK}"
-        outcome.say(f"{DURABILITY_VARIABLE} is {known}, but {durability!r}; {PROCESS} is taken")
+        outcome.say(f"{DURABILITY_VARIABLE} is {known}, but {durability!r}; using {PROCESS}")
         durability = PROCESS
     try:
         session = find()

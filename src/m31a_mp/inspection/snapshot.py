@@ -57,7 +57,7 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
             found = fold if fold.is_certain else _look_again(session, from_zero, fold)
             callers.count_interrupted(found)
             return found
-    found = staging(session).journal.hold(lambda: _look_in_peace(session, from_zero))
+    found = staging(session).journal.hold(lambda: _look_under_lock(session, from_zero))
     callers.count_interrupted(found)
     return found
 
@@ -66,13 +66,13 @@ def _look_again(session: Session, from_zero: bool, seen: Fold) -> Fold:
     if not os.path.lexists(session.journal_lock):
         return seen  # without the lock's file no process appends; a snapshot must not create the file
     try:
-        return staging(session).journal.hold(lambda: _look_in_peace(session, from_zero))
+        return staging(session).journal.hold(lambda: _look_under_lock(session, from_zero))
     except (OSError, InterruptedCallError) as error:
         seen.doubt(session.name_of(session.journal), str(error).partition(". ")[0])
         return seen
 
 
-def _look_in_peace(session: Session, from_zero: bool) -> Fold:
+def _look_under_lock(session: Session, from_zero: bool) -> Fold:
     # While the lock is held, no drain or seal happens. `_look` notices a publication.
     while True:
         if fold := _look(session, from_zero):

@@ -74,7 +74,7 @@ def read(stream: BinaryIO) -> Iterator[Item]:
         torn, nul, _ = line.rpartition(b"\0")
         if nul:
             if not _is_torn_header(torn.strip(b"\0")):
-                yield Damage(offset, "bytes that are no text", torn)
+                yield Damage(offset, "bytes that are not text", torn)
             yield Torn(offset + line.index(b"\0"))
             stream.seek(offset + len(torn) + 1)  # a line may have been appended directly after the NULs
         elif line.endswith(b"\n"):

@@ -71,7 +71,7 @@ def check_text(field: str, value: object, limit: int = MAX_NAME_BYTES) -> str:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise ValueError(f"{field} has a lone surrogate at {error.start}, which UTF-8 cannot carry") from None
+        raise ValueError(f"{field} has a lone surrogate at {error.start}; UTF-8 cannot encode it") from None
     if size > limit:
         raise ValueError(f"{field} has {size} bytes of UTF-8; at most {limit} are allowed")
     return text

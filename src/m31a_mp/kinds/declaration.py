@@ -182,7 +182,7 @@ class Kind:
         for into in self.into:
             if isinstance(into, Into) and isinstance(into.table, Table):
                 if self.fields[into.key].type not in {NAME.type, SHORT_NAME.type}:
-                    raise TypeError(f"{self.event}: {into.key} is no name")
+                    raise TypeError(f"{self.event}: {into.key} is not a name")
                 for name, effect in into.adds.items():
                     self._check(name, into.table.parts[name], effect)
 

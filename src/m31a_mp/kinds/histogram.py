@@ -179,17 +179,17 @@ class Histogram:
             ValueError: The value does not have this form; the message is the reason.
         """
         if not isinstance(value, dict):
-            raise ValueError("is no object")  # noqa: TRY004  # an error in the input, not of the caller
+            raise ValueError("is not an object")  # noqa: TRY004  # an error in the input, not of the caller
         if value.get("scale") != SCALE:
             raise ValueError(f"has a scale other than {SCALE}")
         offset, counts = value.get("offset", 0), value.get("bucket_counts", [])
         zero_count = value.get("zero_count", 0)
         if not isinstance(counts, list) or not all(_is_count(count) for count in (zero_count, *counts)):
-            raise ValueError("has counts that are no integers from 0 to 2**63 - 1")
+            raise ValueError("has counts that are not integers from 0 to 2**63 - 1")
         if type(offset) is not int or (
             counts and not _LOWEST <= offset <= offset + len(counts) - 1 <= _HIGHEST
         ):
-            raise ValueError("has buckets of no duration in milliseconds")
+            raise ValueError("has buckets outside the range of durations")
         filled = [i for i, count in enumerate(counts) if count]
         if not filled:
             return cls(zero_count)

@@ -187,7 +187,7 @@ def _take_everything(
     if not taken.unreadable:  # an unread segment may contain the end of a call, or its beginning
         taken.has_news |= callers.count_interrupted(fold)
         fold.totals.tables[RUNNING.name].forget_ended()
-    _forget_the_gone(session, fold.totals, drained.writers)
+    _forget_gone_writers(session, fold.totals, drained.writers)
     return taken
 
 
@@ -234,7 +234,7 @@ def _reject_damaged(session: Session, fold: Fold, drained: Drained) -> dict[str,
     damaged = {path: reason for path, reason in drained.damaged if _is_free(path)}
     for number, path in session.sealed():
         if number > fold.totals.journal + MAX_WAITING:
-            damaged[path] = "no journal was ever sealed with such a number"
+            damaged[path] = "no journal was ever sealed with this number"
         elif not is_file(path):
             damaged[path] = "it is not a regular file"
     places = {path: _place_for(path) for path in damaged}
@@ -276,14 +276,14 @@ def _until(deadline: float, items: Iterable[Item]) -> Iterator[Item]:
 
 def _check_time(deadline: float) -> None:
     if time.monotonic() > deadline:
-        raise TimeoutError("it takes too long to merge what is there")
+        raise TimeoutError("merging the records takes too long")
 
 
 def _publishing_seconds(totals: Totals) -> float:
     return _ENTRY_SECONDS * totals.count_entries()
 
 
-def _forget_the_gone(session: Session, totals: Totals, writers: set[str]) -> None:
+def _forget_gone_writers(session: Session, totals: Totals, writers: set[str]) -> None:
     """Forget the marks of writers that have no segment any more."""
     if not totals.writers.keys() <= writers:
         # Make the deletions durable first: the records of a segment that a power cut restores would be

@@ -44,7 +44,7 @@ def fold_checked(totals: Totals, text: bytes, now: int) -> None:
         totals.entry(table, name, record["time"])
     # A checked record is plain, and its name has an entry. A bug here must reject one line, not end the fold.
     if fold_plain(totals, [record], INT64_MAX):
-        raise ValueError(f"{kind.event} passes the checks and cannot be counted, which is a bug of m31a_mp")
+        raise ValueError(f"{kind.event} passes the checks but cannot be counted, which is a bug in m31a_mp")
 
 
 def _checked(text: bytes, now: int) -> tuple[Kind, dict[str, Any]]:

@@ -151,7 +151,7 @@ def set_aside_if_damaged(session: Session) -> Rejected | None:
         kept = f"{session.metrics}.{os.lstat(session.metrics).st_mtime_ns}.rejected"
         with suppress(FileExistsError), files.step("set metrics aside"):
             os.link(session.metrics, kept, follow_symlinks=False)
-        return Rejected(session.name_of(kept), 0, f"what was merged before is only here: {error.reason}", b"")
+        return Rejected(session.name_of(kept), 0, f"merged records are only here: {error.reason}", b"")
     return None
 
 
@@ -244,7 +244,7 @@ def _with_rest(document: dict[str, Any]) -> SessionMetrics:
 def _damaged(session: Session, reason: str) -> DamagedMetricsError:
     return DamagedMetricsError(
         f"{session.metrics} cannot be used: {reason}. Nothing is merged meanwhile. Restore the file from a "
-        "copy; or compact(..., rebuild=True) sets it aside, and counts on from zero",
+        "copy; or compact(..., rebuild=True) sets it aside and starts again from zero",
         session.metrics,
         reason,
     )

@@ -152,7 +152,7 @@ class Fold:
     def doubt(self, file: str, why: str) -> None:
         """Add to the reasons of all items rejected in the file that they are not certain, and why."""
         self.rejected = [
-            replace(item, reason=f"{item.reason}; not certain, for {why}") if item.file == file else item
+            replace(item, reason=f"{item.reason}; not certain, because {why}") if item.file == file else item
             for item in self.rejected
         ]
 

@@ -41,7 +41,7 @@ def merge(*parts: SessionMetrics) -> SessionMetrics:
             totals = Totals.restore(metrics, {} if part.rest is None else {"journal": 0, **part.rest})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"what session {part.session_id!r} does not show is damaged: {error!r}"
+                f"the hidden state of session {part.session_id!r} is damaged: {error!r}"
             ) from None
         if len(ids) > 1:
             totals.tables[RUNNING.name].qualify(part.session_id)

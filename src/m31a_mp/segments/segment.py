@@ -97,7 +97,7 @@ class Segment:
         # The lock proves life without a pid: the kernel releases it when the last process that maps the
         # file ends. A forked child unmaps the file.
         if not flock.lock_if_free(fd):
-            raise FileNotFoundError(ENOENT, "taken for stillborn", temporary)
+            raise FileNotFoundError(ENOENT, "another process deleted the unfinished segment", temporary)
         with files.step("allocate segment"):
             # Write all bytes. A store into a hole while the disk is full raises SIGBUS, which kills the host
             # program. Pages that large writes brought in also cost the records a sixth of the time that

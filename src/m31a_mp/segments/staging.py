@@ -122,7 +122,7 @@ class Staging:
 
     def _new_writer(self) -> Writer:
         writers = self._writers
-        writer = Writer(self._session, self._spill, _tell_drops_at_exit)
+        writer = Writer(self._session, self._spill, _report_drops_at_exit)
         writers.append(writer)
         if writers is not self._writers:  # a signal handler forked meanwhile: the writer is the parent's
             writer.abandon()
@@ -262,23 +262,23 @@ _alive: dict[int, ref[Staging]] = {}
 _active: list[Staging] = []
 
 
-_told_at_exit_by = 0  # the pid of the process that registered to report its drops at exit
+_reporting_pid = 0  # the pid of the process that registered to report its drops at exit
 
 
-def _tell_drops_at_exit() -> None:
+def _report_drops_at_exit() -> None:
     """Register this process to report its drops at exit, if no file states them by then."""
-    global _told_at_exit_by  # noqa: PLW0603
-    if _told_at_exit_by == os.getpid():
+    global _reporting_pid  # noqa: PLW0603
+    if _reporting_pid == os.getpid():
         return
-    _told_at_exit_by = os.getpid()
-    atexit.register(_tell_drops)
+    _reporting_pid = os.getpid()
+    atexit.register(_report_drops)
     # A process that multiprocessing started ends without running atexit functions.
     util = sys.modules.get("multiprocessing.util")
     if util and hasattr(util, "Finalize"):  # missing while another thread is importing the module
-        util.Finalize(None, _tell_drops, exitpriority=-100)
+        util.Finalize(None, _report_drops, exitpriority=-100)
 
 
-def _tell_drops() -> None:
+def _report_drops() -> None:
     deadline = time.monotonic() + _EXIT_SECONDS
     for known in list(_alive.values()):
         stage = known()

@@ -232,7 +232,7 @@ class Writer:
             self._put_behind(old, is_in_place)
         if self.abandoned:
             segment.close()
-            raise ForkedError(ECANCELED, "left to the parent process")
+            raise ForkedError(ECANCELED, "only the parent process continues")
         # No calls between these assignments: a signal handler must not see one without the others.
         self._segment = segment
         self.store = segment.store
@@ -261,7 +261,7 @@ class Writer:
             try:
                 self._session.make()
                 if not _has_room(directory, 2 * size):  # twice: the journal needs room for the records, too
-                    raise OSError(ENOSPC, "the last part of the file system is left to others", directory)
+                    raise OSError(ENOSPC, "the rest of the file system is reserved", directory)
                 return Segment.create(directory, writer, first, size)
             except (FileNotFoundError, FileExistsError):  # taken for stillborn, or left by a fork meanwhile
                 if attempt == _ATTEMPTS - 1:

@@ -133,7 +133,7 @@ def owned_error(session: Session) -> SessionOwnedError:
     since = f", started {started_at}" if started_at else ""
     if os.getpid() in pids:
         who += ", which is this process"
-        advice = "use the collector that has it, or stop() that first"
+        advice = "use its collector, or call stop() on that first"
     else:
         advice = "record into it with attach(), or stop its owner first"
     return SessionOwnedError(

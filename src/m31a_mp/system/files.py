@@ -49,7 +49,7 @@ _changing: dict[int, ref[FileIO]] = {}
 
 
 @fork.after_in_child("files")
-def _change_nothing_here() -> None:
+def _detach_files() -> None:
     for known in list(_changing.values()):
         file = known()
         if file and not file.closed:
@@ -116,7 +116,7 @@ class step:  # noqa: N801  # used like a function; a class takes a fifth of a co
         under_way = _under_way()
         # No calls from here to the change: a signal handler, which may fork, runs only after a call.
         if under_way and under_way.generation != fork.generation:
-            raise ForkedError(ECANCELED, f"{self._name}: left to the parent process")
+            raise ForkedError(ECANCELED, f"{self._name}: only the parent process continues")
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None:

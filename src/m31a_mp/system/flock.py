@@ -70,7 +70,7 @@ def _is_taken(file: FileIO, path: str, take: Callable[[int], bool]) -> bool:
     try:
         return take(file.fileno()) and is_at(path, file.fileno())
     except ValueError:  # the file is closed: a signal handler forked, and this is the child
-        raise files.ForkedError(ECANCELED, "left to the parent process", path) from None
+        raise files.ForkedError(ECANCELED, "only the parent process continues", path) from None
 
 
 def _unlock(file: FileIO) -> None:
@@ -207,7 +207,7 @@ def is_at(path: str, fd: int) -> bool:
 
 
 @fork.after_in_child("locks")
-def _let_go() -> None:
+def _release_locks() -> None:
     for file in list(_files.values()):
         try:
             file.close()

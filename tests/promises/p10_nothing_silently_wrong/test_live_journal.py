@@ -171,7 +171,7 @@ class TestLiveJournal:
         Path(session.sealed_as(1)).write_bytes(b"sealed garbage\n")
         assert seen_by_snapshot(session) == (2, 2)
         reasons = {finding.file: finding.reason for finding in verify(session.sessions_dir, "s")}
-        assert f"not certain, for {session.journal_lock} is held by" in reasons["journal.ndjson"]
+        assert f"not certain, because {session.journal_lock} is held by" in reasons["journal.ndjson"]
         assert "not certain" not in reasons["journal.000000000001.ndjson"]
         holder.release()
 

@@ -139,6 +139,6 @@ def test_end_of_a_process_that_dropped_in_many_sessions_waits_for_their_locks_to
         recorder.record_tool_call("tool", True, 1)
     monkeypatch.setattr(Journal, "hold", held)
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    staging._tell_drops()
+    staging._report_drops()
     assert len(waits) == len(recorders)
     assert sum(waits) == pytest.approx(staging._EXIT_SECONDS)

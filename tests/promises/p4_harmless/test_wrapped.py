@@ -254,7 +254,7 @@ def test_durability_that_is_none_is_told_and_replaced(wrapper: Wrapper, one: Ses
     result = wrapper(one.root, *command, M31A_MP_DURABILITY="bogus")
     assert (result.returncode, result.stdout) == (0, "out\n")
     assert result.stderr == (
-        f"{wrapper.name}: M31A_MP_DURABILITY is neither process nor disk, but 'bogus'; process is taken\n"
+        f"{wrapper.name}: M31A_MP_DURABILITY is neither process nor disk, but 'bogus'; using process\n"
     )
     assert (recorded(one), status(one).state) == (1, State.FINISHED)
 
