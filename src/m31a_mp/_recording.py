@@ -96,7 +96,8 @@ class Recording:
 
         Args:
             name: The tool.
-            call: An id that no other call ever has: at most 256 printable ASCII characters.
+            call: An id that no other call ever has: at most 256 printable ASCII characters, without
+                double quotes and backslashes.
         """
         if self._session is None:
             return

@@ -523,7 +523,13 @@ def test_compact_says_what_it_set_aside(call: Call, directory: Path) -> None:
     assert document.pop("totals")["rejected"] == 1
     (rejected,) = document.pop("rejected")
     assert (rejected["file"], rejected["offset"]) == ("journal.000000000002.ndjson", 40)
-    assert document == {"version": 1, "session": str(directory), "records": 1, "unreadable": []}
+    assert document == {
+        "version": 1,
+        "session": str(directory),
+        "records": 1,
+        "interrupted": 0,
+        "unreadable": [],
+    }
     (directory / "journal.ndjson").write_text("rubbish\n")
     lines = call("compact", directory).out.splitlines()
     assert lines[1].startswith("set aside: journal.000000000003.ndjson, byte 0: not JSON")

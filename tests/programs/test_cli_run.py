@@ -425,7 +425,8 @@ def test_run_whose_keeper_is_killed_says_so(one: Session) -> None:
         keeper_of(process).kill()
         assert process.wait() == 137
         _, err = process.communicate("x\n")
-    assert err == "m31a-mp: the process that waits for sh was killed; how it ended may not be recorded\n"
+    told = "the process that waits for sh was killed: the call counts as interrupted, if it was not over"
+    assert err == f"m31a-mp: {told}\n"
     metrics = loaded(one.sessions_dir, one.id)
     assert (outcomes(metrics), metrics.totals.interrupted) == ({"sh": (0, 1)}, 1)
 

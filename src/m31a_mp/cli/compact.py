@@ -49,6 +49,7 @@ def _json(session: Session, done: Compaction) -> dict[str, object]:
     return {
         "session": session.root,
         "records": done.records,
+        "interrupted": done.interrupted,
         "rejected": [{"file": r.file, "offset": r.offset, "reason": r.reason} for r in done.rejected],
         "unreadable": [str(error) for error in done.unreadable],
         "totals": tables.totals(done.metrics),

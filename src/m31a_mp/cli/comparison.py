@@ -21,6 +21,7 @@ _TOOLS = (
     Column("p95", 3),
     Column("total time", 5),
 )
+_INTERRUPTED = Column("interrupted", 6)  # only if there are any
 _MODELS = (
     Column("model", is_right=False, may_be_cut=True),
     Column("interactions", 2, short="calls"),
@@ -41,7 +42,7 @@ _PHASES = (
 )
 _SUMS = (Column("", is_right=False), Column("before"), Column("after"), Column("change", 1))
 
-_TOOL_NUMBERS = ("call_count", "fail_count", "total_duration_ms")
+_TOOL_NUMBERS = ("call_count", "fail_count", "interrupted_count", "total_duration_ms")
 _MODEL_NUMBERS = ("interaction_count", "total_tokens", "cost", "unknown_cost_count", "total_duration_ms")
 
 
@@ -58,8 +59,10 @@ def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choi
         choice: The limit of rows in each table.
     """
     sums = _sums(before, after)
+    has_interrupted = bool(before.totals.interrupted or after.totals.interrupted)
+    tools = _tools(before, after, has_interrupted=has_interrupted)
     tables = [
-        _table("Tool", _TOOLS, _tools(before, after), choice),
+        _table("Tool", (*_TOOLS, _INTERRUPTED) if has_interrupted else _TOOLS, tools, choice),
         _table("Error", _ERRORS, _errors(before, after), choice),
         _table("Model", _MODELS, _models(before, after), choice),
         _table("Phase", _PHASES, _phases(before, after), choice),
@@ -110,11 +113,14 @@ def _sums(before: SessionMetrics, after: SessionMetrics) -> Table:
     rows = {
         "tool calls": (one.tool_calls, two.tool_calls),
         "of these failed": (one.tool_failures, two.tool_failures),
+        "interrupted": (one.interrupted, two.interrupted),
         "interactions": (one.llm_interactions, two.llm_interactions),
         "tokens": (one.total_tokens, two.total_tokens),
     }
     for name, (left, right) in rows.items():
         table.rows.append([name, f"{left:,}", f"{right:,}", _change(left, right)])
+    if not (one.interrupted or two.interrupted):
+        table.rows = [row for row in table.rows if row[0] != "interrupted"]
     rate = [part(sums.tool_failures, sums.tool_calls) for sums in (one, two)]
     table.rows.insert(2, ["failure rate", *rate, ""])
     is_exact = not (one.unknown_cost_count or two.unknown_cost_count)
@@ -133,17 +139,16 @@ def _table(noun: str, columns: Sequence[Column], rows: Iterable[_Row], choice: C
     return table
 
 
-def _tools(before: SessionMetrics, after: SessionMetrics) -> Iterator[_Row]:
+def _tools(before: SessionMetrics, after: SessionMetrics, *, has_interrupted: bool) -> Iterator[_Row]:
     for name, one, two in _differing(before.tools, after.tools, ToolMetric, lambda tool: tool.name):
-        yield (
-            [name],
-            [
-                (f"{one.call_count:,}", f"{two.call_count:,}"),
-                (part(one.fail_count, one.call_count), part(two.fail_count, two.call_count)),
-                *_quantiles(one, two),
-                (duration(one.total_duration_ms), duration(two.total_duration_ms)),
-            ],
-        )
+        values = [
+            (f"{one.call_count:,}", f"{two.call_count:,}"),
+            (part(one.fail_count, one.call_count), part(two.fail_count, two.call_count)),
+            *_quantiles(one, two),
+            (duration(one.total_duration_ms), duration(two.total_duration_ms)),
+            (f"{one.interrupted_count:,}", f"{two.interrupted_count:,}"),
+        ]
+        yield [name], values if has_interrupted else values[:-1]
 
 
 def _errors(before: SessionMetrics, after: SessionMetrics) -> Iterator[_Row]:

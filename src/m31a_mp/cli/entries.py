@@ -269,8 +269,8 @@ def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
             duration(took / timed if timed > 0 else None),
             "",
             "",
-            duration(longest),
-            duration(took),
+            duration(longest if timed > 0 else None),
+            duration(took if timed > 0 else None),
             bad(sums.interrupted),
         ]
         table.total = row[: len(columns)]

@@ -116,7 +116,8 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
     status = _wait(keeper)
     # SIGINT is blocked in the keeper: the keeper ends by SIGINT only if its command did.
     if status < 0 and status != INTERRUPTED:
-        complain(f"the process that waits for {command[0]} was killed; how it ended may not be recorded")
+        waiter = f"the process that waits for {command[0]}"
+        complain(f"{waiter} was killed: the call counts as interrupted, if it was not over")
     return _as_told(status)
 
 

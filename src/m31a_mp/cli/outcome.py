@@ -17,13 +17,18 @@ NOT_DONE = 3
 
 def lines(directory: str, done: Compaction) -> Iterator[str]:
     """Yield the report of a compaction in lines for people."""
-    noun = "record" if done.records == 1 else "records"
-    yield f"{shown(directory)}: {done.records:,} {noun} merged"
+    merged = f"{_count(done.records, 'record')} merged"
+    interrupted = f", {_count(done.interrupted, 'call')} interrupted" if done.interrupted else ""
+    yield f"{shown(directory)}: {merged}{interrupted}"
     for item in done.rejected:
         yield f"set aside: {shown(item.file)}, byte {item.offset}: {shown(item.reason)}"
     if any(item.data for item in done.rejected):  # items without data are whole files, named above
         place = os.path.join(directory, "journal.rejected.ndjson")
         yield f"the text of what was set aside is in {shown(place)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def status(done: Compaction) -> int:

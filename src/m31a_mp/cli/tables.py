@@ -83,7 +83,7 @@ def status_json(status: Status) -> dict[str, Any]:
             {"writer": w.writer, "pid": w.pid, "segments": w.segments, "bytes": w.size, "staged": w.staged}
             for w in status.writers
         ],
-        "unmerged": status.unmerged,
+        "unmerged": status.unmerged + status.interrupted,
         "totals": totals(status.metrics),
         "metrics": status.metrics.to_json(),
     }
@@ -110,7 +110,7 @@ def row_json(status: Status) -> dict[str, Any]:
         "owner": _owner_json(status.owner),
         "started_at": format_time(status.metrics.started_at),
         "updated_at": format_time(status.metrics.updated_at),
-        "unmerged": status.unmerged,
+        "unmerged": status.unmerged + status.interrupted,
         "totals": totals(status.metrics),
         "error": None,
     }
@@ -230,9 +230,12 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
     if status.writers:
         parts.append(_live_table(status.writers, choice))
     notes = []
-    if status.unmerged:
+    new = {"record": status.unmerged, "interrupted call": status.interrupted}
+    if unmerged := " and ".join(count(number, noun) for noun, number in new.items() if number):
+        notes.append(f"{unmerged} of these not in metrics.json yet{_merge_note(status)}")
+    if status.metrics.running and not is_running:
         notes.append(
-            f"{count(status.unmerged, 'record')} of these not in metrics.json yet{_merge_note(status)}"
+            f"whether {count(len(status.metrics.running), 'call')} still runs cannot be told from here"
         )
     notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(str(status.directory))}")
     return View(parts, notes)
@@ -298,7 +301,7 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
                 bad(sums["tool_failures"]),
                 f"{sums['total_tokens']:,}",
                 cost(sums["cost"], int(sums["unknown_cost_count"]), int(sums["llm_interactions"])),
-                f"{row.unmerged:,}" if row.unmerged else "-",
+                f"{row.unmerged + row.interrupted:,}" if row.unmerged or row.interrupted else "-",
             ]
         )
     return View([table], notes)

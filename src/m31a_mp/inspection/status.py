@@ -74,7 +74,8 @@ class Status:
         state: The state.
         owner: The owner; None without a living one.
         writers: The living writers.
-        unmerged: The number of records and interrupted calls that are not in `metrics.json` yet.
+        unmerged: The number of records that are not in `metrics.json` yet.
+        interrupted: The number of interrupted calls that are not in `metrics.json` yet.
         metrics: The metrics of all records, unmerged ones included.
     """
 
@@ -83,6 +84,7 @@ class Status:
     owner: Owner | None
     writers: list[LiveWriter]
     unmerged: int
+    interrupted: int
     metrics: SessionMetrics
 
 
@@ -102,7 +104,7 @@ def status(session: Session) -> Status:
     fold = fold_everything(session)
     metrics = fold.totals.to_metrics(session.id)
     state = State.RUNNING if is_running else _state_at_rest(session)
-    return Status(session.root, state, owner, writers, fold.records + fold.interrupted, metrics)
+    return Status(session.root, state, owner, writers, fold.records, fold.interrupted, metrics)
 
 
 def _state_at_rest(session: Session) -> State:

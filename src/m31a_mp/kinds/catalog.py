@@ -182,7 +182,8 @@ KINDS = (
         "The call is running until `record_tool_call` gets its id.",
         {
             "name": "The tool.",
-            "call": "An id that no other call ever has: at most 256 printable ASCII characters.",
+            "call": "An id that no other call ever has: at most 256 printable ASCII characters, without\n"
+            "        double quotes and backslashes.",
         },
         command="started",
         example="started make --call 8f2e77",

@@ -101,7 +101,7 @@ def check_call(field: str, value: object) -> str:
     """Return the call id, if it has 1 to 256 printable ASCII characters without quotes and backslashes."""
     text = check_name(field, value, MAX_CALL_BYTES)
     if not is_call(text):
-        raise ValueError(f"{field} must be printable ASCII without quotes and backslashes")
+        raise ValueError(f"{field} must be printable ASCII without double quotes and backslashes")
     return text
 
 

@@ -50,12 +50,14 @@ class Compaction:
         records: The number of records that this compaction counted.
         rejected: The input that it set aside in `journal.rejected.ndjson`.
         unreadable: The errors of segments that could not be read. They are left for the next compaction.
+        interrupted: The number of calls that this compaction found to be interrupted.
     """
 
     metrics: SessionMetrics
     records: int
     rejected: list[Rejected]
     unreadable: list[OSError]
+    interrupted: int = 0
 
 
 def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: bool = False) -> Compaction:
@@ -134,7 +136,7 @@ def compact_session(  # noqa: PLR0913  # most of them by name
         _delete(session, fold.totals.journal, taken.damaged)
         if not taken.failure:
             metrics = fold.totals.to_metrics(session.id)
-            return Compaction(metrics, fold.records, fold.rejected, taken.unreadable)
+            return Compaction(metrics, fold.records, fold.rejected, taken.unreadable, fold.interrupted)
         if fold.records == counted:
             raise taken.failure
         # Try again: the deleted journal may have filled the disk.

@@ -209,9 +209,10 @@ def test_interruption_that_metrics_json_does_not_have_yet_is_told(
             collector.stop()
     assert counted(loaded(tmp_path)) == (1, 0, 0)
     found = status(Session.named(SESSION, tmp_path))
-    assert (found.unmerged, counted(found.metrics)) == (1, (0, 1, 1))
-    compact(tmp_path, SESSION)
-    assert status(Session.named(SESSION, tmp_path)).unmerged == 0
+    assert (found.unmerged, found.interrupted, counted(found.metrics)) == (0, 1, (0, 1, 1))
+    done = compact(tmp_path, SESSION)
+    assert (done.records, done.interrupted) == (0, 1)
+    assert status(Session.named(SESSION, tmp_path)).interrupted == 0
 
 
 @pytest.mark.parametrize(
