@@ -34,6 +34,7 @@ class SharedDisk:
         self._journal = session.journal
         self._alive = threads
         self._changed = threading.Condition()
+        self._has_begun = threading.Event()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, int] = {}  # threads whose records are not on the disk, and their tickets
         self._staged = 0
@@ -67,6 +68,7 @@ class SharedDisk:
         return None
 
     def _record(self, name: str, records: int) -> None:
+        self._has_begun.set()
         try:
             for i in range(records):
                 self.recorder.record_tool_call(f"{name} {i}", True, 1)
@@ -85,7 +87,10 @@ class SharedDisk:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", partial(self._fsync, os.fsync))
             for thread in threads:
+                # One by one: Python raises where two threads install the function that measures coverage.
+                self._has_begun.clear()
                 thread.start()
+                self._has_begun.wait()
             for thread in threads:
                 thread.join()
 
