@@ -155,9 +155,8 @@ class Stopwatch:
         if exc_type and error is None:
             error = _short(exc_type.__name__)
         fork.settle()
-        if (
-            measured.generation == fork.generation
-        ):  # a child that was forked in the block leaves it to its parent
+        is_forked = measured.generation != fork.generation
+        if not is_forked:  # a child that was forked in the block leaves the end to its parent
             self._leave(measured.success and error is None, measured.milliseconds(), error, measured.call)
 
     def _find(self, frame: int) -> Measured:

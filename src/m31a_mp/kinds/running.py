@@ -114,6 +114,7 @@ class CallsUnderWay(State):
         for ended in (self._ended, self._ended_before):
             if call in ended:
                 ended.discard(call)
+                self._ended_bytes -= len(call)
                 return True
         return False
 
@@ -150,6 +151,7 @@ class CallsUnderWay(State):
             self._begin(at.time(time), str(name), call)
         # These ends were read before the next drain.
         self._ended_before = set(map(str, kept.get("ended", [])))
+        self._ended_bytes = sum(map(len, self._ended_before))
 
 
 def _size(name: str, call: str) -> int:
