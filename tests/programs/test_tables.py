@@ -25,6 +25,8 @@ from m31a_mp.cli.record import command as record
 from m31a_mp.cli.tables import ALL, View
 from m31a_mp.kinds.catalog import KINDS
 
+UUID = "1b4e28ba-2fa1-11d2-883f-0016d3cca427"
+
 __all__ = ["call", "directory"]  # fixtures
 
 
@@ -401,3 +403,31 @@ def test_hints_of_record_can_be_followed(call: Call, directory: Path, tmp_path: 
     assert call("record", "--session", "place/x", *tool).err.endswith(": m31a-mp ls place\n")
     wrong = call("record", "--session", directory, "tool", "", "--ok", "--duration-ms", "1")
     assert wrong.err.endswith("\nhint: m31a-mp record tool --help\n")
+
+
+# --- Running calls ------------------------------------------------------------------------------------
+
+
+def test_running_calls_of_which_only_a_file_tells_are_said_to_be_uncertain(
+    call: Call, directory: Path
+) -> None:
+    with Collector(directory.name, directory.parent) as collector:
+        collector.record_tool_started("make", "1")
+        assert "cannot be seen" not in call("show", directory).out
+    for shown in (directory, directory / "metrics.json"):
+        result = call("show", shown)
+        assert cells(table_of(result, "Running")[2])[0] == "make"
+        assert (
+            "running, as far as the files tell: 1 call, whose process cannot be seen from here" in result.out
+        )
+
+
+def test_calls_of_unknown_duration_have_none_in_any_row(call: Call, directory: Path) -> None:
+    with Collector(directory.name, directory.parent) as collector:
+        for name in ("make", "lint"):
+            collector.record_tool_started(name, f"1.1.1.{UUID}.run.{name}@host")  # of another boot
+    rows = [cells(line) for line in table_of(call("show", directory), "Tools") if "─" not in line]
+    assert rows[0][-1] == "interrupted"
+    assert [row[0] for row in rows[1:]] == ["make", "lint", "in all"]
+    for row in rows[1:]:
+        assert [cell for cell in row if cell.endswith("ms")] == []

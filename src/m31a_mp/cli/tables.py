@@ -233,10 +233,8 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
     new = {"record": status.unmerged, "interrupted call": status.interrupted}
     if unmerged := " and ".join(count(number, noun) for noun, number in new.items() if number):
         notes.append(f"{unmerged} of these not in metrics.json yet{_merge_note(status)}")
-    if status.metrics.running and not is_running:
-        notes.append(
-            f"whether {count(len(status.metrics.running), 'call')} still runs cannot be told from here"
-        )
+    if not is_running:
+        notes += _running_notes(status.metrics)
     notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(str(status.directory))}")
     return View(parts, notes)
 
@@ -244,7 +242,8 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
 def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
     """Return a file of metrics as tables."""
     head = Text(f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold")
-    return View([head, *metrics_views(metrics, choice)], _loss_notes(metrics, ""))
+    notes = [*_running_notes(metrics), *_loss_notes(metrics, "")]
+    return View([head, *metrics_views(metrics, choice)], notes)
 
 
 def sum_view(
@@ -323,6 +322,14 @@ def _live_table(writers: list[LiveWriter], choice: Choice) -> Table:
             ]
         )
     return table
+
+
+def _running_notes(metrics: SessionMetrics) -> list[str]:
+    """Return a note on running calls of which only a file tells."""
+    if not metrics.running:
+        return []
+    calls = count(len(metrics.running), "call")
+    return [f"running, as far as the files tell: {calls}, whose process cannot be seen from here"]
 
 
 def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
