@@ -296,8 +296,11 @@ def test_disk_that_fills_up_again_and_again_under_busy_writers_costs_only_what_i
                     tally.wait_for(row, Tally.DONE, tally.get(row, Tally.GO))
                 recording.record_until(DROPPED, 10)
                 disk.fill()  # once more: a segment that was given up meanwhile has left its room
-                with pytest.raises(OSError, match="No space"):
-                    collector.flush()
+                try:
+                    collector.flush()  # finds room only if the first segments that it moves leave enough
+                except OSError as error:
+                    assert error.errno == ENOSPC  # noqa: PT017  # it may also succeed
+                tally.check(collector.snapshot())
                 disk.make_room()
                 collector.flush()
                 recording.record_until(KEPT, 10)
