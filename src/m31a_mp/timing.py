@@ -124,6 +124,7 @@ class Stopwatch:
         return _returning(None)
 
     def _begin(self, frame: FrameType | None) -> Measured:
+        fork.settle()
         generation = fork.generation  # read first: a signal handler may fork in here, and return in the child
         call = new_call()
         try:
@@ -155,8 +156,8 @@ class Stopwatch:
         if exc_type and error is None:
             error = _short(exc_type.__name__)
         fork.settle()
-        is_forked = measured.generation != fork.generation
-        if not is_forked:  # a child that was forked in the block leaves the end to its parent
+        # A child that was forked in the block leaves the end to its parent.
+        if measured.generation == fork.generation:
             self._leave(measured.success and error is None, measured.milliseconds(), error, measured.call)
 
     def _find(self, frame: int) -> Measured:

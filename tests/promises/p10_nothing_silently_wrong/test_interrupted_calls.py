@@ -271,3 +271,14 @@ def test_session_is_in_the_phase_that_was_entered_last_until_that_ends(collector
     assert collector.snapshot().current_phase is None
     collector.record_phase_duration("failed at once", 0, False)
     assert collector.snapshot().phases[-1].ended_at is not None
+
+
+def test_block_in_a_child_that_c_code_forked_ends_in_that_child(collector: Collector, tmp_path: Path) -> None:
+    collector.record_tool_call("parent", True, 1)
+    pid = ctypes.PyDLL(None).fork()  # Python's hooks do not run
+    if not pid:
+        with collector.tool_call("hangs"):
+            pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert counted(flushed(collector, tmp_path)) == (0, 1, 0)
