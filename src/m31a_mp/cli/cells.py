@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from m31a_mp.cli.layout import Cell
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from m31a_mp.cli.layout import Cell  # which needs rich
 
 _LEAST_OF_FOUR_PLACES = 0.0001
 # A smaller amount would have too many zeros for a column.

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from m31a_mp.cli.cells import cost, duration, part
-from m31a_mp.cli.entries import Choice, has_ended, outcome, quantile
+from m31a_mp.cli.entries import ERRORS, Choice, has_ended, outcome, quantile
 from m31a_mp.cli.layout import Column, Table
 from m31a_mp.model import ModelMetric, PhaseMetric, SessionMetrics, ToolMetric
 from m31a_mp.system.log import shown
@@ -29,11 +29,6 @@ _MODELS = (
     Column("cost", 3),
     Column("p50", 5),
     Column("p95", 4),
-)
-_ERRORS = (
-    Column("tool", is_right=False, may_be_cut=True),
-    Column("error", is_right=False, may_be_cut=True),
-    Column("calls", 1),
 )
 _PHASES = (
     Column("phase", is_right=False, may_be_cut=True),
@@ -63,7 +58,7 @@ def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choi
     tools = _tools(before, after, has_interrupted=has_interrupted)
     tables = [
         _table("Tool", (*_TOOLS, _INTERRUPTED) if has_interrupted else _TOOLS, tools, choice),
-        _table("Error", _ERRORS, _errors(before, after), choice),
+        _table("Error", ERRORS, _errors(before, after), choice),
         _table("Model", _MODELS, _models(before, after), choice),
         _table("Phase", _PHASES, _phases(before, after), choice),
     ]

@@ -54,11 +54,12 @@ _RUNNING = (
     Column("process", 1),
     Column("machine", 2, is_right=False, may_be_cut=True),
 )
-_ERRORS = (
+ERRORS = (
     Column("tool", is_right=False, may_be_cut=True),
     Column("error", is_right=False, may_be_cut=True),
     Column("calls", 1),
 )
+"""The columns of a table of errors."""
 _MODELS = (
     Column("model", is_right=False, may_be_cut=True),
     Column("interactions", 3, short="calls"),
@@ -278,7 +279,7 @@ def _tool_table(metrics: SessionMetrics, choice: Choice) -> Table:
 
 
 def _error_table(tools: list[ToolMetric], choice: Choice) -> Table:
-    table = Table("Errors", _ERRORS)
+    table = Table("Errors", ERRORS)
     errors = [(number, tool.name, error) for tool in tools for error, number in tool.errors.items()]
     errors.sort(key=lambda item: (-item[0], item[1:]))
     if len(errors) > choice.latest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from m31a_mp.cli.cells import count
 from m31a_mp.metrics.compactor import Compaction
 from m31a_mp.system.log import shown
 
@@ -17,18 +18,14 @@ NOT_DONE = 3
 
 def lines(directory: str, done: Compaction) -> Iterator[str]:
     """Yield the report of a compaction in lines for people."""
-    merged = f"{_count(done.records, 'record')} merged"
-    interrupted = f", {_count(done.interrupted, 'call')} interrupted" if done.interrupted else ""
+    merged = f"{count(done.records, 'record')} merged"
+    interrupted = f", {count(done.interrupted, 'call')} interrupted" if done.interrupted else ""
     yield f"{shown(directory)}: {merged}{interrupted}"
     for item in done.rejected:
         yield f"set aside: {shown(item.file)}, byte {item.offset}: {shown(item.reason)}"
     if any(item.data for item in done.rejected):  # items without data are whole files, named above
         place = os.path.join(directory, "journal.rejected.ndjson")
         yield f"the text of what was set aside is in {shown(place)}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def status(done: Compaction) -> int:

@@ -89,7 +89,7 @@ def command(directories: tuple[str, ...], choice: Choice, *, compare: bool, as_j
 def _find(directory: str | None) -> _Found:
     if not directory or not os.path.isfile(directory):
         looked = status(existing_or_latest(directory, "m31a-mp show"))
-        return _Found(str(looked.directory), looked.metrics, looked)
+        return _Found(looked.directory, looked.metrics, looked)
     path = os.path.abspath(directory)
     try:
         return _Found(path, read_file(path))

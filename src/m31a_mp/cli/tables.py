@@ -76,14 +76,14 @@ def _as_text(value: Any) -> Any:
 def status_json(status: Status) -> dict[str, Any]:
     """Return the JSON of a session."""
     return {
-        "session": str(status.directory),
+        "session": status.directory,
         "state": str(status.state),
         "owner": _owner_json(status.owner),
         "writers": [
             {"writer": w.writer, "pid": w.pid, "segments": w.segments, "bytes": w.size, "staged": w.staged}
             for w in status.writers
         ],
-        "unmerged": status.unmerged + status.interrupted,
+        "unmerged": _unmerged(status),
         "totals": totals(status.metrics),
         "metrics": status.metrics.to_json(),
     }
@@ -105,15 +105,20 @@ def file_json(path: str, metrics: SessionMetrics) -> dict[str, Any]:
 def row_json(status: Status) -> dict[str, Any]:
     """Return the JSON of a session in a list."""
     return {
-        "session": str(status.directory),
+        "session": status.directory,
         "state": str(status.state),
         "owner": _owner_json(status.owner),
         "started_at": format_time(status.metrics.started_at),
         "updated_at": format_time(status.metrics.updated_at),
-        "unmerged": status.unmerged + status.interrupted,
+        "unmerged": _unmerged(status),
         "totals": totals(status.metrics),
         "error": None,
     }
+
+
+def _unmerged(status: Status) -> int:
+    """Count what `metrics.json` does not have yet."""
+    return status.unmerged + status.interrupted
 
 
 def totals(metrics: SessionMetrics) -> dict[str, int | float]:
@@ -221,7 +226,7 @@ class View:
 
 def status_view(status: Status, choice: Choice = ALL) -> View:
     """Return a session as tables."""
-    directory = shown(str(status.directory))
+    directory = shown(status.directory)
     head = Text.assemble((directory, "bold"), ": ", _state(status.state))
     if status.owner:
         head.append(f", owned by {_who(status.owner.pid)}")
@@ -235,7 +240,7 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
         notes.append(f"{unmerged} of these not in metrics.json yet{_merge_note(status)}")
     if not is_running:
         notes += _running_notes(status.metrics)
-    notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(str(status.directory))}")
+    notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(status.directory)}")
     return View(parts, notes)
 
 
@@ -300,7 +305,7 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
                 bad(sums["tool_failures"]),
                 f"{sums['total_tokens']:,}",
                 cost(sums["cost"], int(sums["unknown_cost_count"]), int(sums["llm_interactions"])),
-                f"{row.unmerged + row.interrupted:,}" if row.unmerged or row.interrupted else "-",
+                f"{_unmerged(row):,}" if _unmerged(row) else "-",
             ]
         )
     return View([table], notes)
@@ -349,7 +354,7 @@ def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
 def _merge_note(status: Status) -> str:
     if status.owner:
         return "; its owner merges them"
-    return f"; to merge them: m31a-mp compact {shell_words(str(status.directory))}"
+    return f"; to merge them: m31a-mp compact {shell_words(status.directory)}"
 
 
 def _who(pid: int | None) -> str:
