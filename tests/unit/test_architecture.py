@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"collector", "ending", "refresh"},
     {"recorder", "timing"},
     {"_recording"},
+    {"exports"},
     {"inspection"},
     {"metrics"},
     {"segments"},

@@ -42,6 +42,8 @@ _COMMANDS = {
     "ls": "List the sessions in a directory.",
     "compact": "Merge the records of a session that its owner did not close.",
     "verify": "Check all files of a session.",
+    "export": "Give the metrics of a session to Prometheus or OpenTelemetry.",
+    "serve": "Serve the metrics of the running sessions to Prometheus.",
 }
 
 _EPILOG = """\
@@ -58,15 +60,15 @@ Exit status:
   2      wrong usage (run: 125)
   3      not done: there is no such session, its owner lives,
          a file is damaged or of a newer version
-  125    run could not start the command; or click and rich are not installed
+  125    run could not start the command; or a package is not installed
   126    run: the command cannot be executed
   127    run: there is no such command
   128+N  signal N ended it; run: signal N ended the command
   Any other status of run is the command's own.
 
 A session is named by its directory, or by the environment variable
-M31A_MP_SESSION, which run sets for its command. Without either, show, watch
-and verify take the session in ./sessions that was used last.
+M31A_MP_SESSION, which run sets for its command. Without either, show, watch,
+verify and export take the session in ./sessions that was used last.
 """
 
 
