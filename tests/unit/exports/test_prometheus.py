@@ -391,14 +391,26 @@ class TestSessionsThatComeAndGo:
         assert values(looks[-1], "names_in_other")[("tool",)] > 0
 
     @pytest.mark.slow
-    def test_looks_of_many_threads_agree(self, sessions: Path) -> None:
+    def test_looks_of_many_threads_agree(self, sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         collector = SessionsCollector(sessions)
+        looks: dict[int, list[Series]] = {}
+        inside: list[None] = []
+        together: list[int] = []
+
+        def watched(session: Session) -> Status:
+            inside.append(None)
+            for _ in range(100):  # others may come in
+                os.sched_yield()
+            found = status(session)
+            together.append(len(inside))
+            inside.pop()
+            return found
+
+        def look(i: int) -> None:
+            looks[i] = [series(collector.collect()) for _ in range(20)]
+
+        monkeypatch.setattr(watching, "status", watched)
         with Collector("s", sessions) as s:
-            looks: dict[int, list[Series]] = {}
-
-            def look(i: int) -> None:
-                looks[i] = [series(collector.collect()) for _ in range(20)]
-
             threads = [threading.Thread(target=look, args=(i,)) for i in range(4)]
             for thread in threads:
                 thread.start()
@@ -407,6 +419,7 @@ class TestSessionsThatComeAndGo:
             for thread in threads:
                 thread.join()
         assert sorted(looks) == [0, 1, 2, 3]
+        assert together == [1] * 80
         for found in looks.values():
             assert_monotone(found)
 
@@ -479,13 +492,7 @@ class TestDamage:
 
 class TestCost:
     def test_session_at_rest_is_read_once(self, sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        read: list[str] = []
-
-        def counted(session: Session) -> Status:
-            read.append(session.id)
-            return status(session)
-
-        monkeypatch.setattr(watching, "status", counted)
+        read = noted_reads(monkeypatch)
         with Collector("old", sessions) as s:
             s.record_tool_call("grep", True, 1)
         collector = SessionsCollector(sessions)
@@ -501,6 +508,19 @@ class TestCost:
         found = collected(collector)
         assert value(found, "tool_calls_total", tool="grep", outcome="success") == 2
 
+    def test_session_that_changed_just_now_is_read_again(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next change may have the same time."""
+        read = noted_reads(monkeypatch)
+        with Collector("s", sessions):
+            pass
+        collector = SessionsCollector(sessions, ["s"])
+        age(sessions / "s", seconds=-3600)  # just now, also on a slow machine
+        for _ in range(3):
+            collector.collect()
+        assert read == ["s"] * 3
+
     def test_change_right_after_a_look_is_not_missed(self, sessions: Path) -> None:
         collector = SessionsCollector(sessions)
         sessions.mkdir()
@@ -512,9 +532,21 @@ class TestCost:
             assert value(found, "tool_calls_total", tool="grep", outcome="success") == i
 
 
-def age(directory: Path) -> None:
-    """Let the files of a session look as if they had not changed for a minute."""
-    then = time.time() - 60
+def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sessions that are read from now on."""
+    read: list[str] = []
+
+    def noting(session: Session) -> Status:
+        read.append(session.id)
+        return status(session)
+
+    monkeypatch.setattr(watching, "status", noting)
+    return read
+
+
+def age(directory: Path, seconds: float = 60) -> None:
+    """Let the files of a session look as if they had changed so long ago."""
+    then = time.time() - seconds
     for path in [*directory.rglob("*"), directory]:
         os.utime(path, (then, then))
 
