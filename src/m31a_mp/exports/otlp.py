@@ -14,11 +14,9 @@ from m31a_mp.errors import ExportError
 from m31a_mp.model import SessionMetrics
 
 try:
-    # Also import what these packages import late: if a process forks while the thread that sends is in the
-    # middle of an import, the child waits for ever at its own import of the same module.
-    import encodings.idna  # noqa: F401
+    # `requests` imports this late: if a process forks while the thread that sends is in the middle of the
+    # import, the child waits for ever at its own import of the module.
     import netrc  # noqa: F401
-    import stringprep  # noqa: F401
 
     import requests
     from opentelemetry.exporter.otlp.proto.http import metric_exporter
