@@ -50,7 +50,7 @@ COLD_IN_HOT = {
 LATE = {
     "plan.py": {"datetime"},
     "recorder.py": {"m31a_mp.inspection.snapshot", "m31a_mp.model"},
-    "system/process.py": {"datetime", "psutil"},
+    "system/process.py": {"psutil"},
     "timing.py": {"functools", "inspect", "signal", "subprocess"},
     "usage.py": {"m31a_mp.response"},
 }

@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-import psutil
-
 from m31a_mp.inspection.snapshot import fold_everything
 from m31a_mp.journal.batch import count_lines
 from m31a_mp.model import SessionMetrics
@@ -183,6 +181,8 @@ class Reading:
 
 def reading(session: Session) -> Reading:
     """Return the progress of another thread in reading the journals, according to the open files."""
+    import psutil  # only a progress bar needs it: it takes twice as long as starting Python  # noqa: PLC0415
+
     paths = [path for _, path in session.sealed()] + [session.journal]
     positions = {file.path: int(file.position) for file in psutil.Process().open_files()}
     done = total = 0

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from m31a_mp.system import files, fork
+
+_MICROSECONDS = 1_000_000
 
 
 class ProcessIdentity:
@@ -152,15 +155,15 @@ def name_and_state(pid: int) -> tuple[str, str] | None:
 
 def start_time(pid: int) -> str | None:
     """Return the start of the process for people: RFC 3339 in UTC; None if unknown."""
-    from datetime import UTC, datetime
-
-    import psutil
-
-    try:
-        started = psutil.Process(pid).create_time()
-    except (psutil.Error, OSError, ValueError):
+    started = _started(pid)
+    if not started:
         return None
-    return datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
+    if sys.platform == "linux":
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+        seconds = time.time() - age
+    else:
+        seconds = started / _MICROSECONDS
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(seconds))
 
 
 def _started(pid: int) -> int:
@@ -191,7 +194,7 @@ def _started_elsewhere(pid: int) -> int:
     import psutil
 
     try:
-        return int(psutil.Process(pid).create_time() * 1_000_000)
+        return int(psutil.Process(pid).create_time() * _MICROSECONDS)
     except (psutil.Error, OSError, ValueError):
         return 0
 
