@@ -206,11 +206,11 @@ def test_drain_that_fails_after_its_append_again_and_again_ends_with_its_error(
     published = 0
     publish = metrics_file.publish
 
-    def count(where: Session, totals: Totals) -> None:
+    def count(where: Session, totals: Totals) -> metrics_file.Published:
         nonlocal published
         published += 1
         assert published < 20, "published for ever"
-        publish(where, totals)
+        return publish(where, totals)
 
     def reached(point: str) -> None:
         if point == f"before {step}":
