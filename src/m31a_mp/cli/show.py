@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from m31a_mp.cli import tables
+from m31a_mp.cli.arguments import json_option, sessions_argument
 from m31a_mp.cli.comparison import comparison_json
 from m31a_mp.cli.entries import Choice
-from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, sessions_argument
+from m31a_mp.cli.naming import TroubleError, existing_or_latest
 from m31a_mp.cli.options import choice_options
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, status

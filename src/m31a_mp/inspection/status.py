@@ -15,8 +15,8 @@ from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.session.lease import read_owner
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files, process
-from m31a_mp.system.flock import holders, lock_if_free
+from m31a_mp.system import process
+from m31a_mp.system.flock import holders, is_locked
 
 
 class State(StrEnum):
@@ -148,7 +148,7 @@ def owner_of(session: Session) -> Owner | None:
         started_at = line.get("started_at") if line.get("pid") == pids[0] else None
         return Owner(pids[0], started_at if isinstance(started_at, str) else None)
     # A dead owner leaves its line, too. The lock tells it from a living owner in another pid namespace.
-    return Owner(None, None) if line and _is_locked(session.owner_lock) else None
+    return Owner(None, None) if line and is_locked(session.owner_lock) else None
 
 
 def live_writers(session: Session) -> list[LiveWriter]:
@@ -210,14 +210,3 @@ def _use(session: Session) -> tuple[bool, int]:
     except OSError:
         return False, 0  # not readable, or removed meanwhile
     return is_alive, max(changed)
-
-
-def _is_locked(path: str) -> bool:
-    try:
-        fd = files.open_private(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not lock_if_free(fd)
-    finally:
-        os.close(fd)
