@@ -81,13 +81,13 @@ def sessions_argument(function: Function) -> Function:
     )(function)
 
 
-def session_option(function: Function) -> Function:
-    """Add the session as an option, for commands that record."""
+def session_option(function: Function, variable: str | None = SESSION_VARIABLE) -> Function:
+    """Add the session as an option, for commands that record. `variable` names it if the option does not."""
     return click.option(
         "--session",
         "directory",
         metavar="DIR",
-        envvar=SESSION_VARIABLE,
+        envvar=variable,
         shell_complete=complete_session,
         help=f"The session's directory; made if it does not exist. By default ${SESSION_VARIABLE}.",
     )(function)

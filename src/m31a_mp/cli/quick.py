@@ -64,7 +64,7 @@ def _record(words: list[str]) -> Callable[[], int] | None:
     if inner is None:
         return None
     values = inner[0]
-    directory = _session(values.pop("directory")) or outer[0]["directory"]
+    directory = _session(values.pop("directory") or outer[0]["directory"])
     from m31a_mp.cli import recording
 
     def record() -> int:

@@ -85,7 +85,8 @@ def _recording(name: str, *examples: str, short: str = "") -> Callable[[Function
 
         in_short = short or _in_short(function.__doc__)
         made = command.command(name, epilog=_epilog(*examples), short_help=in_short)
-        return made(session_option(record))
+        # The group reads the variable: an option before the command is stronger, too.
+        return made(session_option(record, variable=None))
 
     return decorate
 

@@ -93,6 +93,7 @@ def lines(draw: st.DrawFn) -> list[str]:
 @settings(max_examples=500)
 @given(lines() | st.lists(WORDS, max_size=8), SESSION)
 @example(["run", "--", "--"], None)
+@example(["record", "--session", "outer", "heal", "plan"], "sessions/of the variable")
 @example(["record", "heal-outcome", "verify", "--ok="], None)
 def test_what_is_read_without_click_is_what_click_reads(
     called: Called, words: list[str], session: str | None
