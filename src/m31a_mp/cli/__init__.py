@@ -7,6 +7,9 @@ import sys
 CANNOT_START = 125
 """The exit status if nothing could be started: an extra is missing, or `run` could not run its command."""
 
+SIGNAL_BASE = 128
+"""A program that signal N ended has the exit status 128+N."""
+
 _NEEDED = {"click": "click>=8.1.8", "rich": "rich>=13.7"}
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from m31a_mp.cli.naming import DEFAULT_SESSIONS, sessions_at
 from m31a_mp.recorder import SESSION_VARIABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -25,6 +27,8 @@ class GuessingGroup(click.Group):
         known = self.list_commands(ctx)
         if ctx.resilient_parsing or args[0] in known or args[0].startswith("-"):
             return super().resolve_command(ctx, args)
+        import difflib
+
         near = difflib.get_close_matches(args[0], known, n=1)
         guess = f"; did you mean {near[0]}?" if near else ""
         raise click.UsageError(f"there is no command {args[0]!r}{guess}", ctx)
@@ -45,18 +49,24 @@ def complete_session(_: click.Context, __: click.Parameter, incomplete: str) -> 
         for session in sessions_at(os.path.expanduser(place) or os.curdir)
         if session.id.isprintable()  # the shell reads one item per line
     ]
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    found = [_item(name) for name in names if name.startswith(incomplete)]
     return found or complete_file(_, __, incomplete)
 
 
 def complete_file(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Let the shell complete files."""
-    return [CompletionItem(incomplete, type="file")]
+    return [_item(incomplete, "file")]
 
 
 def complete_directory(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Let the shell complete directories."""
-    return [CompletionItem(incomplete, type="dir")]
+    return [_item(incomplete, "dir")]
+
+
+def _item(value: str, kind: str = "plain") -> CompletionItem[str]:
+    from click.shell_completion import CompletionItem
+
+    return CompletionItem(value, type=kind)
 
 
 def session_argument(function: Function) -> Function:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
 from errno import ENOEXEC
 
+from m31a_mp.cli import SIGNAL_BASE
 from m31a_mp.errors import MetricsError
 from m31a_mp.recorder import Recorder
 from m31a_mp.system.calls import new_call
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
-SIGNAL_BASE = 128
-"""A command that signal N ended has the exit status 128+N."""
 INTERRUPTED = -int(signal.SIGINT)
 """The status of a command that SIGINT ended."""
 
@@ -167,8 +165,10 @@ def _merge_instead(recorder: Recorder) -> None:
     if owns(recorder) and recorder.directory:
         from m31a_mp.metrics.compactor import compact
 
-        with suppress(MetricsError, OSError):  # after an error, the next owner merges the session
+        try:
             compact(*os.path.split(recorder.directory))
+        except (MetricsError, OSError):
+            pass  # the next owner merges the session
 
 
 def _keep(
@@ -236,8 +236,10 @@ def _stop_too(pid: int) -> None:
 
 
 def _send(pid: int, signal_number: int) -> None:
-    with suppress(OSError):  # the process may run as another user, like sudo
+    try:
         os.kill(pid, signal_number)
+    except OSError:
+        pass  # the process may run as another user, like sudo
 
 
 def _as_told(status: int) -> int:

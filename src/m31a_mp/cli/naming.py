@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session.paths import Session
@@ -64,9 +63,11 @@ def existing(directory: str | None, example: str) -> Session:
         example: The command for a hint, up to the session.
     """
     session = named(directory, lambda: f"{example} {_some_session()}")
-    with suppress(NotADirectoryError):  # a path through a file is no session either
+    try:
         if _is_session(session):
             return session
+    except NotADirectoryError:
+        pass  # a path through a file is no session either
     raise _no_session(session, _by_the_variable(directory), example)
 
 

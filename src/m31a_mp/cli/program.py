@@ -7,16 +7,13 @@ import io
 import os
 import signal
 import sys
-import traceback
 from contextlib import suppress
 
 import click
-from click.shell_completion import shell_complete
 
 from m31a_mp import __version__
-from m31a_mp.cli import CANNOT_START
+from m31a_mp.cli import CANNOT_START, SIGNAL_BASE
 from m31a_mp.cli.arguments import GuessingGroup
-from m31a_mp.cli.keeper import SIGNAL_BASE
 from m31a_mp.cli.naming import NAME, NOT_DONE, USE_OTHER_RELEASE, TroubleError, shell_words
 from m31a_mp.cli.quick import COMPLETION
 from m31a_mp.errors import (
@@ -106,6 +103,8 @@ def start(arguments: list[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of a name
     try:
         if instruction := os.environ.get(COMPLETION):  # a shell asks for completions
+            from click.shell_completion import shell_complete
+
             return shell_complete(program, {}, NAME, COMPLETION, instruction)
         with listening(lambda message, arguments: tell(message % arguments)):
             status = program.main(arguments or ["--help"], prog_name=NAME, standalone_mode=False)
@@ -177,6 +176,8 @@ def _is_of_output(error: Exception) -> bool:
     """Whether writing the output failed: the error names no file, and comes from a module that writes."""
     if not isinstance(error, OSError) or error.filename:
         return False
+    import traceback
+
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     module = frame.f_globals["__name__"]
     return module.partition(".")[0] in {"click", "rich"} or module in _WRITERS
@@ -205,6 +206,8 @@ def _message(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, (MetricsError, ValueError)):
         return str(error)
+    import traceback
+
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {os.path.basename(place.filename)}:{place.lineno}: {error}"
 

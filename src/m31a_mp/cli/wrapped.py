@@ -11,9 +11,9 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from contextlib import suppress
 
-from m31a_mp.cli.keeper import SIGNAL_BASE, BlockedSignals, owns, run_recorded
+from m31a_mp.cli import SIGNAL_BASE
+from m31a_mp.cli.keeper import BlockedSignals, owns, run_recorded
 from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVersionError
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
 from m31a_mp.session.paths import Session
@@ -91,8 +91,10 @@ def tell(program: str, message: str) -> None:
     """
     if sys.stderr is None:
         return  # stderr is closed: another file may have its number
-    with suppress(OSError):
+    try:
         os.write(2, f"{program}: {shown(message)}\n".encode(sys.stderr.encoding, errors="backslashreplace"))
+    except OSError:
+        pass
 
 
 class _Heard:
