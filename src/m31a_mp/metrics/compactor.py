@@ -27,7 +27,7 @@ from m31a_mp.metrics.interrupted import Callers
 from m31a_mp.metrics.rejected import Rejected, shown
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
-from m31a_mp.segments.drain import Drained, drain
+from m31a_mp.segments.drain import Drained, drain, idle_segments
 from m31a_mp.segments.reader import delete_stillborn, find_segments
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.lease import owning, still_owned
@@ -224,6 +224,7 @@ def _drain_and_seal(
 ) -> tuple[Drained, OSError | None]:
     """Drain and seal under the journal's lock. Return the result of the drain, and the error of an append."""
     journal = staging(session).journal
+    idle = idle_segments(session.segments)
     is_sealed = False
 
     def drain_and_seal() -> tuple[Drained, OSError | None]:
@@ -231,7 +232,7 @@ def _drain_and_seal(
         failure = None
         segments, gone = find_segments(session.segments)
         try:
-            drained = drain(journal, segments)
+            drained = drain(journal, segments, idle)
         except OSError as error:
             drained, failure = Drained(), error
         drained.writers |= gone
