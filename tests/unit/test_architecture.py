@@ -62,7 +62,7 @@ QUICK = {
     ),
     "cli/wrapped.py",
 }
-QUICK_OF_PYTHON = {"__future__", "errno", "mmap", "os", "signal", "sys", "time"}
+QUICK_OF_PYTHON = {"__future__", "errno", "gc", "mmap", "os", "signal", "sys", "time"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

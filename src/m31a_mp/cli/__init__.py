@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 CANNOT_START = 125
@@ -22,7 +23,16 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status; `m31a-mp --help` lists them.
     """
-    words = sys.argv[1:] if arguments is None else arguments
+    if arguments is not None:
+        return _main(arguments)
+    status = _main(sys.argv[1:])
+    # This process ends now. Without this, Python looks for garbage among all that was imported, which takes a
+    # quarter of the time that Python takes to start.
+    gc.freeze()
+    return status
+
+
+def _main(words: list[str]) -> int:
     if missing := [name for name in _NEEDED if not _is_installed(name)]:
         return _tell_missing(missing)
     from m31a_mp.cli.quick import understood
