@@ -126,7 +126,10 @@ def failed(error: BaseException, arguments: list[str]) -> int:
         The exit status.
     """
     is_run = arguments[:1] == ["run"]  # other statuses of run are those of the command
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):  # click converts KeyboardInterrupt to Abort
+    if isinstance(error, KeyboardInterrupt):
+        with suppress(OSError):
+            click.echo(err=True)  # a new line after ^C, as click does before it converts this to Abort
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return SIGNAL_BASE + getattr(error.__cause__, "signal_number", signal.SIGINT)
     if isinstance(error, (BrokenPipeError, SystemExit)):  # click and rich convert a broken pipe to SystemExit
         forget_output()

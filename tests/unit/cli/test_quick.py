@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from m31a_mp.cli import quick, recording, running
+from m31a_mp.cli import main, quick, recording, running
 from m31a_mp.cli._options import COMMANDS
 from m31a_mp.cli.naming import TroubleError
 from m31a_mp.cli.program import program
@@ -163,3 +164,37 @@ def test_completion_is_left_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(quick.COMPLETION, "bash_complete")
     assert quick.understood(["run", "--", "true"]) is None
     assert os.environ[quick.COMPLETION]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), 130),
+        (BrokenPipeError(), 141),
+        (OSError(errno.ENOSPC, "No space left on device"), 3),
+        (TroubleError("trouble", "this helps", status=2), 2),
+        (KeyError("x"), 3),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("command", ["record heal plan", "run --session x true"])
+def test_error_is_told_as_it_is_behind_click(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    error: BaseException,
+    status: int,
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(recording, "record", fail)
+    monkeypatch.setattr(running, "run", fail)
+    words = command.split()
+    assert quick.understood(words)
+    expected = 125 if command.startswith("run") and status < 125 else status
+    assert main(words) == expected
+    told = capsys.readouterr()
+    monkeypatch.setattr(quick, "understood", lambda _: None)
+    assert main(words) == expected
+    assert capsys.readouterr() == told
