@@ -1,13 +1,20 @@
-"""The contents of table cells: numbers, durations, costs and times, for people."""
+"""Numbers, durations, costs and times for people: the words of all tables, and of reports."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from m31a_mp.system.log import shown
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from m31a_mp.cli.layout import Cell  # which needs rich
+    from typing import Any
+
+    from m31a_mp.model import ModelMetric, PhaseMetric, ToolMetric
+
+FAILED = "failed"
+"""The outcome of a phase that did not succeed."""
 
 _LEAST_OF_FOUR_PLACES = 0.0001
 # A smaller amount would have too many zeros for a column.
@@ -17,11 +24,6 @@ _LEAST_AMOUNT = 1e-9
 def count(number: int, noun: str, plural: str = "") -> str:
     """Format a number of things: `1 record`, `2 records`."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
-
-
-def bad(number: float) -> Cell:
-    """Format a number of bad things, in red unless 0."""
-    return (f"{number:,}", "red") if number else "0"
 
 
 def part(number: int, whole: int) -> str:
@@ -82,3 +84,62 @@ def duration(milliseconds: float | None) -> str:
     if days:
         return f"{days:,} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
+    """Return the tokens in disjoint parts: new input, cache read, cache write, output, reasoning."""
+    return (
+        model.prompt_tokens - model.cached_tokens - model.cache_write_tokens,
+        model.cached_tokens,
+        model.cache_write_tokens,
+        model.completion_tokens - model.reasoning_tokens,
+        model.reasoning_tokens,
+    )
+
+
+def has_ended(phase: PhaseMetric) -> bool:
+    """Whether a phase's duration and outcome are known."""
+    return phase.ended_at is not None or phase.success or phase.duration_ms > 0
+
+
+def outcome(phase: PhaseMetric) -> str:
+    """Return a phase's outcome in a word; `-` before the phase has ended."""
+    if not has_ended(phase):
+        return "-"
+    return "ok" if phase.success else FAILED
+
+
+def quantile(entry: ToolMetric | ModelMetric, q: float) -> str:
+    """Format the duration that a fraction of the calls or interactions did not exceed.
+
+    The duration is an estimate, and seconds are rounded to the nearest tenth.
+    """
+    found = entry.quantile(q)
+    if found and 1000 <= found < 59_900:  # noqa: PLR2004
+        found = round(found, -2)
+    return duration(found)
+
+
+def change(before: float, after: float) -> str:
+    """Format how much a number grew, as a percentage; `new` if there was nothing before."""
+    if before == after:
+        return "-"
+    return f"{100 * (after - before) / before:+.1f} %" if before else "new"
+
+
+def title_of(name: str) -> str:
+    """Format the name of a field as the title of a column."""
+    return name.removesuffix("_ms").removesuffix("_id").replace("_", " ")
+
+
+def value_of_field(name: str, value: Any) -> str:
+    """Format the value of a field of a happening; `-` if it is empty."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_ms"):
+        return duration(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, tuple):
+        value = ", ".join(value)
+    return shown(str(value)) or "-"
