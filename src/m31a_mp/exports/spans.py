@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.model import Timeline
 
 # A step is from a wrong clock if its distance from the others is more than so many times their span.
@@ -72,16 +72,15 @@ def spans(timeline: Timeline, steps: Sequence[int], most: int, least_seconds: in
     while starts[-1] // seconds - starts[0] // seconds >= most:
         seconds *= 2
     first, last = starts[0] // seconds, starts[-1] // seconds
-    sums = {
-        name: _sums([start // seconds - first for start in starts], [column[i] for i in steps])
-        for name, column in ((name, getattr(timeline, name)) for name in Timeline.columns())
-    }
+    places = [start // seconds - first for start in starts]
+    sums = {name: _sums(places, [getattr(timeline, name)[i] for i in steps]) for name in Timeline.columns()}
     return Spans(seconds, range(first * seconds, (last + 1) * seconds, seconds), sums)
 
 
 def _sums(places: Sequence[int], values: Sequence[float]) -> list[float]:
-    """Add up values at the same place."""
+    """Add up values at the same place. A sum of whole numbers is one."""
     parts: list[list[float]] = [[] for _ in range(places[-1] + 1)]
     for place, value in zip(places, values, strict=True):
         parts[place].append(value)
-    return [sum(part) if all(isinstance(n, int) for n in part) else math.fsum(part) for part in parts]
+    is_whole = all(isinstance(value, int) for value in values)
+    return [sum(part) if is_whole else ExactSum(part).value() for part in parts]
