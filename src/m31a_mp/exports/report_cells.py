@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -151,7 +151,8 @@ def table(  # noqa: PLR0913  # the parts of a table
     rows = [Row(name_of(name), list(row)) for (name, _), row in zip(first, cells, strict=True)]
     sums = None
     if total and len(entries) > 1:
-        sums = Row(Name("in all"), [_cells(column, [total])[0] for column in kept])
+        without_bars = [replace(column, has_bars=False) for column in kept]
+        sums = Row(Name("in all"), [_cells(column, [total])[0] for column in without_bars])
     left = len(entries) - len(first)
     more = "and " + count(left, f"more {noun}", f"more {nouns or noun + 's'}") if left else ""
     return Table(key, title, noun, kept, rows, sums, remark, more)

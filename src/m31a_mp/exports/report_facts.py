@@ -56,7 +56,7 @@ def _facts_of_one(metrics: SessionMetrics) -> dict[str, tuple[Value, str]]:
     tokens = f"{sums.prompt_tokens:,} prompt, {sums.completion_tokens:,} completion"
     models = count(len(metrics.models), "model") if metrics.models else "no model is named"
     return {
-        "From first to last": (milliseconds(lasted) if has_records(metrics) else nothing, ""),
+        "Lasted": (milliseconds(lasted) if has_records(metrics) else nothing, ""),
         "Tool calls": (number(sums.tool_calls), failed) if metrics.tools else (nothing, ""),
         "Time in tools": (
             (
@@ -117,6 +117,8 @@ def notes(metrics: SessionMetrics, state: str) -> Iterator[Note]:
             "They count as failed and have no duration.",
             is_bad=True,
         )
+    if troubled := [site for site in getattr(metrics, "sites", []) if getattr(site, "problem", "")]:
+        yield Note(f"Gathered with a problem: {count(len(troubled), 'site')}, see below.", is_bad=True)
     if metrics.running:
         yield Note(f"Under way: {count(len(metrics.running), 'call')}, which no other number here has.")
     if sums.unknown_cost_count:

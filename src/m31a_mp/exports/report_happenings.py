@@ -22,6 +22,7 @@ from m31a_mp.wording import title_of, value_of_field
 
 MAX_HAPPENINGS = 50
 """The most happenings of one kind that are shown."""
+_BAD = {"success": False, "failure": True, "timeout": True}
 
 
 def tables_of_one(metrics: SessionMetrics) -> Iterator[Table]:
@@ -63,43 +64,29 @@ def _happenings_table(declared: Happenings, metrics: SessionMetrics) -> Table:
     return table(key, title, title_of(first), [when, *columns], rows, remark=remark)
 
 
+def sites_table(metrics: SessionMetrics) -> Table:
+    """Make the table of the sites that were gathered; without rows if the session is of one machine."""
+    sites = getattr(metrics, "sites", [])
+    if not sites:
+        return table("sites", "Sites", "site", [], [])
+    first, *names = [field.name for field in dataclasses.fields(sites[0])]
+    columns = [_field_column(name, sites) for name in names]
+    return table("sites", "Sites", "site", columns, [(getattr(site, first), [site]) for site in sites])
+
+
 def _field_column(name: str, items: Sequence[Any]) -> Column:
     """Make the column of a field by the type of its value. Without any value it is left out."""
-    is_flag = any(isinstance(getattr(item, name), bool) for item in items)
-    is_number = not is_flag and any(isinstance(getattr(item, name), int) for item in items)
+    values = [getattr(item, name) for item in items]
+    is_flag = any(isinstance(value, bool) for value in values)
+    is_number = not is_flag and any(isinstance(value, int) for value in values)
 
     def of(item: Any) -> Value:
         value = getattr(item, name)
+        if isinstance(value, datetime):
+            return Value(time_text(value), value.timestamp())
         if is_number:
             return Value(value_of_field(name, value), value)
-        is_bad = is_flag and value is (name != "success")
+        is_bad = is_flag and _BAD.get(name) is value
         return dataclasses.replace(text(value_of_field(name, value)), is_bad=is_bad)
 
     return Column(title_of(name), of, is_text=not is_number, is_optional=not is_flag)
-
-
-def sites_table(metrics: SessionMetrics) -> Table:
-    """Make the table of the sites that the metrics come from; without rows if they are of one machine."""
-    sites = [_fields_of(site) for site in getattr(metrics, "sites", None) or []]
-    names = list(dict.fromkeys(name for site in sites for name in site))
-    columns = [_site_column(name) for name in names[1:]]
-    rows = [(str(next(iter(site.values()), "")), [site]) for site in sites]
-    return table("sites", "Sites", title_of(names[0]) if names else "site", columns, rows)
-
-
-def _fields_of(site: Any) -> dict[str, Any]:
-    if dataclasses.is_dataclass(site):
-        return {field.name: getattr(site, field.name) for field in dataclasses.fields(site)}
-    return dict(site)
-
-
-def _site_column(name: str) -> Column:
-    def of(site: dict[str, Any]) -> Value:
-        value = site.get(name)
-        if isinstance(value, datetime):
-            return Value(time_text(value), value.timestamp())
-        if isinstance(value, int) and not isinstance(value, bool):
-            return Value(value_of_field(name, value), value)
-        return text("" if value is None else value_of_field(name, value))
-
-    return Column(title_of(name), of, is_optional=True)

@@ -40,6 +40,7 @@ from m31a_mp.wording import (
     quantile,
 )
 
+_LINES = "lines mark p50 and, dotted, p95"
 _MAX_ERRORS = 5  # names of errors in one cell
 _MAX_ERROR = 48  # characters of the name of an error
 
@@ -166,7 +167,7 @@ def tools_table(sessions: Sequence[SessionMetrics]) -> Table:
     """Make the table of tools, those that took longest first."""
     rows = rows_of(sessions, "tools", ToolMetric, by=("total_duration_ms", "call_count"))
     total = [sum_of_tools(metrics) for metrics in sessions]
-    made = table("tools", "Tools", "tool", _TOOLS, rows, total=total, remark="by total time")
+    made = table("tools", "Tools", "tool", _TOOLS, rows, total=total, remark=f"by total time; {_LINES}")
     return _with_distributions(made, rows, total)
 
 
@@ -219,7 +220,6 @@ _MODELS = (
     Column("reasoning", lambda m: number(parts_of_tokens(m)[4]), is_optional=True),
     Column("p50", lambda m: _quantile(m, 0.5), is_optional=True),
     Column("p95", lambda m: _quantile(m, 0.95), is_optional=True),
-    Column("max", lambda m: milliseconds(m.max_duration_ms), is_optional=True),
 )
 _MODEL_USE = (
     Column("cost", money, has_bars=True),
@@ -241,8 +241,9 @@ def models_table(sessions: Sequence[SessionMetrics]) -> Table:
         metrics.totals.llm_interactions - whole.interaction_count
         for metrics, whole in zip(sessions, total, strict=True)
     ]
-    remark = "; ".join(f"{count(n, 'interaction')} without the name of a model" for n in unnamed if n > 0)
-    made = table("models", "Models", "model", _MODELS, rows, total=total, remark=remark or "by cost")
+    without = [f"{count(n, 'interaction')} without the name of a model" for n in unnamed if n > 0]
+    remark = "; ".join(["by cost", _LINES, *without])
+    made = table("models", "Models", "model", _MODELS, rows, total=total, remark=remark)
     return _with_distributions(made, rows, total)
 
 
