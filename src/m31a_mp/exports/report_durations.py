@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from m31a_mp.exports.report_timeline import Tick, percent
-from m31a_mp.kinds.histogram import SCALE, Histogram
+from m31a_mp.kinds.histogram import SCALE, Histogram, bucket
 
 _PER_DOUBLING = 4  # bars from one power of two to the next; a histogram has 16 buckets there
 _MERGED = 2**SCALE // _PER_DOUBLING
+_LEAST_BARS = 16  # of a few, each would be as wide as a word
 _SHAPE = 30  # the height of the highest bar of a distribution
 _ZERO_COLUMNS = 2  # the bar of 0 ms, and a gap
 _DURATIONS = {
@@ -64,13 +65,13 @@ def axis_of(histograms: Sequence[Histogram]) -> Axis:
     """Return the axis that has room for some histograms."""
     filled = [h for h in histograms if h.counts]
     has_zero = any(h.zero_count for h in histograms)
-    if not filled:
-        return Axis(has_zero=has_zero, ticks=[Tick("50%", "0 ms")] if has_zero else [])
-    first = min(h.offset for h in filled) // _MERGED
-    last = max(h.offset + len(h.counts) - 1 for h in filled) // _MERGED
-    # Of a few bars, each would be as wide as a word.
-    first -= max(0, 8 - (last - first)) // 2
-    bare = Axis(first, max(last + 1 - first, 12), has_zero)
+    if not filled and not has_zero:
+        return Axis()
+    first = min((h.offset for h in filled), default=bucket(1)) // _MERGED
+    last = max((h.offset + len(h.counts) - 1 for h in filled), default=bucket(1)) // _MERGED
+    missing = max(0, _LEAST_BARS - (last + 1 - first))
+    left = 0 if has_zero else missing // 2
+    bare = Axis(first - left, last + 1 - first + missing, has_zero)
     return Axis(bare.first, bare.bars, has_zero, list(_duration_ticks(bare)))
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from m31a_mp.exports.report_cells import Value, change_of, milliseconds, number, time_text
-from m31a_mp.exports.report_names import cut
+from m31a_mp.exports.report_names import in_text
 from m31a_mp.exports.report_tables import money, sum_of, sum_of_tools
 from m31a_mp.model import LLMMetric, SessionMetrics, has_records
-from m31a_mp.system.log import shown
 from m31a_mp.wording import FAILED, count, duration, outcome, part, quantile
 
 _MAX_REASON = 40  # characters of the reason of a drop: another program may have written it
@@ -103,7 +102,7 @@ def notes(metrics: SessionMetrics, state: str) -> Iterator[Note]:
     if sums.dropped:
         reasons = sorted(metrics.dropped.items(), key=lambda item: (-item[1], item[0]))
         named = ", ".join(
-            f"{cut(shown(reason).replace('_', ' '), _MAX_REASON)}: {n:,}" for reason, n in reasons[:10]
+            f"{in_text(reason.replace('_', ' '), _MAX_REASON)}: {n:,}" for reason, n in reasons[:10]
         )
         yield Note(
             f"Dropped: {count(sums.dropped, 'record')} ({named}). All numbers are lower bounds.", is_bad=True

@@ -27,6 +27,8 @@ class Name:
 def name_of(text: str, most: int = MAX_NAME) -> Name:
     """Return a name to be shown, of at most some characters."""
     whole = shown(text)
+    if not whole.strip():
+        whole = f'"{whole}"'
     return Name(cut(whole, most), cut(whole, _MAX_HINT)) if len(whole) > most else Name(whole)
 
 
@@ -34,3 +36,9 @@ def cut(text: str, most: int) -> str:
     """Cut a text in the middle."""
     end = most // 3
     return text if len(text) <= most else f"{text[: most - 1 - end]}…{text[-end:]}"
+
+
+def in_text(name: str, most: int) -> str:
+    """Return a name for the middle of a text. Letters from right to left do not reorder the rest."""
+    short = name_of(name, most).text
+    return short if short.isascii() else f"\u2068{short}\u2069"

@@ -16,7 +16,7 @@ from m31a_mp.exports.report_cells import (
     table,
 )
 from m31a_mp.exports.report_durations import Axis, Distribution, axis_of, distribution
-from m31a_mp.exports.report_names import cut
+from m31a_mp.exports.report_names import in_text
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.model import (
@@ -27,7 +27,6 @@ from m31a_mp.model import (
     SessionMetrics,
     ToolMetric,
 )
-from m31a_mp.system.log import shown
 from m31a_mp.wording import (
     FAILED,
     cost,
@@ -133,7 +132,7 @@ def _quantile(entry: ToolMetric | ModelMetric, q: float) -> Value:
 def _errors(tool: ToolMetric) -> Value:
     """Return the most frequent errors in one text."""
     errors = sorted(tool.errors.items(), key=lambda item: (-item[1], item[0]))
-    texts = [f"{cut(shown(name), _MAX_ERROR)} ({times:,})" for name, times in errors[:_MAX_ERRORS]]
+    texts = [f"{in_text(name, _MAX_ERROR)} ({times:,})" for name, times in errors[:_MAX_ERRORS]]
     if tool.interrupted_count:
         texts.append(f"interrupted ({tool.interrupted_count:,})")
     unnamed = tool.fail_count - tool.interrupted_count - sum(tool.errors.values())

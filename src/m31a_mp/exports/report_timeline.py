@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from m31a_mp.exports.report_names import Name, name_of
+from m31a_mp.exports.report_names import MAX_NAME, Name, in_text, name_of
 from m31a_mp.exports.spans import Spans, near_steps, spans
 from m31a_mp.model import PhaseMetric, SessionMetrics, Timeline
 from m31a_mp.wording import cost, count, outcome, whole_seconds
 
 _MOST_SPANS = 120  # on a telephone, a column is 3 pixels wide then
+_LEAST_SPANS = 24  # of a few, each would be as wide as a word
 _LANE = 52  # the height of the highest bar, in pixels
 _LABEL = 24  # the room above a lane for its label
 _AXIS = 22  # the room below all lanes for the times
@@ -126,6 +127,7 @@ def timeline_charts(sessions: Sequence[SessionMetrics]) -> list[TimelineChart | 
     near = [near_steps(timeline) if timeline else ([], 0) for timeline in timelines]
     found = _in_spans(timelines, [steps for steps, _ in near])
     columns = max((len(each.starts) for each in found if each), default=0)
+    columns = max(columns, _LEAST_SPANS)
     series = [_series(each) if each else [] for each in found]
     most = {
         label: max(one.most for lanes in series for one in lanes if one.label == label)
@@ -227,7 +229,7 @@ class _Drawing:
                 continue
             free[row] = end
             until = f"to {phase.ended_at:%H:%M:%S}, {outcome(phase)}" if is_over else "not ended"
-            title = f"{begun:%Y-%m-%d %H:%M:%S} {until}"
+            title = f"{in_text(phase.phase, MAX_NAME)}: {begun:%Y-%m-%d %H:%M:%S} {until}"
             is_bad = is_over and not phase.success
             yield Strip(percent(x), percent(end - x), row * (_STRIP + 2), name_of(phase.phase), title, is_bad)
 
