@@ -16,7 +16,8 @@ from typing import IO, Any
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-# The browser reads commands from descriptor 3 and writes answers to descriptor 4.
+# The browser reads commands from descriptor 3 and writes answers to descriptor 4. Other shells than Bash take
+# no descriptors above 9.
 _SHELL = 'exec "$@" 3<&"$COMMANDS" 4>&"$ANSWERS"'
 _OPTIONS = (
     "--headless=new",
@@ -78,6 +79,11 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def each(self, selector: str, expression: str) -> list[Any]:
+        """Return the value of an expression for each element `e` that a selector finds."""
+        found: list[Any] = self.ask(f"[...document.querySelectorAll({selector!r})].map((e) => {expression})")
+        return found
+
     def complaints(self) -> list[str]:
         """List what stands in the console: errors of scripts, refused styles, whatever was logged."""
         told = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
@@ -121,7 +127,7 @@ def opened() -> Iterator[Page]:
     commands, answers = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(prefix="m31a_mp.", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            ["sh", "-c", _SHELL, "sh", program, f"--user-data-dir={profile}", *_OPTIONS],
+            ["bash", "-c", _SHELL, "bash", program, f"--user-data-dir={profile}", *_OPTIONS],
             env={**os.environ, "COMMANDS": str(commands[0]), "ANSWERS": str(answers[1]), "HOME": profile},
             pass_fds=(commands[0], answers[1]),
             stdin=subprocess.DEVNULL,

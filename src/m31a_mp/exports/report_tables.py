@@ -200,8 +200,8 @@ def _distribution(entries: Sequence[Any], axis: Axis) -> Distribution | None:
         known = {f"p{100 * q:.0f}": entry.quantile(q) for q in (0.5, 0.95)}
         marks.append({name: ms for name, ms in known.items() if ms is not None})
     titles = [
-        ", ".join(f"{name} {duration(ms)}" for name, ms in (*each.items(), ("max", entry.max_duration_ms)))
-        for each, entry in zip(marks, entries, strict=True)
+        f"p50 {quantile(entry, 0.5)}, p95 {quantile(entry, 0.95)}, max {duration(entry.max_duration_ms)}"
+        for entry in entries
     ]
     return distribution([entry.durations for entry in entries], marks, axis, " / ".join(titles))
 
