@@ -59,7 +59,7 @@ Exit status:
   2      wrong usage (run: 125)
   3      not done: there is no such session, its owner lives,
          a file is damaged or of a newer version
-  125    run could not start the command; or click and rich are not installed
+  125    run could not start the command; or a package of an extra is missing
   126    run: the command cannot be executed
   127    run: there is no such command
   128+N  signal N ended it; run: signal N ended the command
