@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from m31a_mp.model import ModelMetric, PhaseMetric, ToolMetric
+    from m31a_mp.model import ModelMetric, PhaseMetric, StartupMetric, ToolMetric
 
 FAILED = "failed"
 """The outcome of a phase that did not succeed."""
@@ -84,6 +84,13 @@ def duration(milliseconds: float | None) -> str:
     if days:
         return f"{days:,} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def start_of_program(start: StartupMetric) -> str:
+    """Return a sentence on how long the program took to start."""
+    parts = {"configuration": start.config_load_ms, "provider": start.provider_ms, "interface": start.tui_ms}
+    named = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
+    return f"the program took {duration(start.duration_ms)} to start: {named}"
 
 
 def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:

@@ -34,6 +34,7 @@ from m31a_mp.wording import (
     part,
     parts_of_tokens,
     quantile,
+    start_of_program,
     title_of,
     value_of_field,
 )
@@ -207,14 +208,7 @@ def metrics_views(
         since = f", entered {ago(phase.entered_at)} ago" if phase.entered_at else ""
         views.append(Text(f"{'in' if is_running else 'last in'} phase {shown(phase.phase)}{since}"))
     if metrics.startup:
-        start = metrics.startup
-        parts = {
-            "configuration": start.config_load_ms,
-            "provider": start.provider_ms,
-            "interface": start.tui_ms,
-        }
-        named = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
-        views.append(Text(f"the program took {duration(start.duration_ms)} to start: {named}"))
+        views.append(Text(start_of_program(metrics.startup)))
     if metrics.timeline and (activity := Activity(metrics.timeline)):
         views.append(activity)
     views += [table for table in _tables(metrics, choice) if table.rows]

@@ -11,14 +11,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from m31a_mp import __version__
 from m31a_mp.exports.report_cells import Table, time_text
-from m31a_mp.exports.report_facts import facts, notes
+from m31a_mp.exports.report_facts import Note, facts, notes
 from m31a_mp.exports.report_happenings import sites_table, tables_of_one
 from m31a_mp.exports.report_names import MAX_NAME, Name, name_of
 from m31a_mp.exports.report_tables import (
@@ -30,9 +29,9 @@ from m31a_mp.exports.report_tables import (
     strategies_table,
     tools_table,
 )
-from m31a_mp.exports.report_timeline import timeline_charts
+from m31a_mp.exports.report_timeline import TimelineChart, timeline_charts
 from m31a_mp.model import SessionMetrics, has_records
-from m31a_mp.wording import duration
+from m31a_mp.wording import start_of_program
 
 MAX_SESSIONS = 2
 """The most sessions side by side."""
@@ -62,7 +61,7 @@ class _Section:
     key: str
     title: str
     tables: list[Table] = field(default_factory=list)
-    charts: list[Any] = field(default_factory=list)
+    charts: list[TimelineChart | None] = field(default_factory=list)
 
     @property
     def remark(self) -> str:
@@ -88,7 +87,7 @@ def html(
     """
     if not 1 <= len(subjects) <= MAX_SESSIONS:
         raise ValueError(f"a report is of one session or of two side by side, not of {len(subjects)}")
-    tags = _TAGS if len(subjects) > 1 else ("",)
+    tags = list(_TAGS) if len(subjects) > 1 else [""]
     sessions = [subject.metrics for subject in subjects]
     style, script = _source("report.css"), _source("report.js")
     page = _environment().get_template("report.html")
@@ -100,12 +99,12 @@ def html(
         script_hash=_hash(script),
         version=__version__,
         made_at=time_text(made_at or datetime.now(UTC)),
-        heads=[_Head.of(tag, subject) for tag, subject in zip(tags, subjects, strict=False)],
+        heads=[_Head.of(tag, subject) for tag, subject in zip(tags, subjects, strict=True)],
         facts=facts(sessions),
         sections=[
             section for section in _sections(subjects, parts, tags) if section.tables or any(section.charts)
         ],
-        tags=tags[: len(subjects)],
+        tags=tags,
     )
 
 
@@ -122,7 +121,7 @@ class _Head:
     path: Name
     state: str
     lines: list[str]
-    notes: list[Any]
+    notes: list[Note]
 
     @classmethod
     def of(cls, tag: str, subject: Subject) -> _Head:
@@ -137,14 +136,7 @@ def _lines(subject: Subject) -> Iterator[str]:
     ended = f" to {time_text(metrics.updated_at)}" if has_records(metrics) else ""
     yield f"{time_text(metrics.started_at)}{ended} UTC"
     if metrics.startup:
-        start = metrics.startup
-        parts = {
-            "configuration": start.config_load_ms,
-            "provider": start.provider_ms,
-            "interface": start.tui_ms,
-        }
-        named = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
-        yield f"the program took {duration(start.duration_ms)} to start: {named}"
+        yield start_of_program(metrics.startup)
 
 
 def _sections(
@@ -166,7 +158,7 @@ def _sections(
         yield _Section(made.key, made.title, [made] if made.rows else [])
     of_each = [[*tables_of_one(metrics), sites_table(metrics)] for metrics in sessions]
     for side_by_side in zip(*of_each, strict=True):
-        tagged = [replace(made, tag=tag) for tag, made in zip(tags, side_by_side, strict=False) if made.rows]
+        tagged = [replace(made, tag=tag) for tag, made in zip(tags, side_by_side, strict=True) if made.rows]
         yield _Section(side_by_side[0].key, side_by_side[0].title, tagged)
 
 

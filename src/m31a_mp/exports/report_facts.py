@@ -48,7 +48,7 @@ def _facts_of_one(metrics: SessionMetrics) -> dict[str, tuple[Value, str]]:
     sums, tools = metrics.totals, sum_of_tools(metrics)
     use: LLMMetric = sum_of(LLMMetric, metrics.llms)
     nothing = Value("-")
-    lasted = (metrics.updated_at - metrics.started_at) / timedelta(milliseconds=1)
+    lasted = max(0.0, (metrics.updated_at - metrics.started_at) / timedelta(milliseconds=1))
     failed = f"{sums.tool_failures:,} failed, {part(sums.tool_failures, sums.tool_calls)}"
     quantiles = [f"{name} {quantile(tools, q)}" for name, q in (("p50", 0.5), ("p95", 0.95))]
     timed = tools.call_count > tools.interrupted_count
