@@ -6,8 +6,10 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from m31a_mp import merge
 from m31a_mp.exports import report
 from m31a_mp.exports.report import Subject, html
+from m31a_mp.exports.report_happenings import sites_table
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.model import (
     CancellationMetric,
@@ -370,3 +373,30 @@ def test_page_is_the_same_for_the_same_numbers(monkeypatch: pytest.MonkeyPatch) 
     first = make()
     monkeypatch.setattr(report, "__version__", "9.9")
     assert make() == first.replace("m31a_mp 0.1.0", "m31a_mp 9.9").replace("m31a-mp 0.1.0", "m31a-mp 9.9")
+
+
+# --- Sites --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Site:
+    """A site as gathered metrics have it: any fields, the first one names it."""
+
+    id: str
+    host: str
+    shared_at: datetime
+    tool_calls: int
+    has_ended: bool = False
+    problem: str = ""
+
+
+def test_sites_are_listed_with_all_their_fields_that_have_a_value() -> None:
+    gathered: Any = SimpleNamespace(sites=[Site("a1", "<one>", NOON, 1200), Site("b2", "two", NOON, 3, True)])
+    made = sites_table(gathered)
+    assert [column.title for column in made.columns] == ["host", "shared at", "tool calls", "has ended"]
+    assert [[cell.values[0].text for cell in row.cells] for row in made.rows] == [
+        ["<one>", "2026-11-23 12:00:00", "1,200", "no"],
+        ["two", "2026-11-23 12:00:00", "3", "yes"],
+    ]
+    assert [row.name.text for row in made.rows] == ["a1", "b2"]
+    assert sites_table(metrics()).rows == []
