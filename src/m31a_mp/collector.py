@@ -9,10 +9,10 @@ from contextlib import suppress
 from m31a_mp import ending
 from m31a_mp.errors import SessionOwnedError
 from m31a_mp.metrics import compactor
-from m31a_mp.metrics.compactor import Compaction
+from m31a_mp.metrics.compactor import Merged
+from m31a_mp.metrics.file import Published
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import PROCESS, Recorder
-from m31a_mp.refresh import Refresher, check_interval
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
@@ -22,6 +22,7 @@ from m31a_mp.system.turn import Turn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from m31a_mp.exports.sender import Sender
+    from m31a_mp.refresh import Refresher
 
 
 class Collector(Recorder):
@@ -67,14 +68,18 @@ class Collector(Recorder):
         """
         session = Session.named(session_id, sessions_dir)
         super().__init__(session if enabled else None, durability)
-        interval = None if flush_interval is None else check_interval("flush_interval", flush_interval)
+        interval = None
+        if flush_interval is not None:
+            from m31a_mp.refresh import check_interval  # and `threading`, which few owners need
+
+            interval = check_interval("flush_interval", flush_interval)
         self._session_id = session.id
         self._pid = os.getpid()
         self._started = time.time_ns()
         self._lease: Lease | None = None
         self._refresher: Refresher | None = None
         self._sender: Sender | None = None
-        self._is_durable = False
+        self._published: Published | None = None
         self._turn = Turn("a call that merges", session.root)
         make_sender = _sender_type() if enabled and otlp else None
         if enabled:
@@ -84,6 +89,8 @@ class Collector(Recorder):
                 self._sender = make_sender() if make_sender else None
                 ending.opened(session, self, self._started)
                 if interval:
+                    from m31a_mp.refresh import Refresher
+
                     self._refresher = Refresher(self._refresh, interval)
             except BaseException:
                 if self._lease:
@@ -152,8 +159,9 @@ class Collector(Recorder):
             # Retire segments first: the compaction then drains and deletes them, with one wait for the lock.
             self._staging.retire_idle()
             self._staging.hand_over_hidden()
-            metrics = self._compact(session).metrics
+            totals = self._compact(session).published.totals
             if log := logger():
+                metrics = totals.to_metrics(session.id)
                 log.info(
                     "session %s: %d tool calls, %d model interactions, %d phases",
                     session.id,
@@ -202,24 +210,25 @@ class Collector(Recorder):
         super().flush()
         return []
 
-    def _compact(self, session: Session) -> Compaction:
+    def _compact(self, session: Session) -> Merged:
         """Compact as the owner. If `owner.lock` was removed, take the lease again, unless it is taken."""
         if not self._owns():
             session.make()
             lease, self._lease = self._lease, Lease.take(session)
-            self._is_durable = False  # another owner may have written the file in between
+            self._published = None  # another owner may have written the file in between
             if lease:
                 lease.release()
-        is_durable, self._is_durable = self._is_durable, False  # until this compaction has succeeded
-        compaction = files.operation(
-            lambda: compactor.compact_session(session, self._owns, self._started, is_durable=is_durable)
+        # Forget the totals until this compaction has succeeded: a failed one may have changed them.
+        known, self._published = self._published, None
+        merged = files.operation(
+            lambda: compactor.compact_session(session, self._owns, self._started, known=known)
         )
-        self._is_durable = True
+        self._published = merged.published
         if self._sender:
-            self._sender.put(compaction.metrics)
-        return compaction
+            self._sender.put(merged.published.totals.to_metrics(session.id))
+        return merged
 
-    def _compact_once(self, session: Session) -> Compaction:
+    def _compact_once(self, session: Session) -> Merged:
         return files.operation(
             lambda: compactor.compact_session(session, lambda: still_owned(session), self._started)
         )
@@ -233,6 +242,6 @@ class Collector(Recorder):
 
 
 def _sender_type() -> type[Sender]:
-    from m31a_mp.exports.sender import Sender  # needs an extra  # noqa: PLC0415
+    from m31a_mp.exports.sender import Sender  # needs an extra
 
     return Sender

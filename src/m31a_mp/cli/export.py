@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from m31a_mp.cli.cells import count
+from m31a_mp.cli.arguments import GuessingGroup, complete_file, session_argument
 from m31a_mp.cli.extras import needing
-from m31a_mp.cli.naming import GuessingGroup, complete_file, existing_or_latest, session_argument
+from m31a_mp.cli.naming import existing_or_latest
 from m31a_mp.inspection.status import status
 from m31a_mp.system.log import shown
+from m31a_mp.wording import count
 
 _GROUP_EPILOG = """\
 \b

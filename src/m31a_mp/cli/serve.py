@@ -7,11 +7,12 @@ import signal
 
 import click
 
+from m31a_mp.cli import SIGNAL_BASE
+from m31a_mp.cli.arguments import complete_directory
 from m31a_mp.cli.counts import WholeNumber
 from m31a_mp.cli.export import by_session_option
 from m31a_mp.cli.extras import needing
-from m31a_mp.cli.keeper import SIGNAL_BASE
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, TroubleError, complete_directory, is_session_at, path_word
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, TroubleError, is_session_at, path_word
 from m31a_mp.cli.waiting import SignalPipe
 from m31a_mp.system.log import shown
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from m31a_mp.errors import MetricsError
 from m31a_mp.exports.numbers import Numbers
+from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.status import State, Status, live_writers, owner_of, sessions_in, status
 from m31a_mp.model import has_records
 from m31a_mp.session.paths import Session
@@ -52,6 +53,7 @@ class Seen:
         condition: What the latest look found.
         inode: The directory. Another one of the same name is another session.
         stamp: The state of the files of a session at rest; None if it has to be read again.
+        looks: The looks at a running session, each of which reads only what is new.
         ended: When a look first found that the session ended, by `time.monotonic()`; None while it runs.
     """
 
@@ -64,6 +66,7 @@ class Seen:
     condition: Condition
     inode: int = 0
     stamp: Stamp | None = None
+    looks: Looks | None = None
     ended: float | None = None
 
     @classmethod
@@ -176,7 +179,8 @@ class Sessions:
             inode = os.stat(session.root).st_ino
             if not seen and self._named is None and self._is_of_before(session, inode):
                 return None
-            now = Seen.of(status(session))
+            looks = seen.looks if seen and seen.looks and seen.inode == inode else Looks(session)
+            now = Seen.of(status(session, looks))
         except FileNotFoundError:
             self._forget(session.id)
             return None if self._named is None else Condition.MISSING
@@ -187,7 +191,9 @@ class Sessions:
             return Condition.UNREADABLE
         self._unreadable.discard(session.id)
         now.inode = inode
-        if now.condition is Condition.ENDED:
+        if now.condition is Condition.RUNNING:
+            now.looks = looks
+        else:
             now.ended = seen.ended if seen and seen.ended else time.monotonic()
             # A running call may turn out to be interrupted, which no file shows.
             now.stamp = None if now.calls else stamp

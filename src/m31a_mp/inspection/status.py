@@ -8,17 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-import psutil
-
-from m31a_mp.inspection.snapshot import fold_everything
-from m31a_mp.journal.batch import count_lines
+from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.model import SessionMetrics
 from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.session.lease import read_owner
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files, process
-from m31a_mp.system.flock import holders, lock_if_free
+from m31a_mp.system import process
+from m31a_mp.system.flock import holders, is_locked
 
 
 class State(StrEnum):
@@ -88,8 +85,12 @@ class Status:
     metrics: SessionMetrics
 
 
-def status(session: Session) -> Status:
+def status(session: Session, looks: Looks | None = None) -> Status:
     """Return the status of a session, without blocking any process.
+
+    Args:
+        session: The session.
+        looks: The caller's looks at the session, if it looks again and again.
 
     Raises:
         FileNotFoundError: The session does not exist.
@@ -98,13 +99,14 @@ def status(session: Session) -> Status:
         OSError: A file could not be read.
     """
     session.must_be_there()
-    writers = live_writers(session)
+    writers = live_writers(session, looks)
     owner = owner_of(session)
     is_running = owner is not None or bool(writers)
-    fold = fold_everything(session)
-    metrics = fold.totals.to_metrics(session.id)
+    unmerged, interrupted, metrics = (looks or Looks(session)).look(
+        lambda fold: (fold.records, fold.interrupted, fold.totals.to_metrics(session.id))
+    )
     state = State.RUNNING if is_running else _state_at_rest(session)
-    return Status(session.root, state, owner, writers, fold.records, fold.interrupted, metrics)
+    return Status(session.root, state, owner, writers, unmerged, interrupted, metrics)
 
 
 def _state_at_rest(session: Session) -> State:
@@ -150,18 +152,19 @@ def owner_of(session: Session) -> Owner | None:
         started_at = line.get("started_at") if line.get("pid") == pids[0] else None
         return Owner(pids[0], started_at if isinstance(started_at, str) else None)
     # A dead owner leaves its line, too. The lock tells it from a living owner in another pid namespace.
-    return Owner(None, None) if line and _is_locked(session.owner_lock) else None
+    return Owner(None, None) if line and is_locked(session.owner_lock) else None
 
 
-def live_writers(session: Session) -> list[LiveWriter]:
-    """List the writers whose process lives, or may live."""
+def live_writers(session: Session, looks: Looks | None = None) -> list[LiveWriter]:
+    """List the writers whose process lives, or may live. What the looks have seen is not read again."""
+    seen = looks.staged() if looks else {}
     writers: dict[str, LiveWriter] = {}
     for path in list_segments(session.segments):
         try:
             with SegmentFile.open(path) as file:
                 if file.is_dead():
                     continue
-                staged = count_lines(file.pending(is_finished=False).records)
+                staged = file.count_pending(seen.get(path))
                 identity = file.identity
                 pid = identity.pid if process.seen_alive(identity) else None
         except (DamagedSegmentError, OSError):
@@ -183,6 +186,8 @@ class Reading:
 
 def reading(session: Session) -> Reading:
     """Return the progress of another thread in reading the journals, according to the open files."""
+    import psutil  # only a progress bar needs it: it takes twice as long as starting Python  # noqa: PLC0415
+
     paths = [path for _, path in session.sealed()] + [session.journal]
     positions = {file.path: int(file.position) for file in psutil.Process().open_files()}
     done = total = 0
@@ -210,14 +215,3 @@ def _use(session: Session) -> tuple[bool, int]:
     except OSError:
         return False, 0  # not readable, or removed meanwhile
     return is_alive, max(changed)
-
-
-def _is_locked(path: str) -> bool:
-    try:
-        fd = files.open_private(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not lock_if_free(fd)
-    finally:
-        os.close(fd)

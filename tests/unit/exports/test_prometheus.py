@@ -24,6 +24,7 @@ from m31a_mp.exports import prometheus
 from m31a_mp.exports import sessions as watching
 from m31a_mp.exports.numbers import POWERS, Numbers
 from m31a_mp.exports.prometheus import SessionsCollector, text, write_textfile
+from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.status import State, Status, status
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.session.paths import Session
@@ -397,11 +398,11 @@ class TestSessionsThatComeAndGo:
         inside: list[None] = []
         together: list[int] = []
 
-        def watched(session: Session) -> Status:
+        def watched(session: Session, looks: Looks) -> Status:
             inside.append(None)
             for _ in range(100):  # others may come in
                 os.sched_yield()
-            found = status(session)
+            found = status(session, looks)
             together.append(len(inside))
             inside.pop()
             return found
@@ -536,9 +537,9 @@ def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sessions that are read from now on."""
     read: list[str] = []
 
-    def noting(session: Session) -> Status:
+    def noting(session: Session, looks: Looks) -> Status:
         read.append(session.id)
-        return status(session)
+        return status(session, looks)
 
     monkeypatch.setattr(watching, "status", noting)
     return read
