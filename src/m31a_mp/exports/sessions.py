@@ -108,7 +108,8 @@ class Sessions:
         """
         self._directory = os.path.abspath(directory)
         self._named = None if names is None else [Session.named(name, directory) for name in names]
-        self._old: dict[str, int] = {}  # the directories of sessions that were at rest at the first look
+        # The sessions that were at rest at the first look, and still are: directory, and state of the files.
+        self._old: dict[str, tuple[int, Stamp | None]] = {}
         self._is_first = True
         self._unreadable: set[str] = set()
         self.seen: dict[str, Seen] = {}
@@ -135,7 +136,7 @@ class Sessions:
                 self.conditions[Condition.UNREADABLE] += 1
             else:
                 self._forget(name)
-        self._old = {name: inode for name, inode in self._old.items() if name in names}
+        self._old = {name: old for name, old in self._old.items() if name in names}
         self._is_first = False
 
     def total(self) -> Numbers:
@@ -177,7 +178,7 @@ class Sessions:
             return seen.condition
         try:
             inode = os.stat(session.root).st_ino
-            if not seen and self._named is None and self._is_of_before(session, inode):
+            if not seen and self._named is None and self._is_of_before(session, inode, stamp):
                 return None
             looks = seen.looks if seen and seen.looks and seen.inode == inode else Looks(session)
             now = Seen.of(status(session, looks))
@@ -214,14 +215,15 @@ class Sessions:
         seen.condition, seen.stamp = Condition.UNREADABLE, None
         self._at_rest = None
 
-    def _is_of_before(self, session: Session, inode: int) -> bool:
+    def _is_of_before(self, session: Session, inode: int, stamp: Stamp | None) -> bool:
         """Whether the session was at rest at the first look, and still is."""
-        if not self._is_first and self._old.get(session.id) != inode:
+        known_inode, known_stamp = self._old.pop(session.id, (None, None))
+        if not self._is_first and known_inode != inode:
             return False
-        if owner_of(session) or live_writers(session):
-            self._old.pop(session.id, None)
+        is_same = stamp is not None and stamp == known_stamp
+        if not is_same and (owner_of(session) or live_writers(session)):
             return False
-        self._old[session.id] = inode
+        self._old[session.id] = inode, stamp
         return True
 
     def _forget(self, name: str) -> None:

@@ -25,7 +25,7 @@ from m31a_mp.exports import sessions as watching
 from m31a_mp.exports.numbers import POWERS, Numbers
 from m31a_mp.exports.prometheus import SessionsCollector, text, write_textfile
 from m31a_mp.inspection.snapshot import Looks
-from m31a_mp.inspection.status import State, Status, status
+from m31a_mp.inspection.status import Owner, State, Status, owner_of, status
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.session.paths import Session
 from prometheus import (
@@ -508,6 +508,26 @@ class TestCost:
         attach("new", sessions).record_tool_call("grep", True, 1)
         found = collected(collector)
         assert value(found, "tool_calls_total", tool="grep", outcome="success") == 2
+
+    def test_session_that_had_ended_before_is_asked_once_who_owns_it(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def noting(session: Session) -> Owner | None:
+            asked.append(session.id)
+            return owner_of(session)
+
+        monkeypatch.setattr(watching, "owner_of", noting)
+        with Collector("s", sessions) as s:
+            s.record_tool_call("grep", True, 1)
+        age(sessions / "s")
+        collector = SessionsCollector(sessions)
+        for _ in range(3):
+            assert values(collected(collector), "tool_calls_total") == {}
+        assert asked == ["s"]
+        with Collector("s", sessions):
+            assert sum(values(collected(collector), "tool_calls_total").values()) == 1
 
     def test_session_that_changed_just_now_is_read_again(
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch
