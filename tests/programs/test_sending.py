@@ -90,5 +90,5 @@ def test_missing_package_is_named_with_what_helps(directory: Path, tmp_path: Pat
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.splitlines() == [
         "m31a-mp: opentelemetry is not installed",
-        f"hint: {sys.executable} -m pip install 'opentelemetry-exporter-otlp-proto-http>=1.35'",
+        f"hint: {sys.executable} -m pip install 'opentelemetry-exporter-otlp-proto-http>=1.45'",
     ]

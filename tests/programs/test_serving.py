@@ -258,7 +258,7 @@ class TestExport:
         assert (done.returncode, done.stdout) == (125, "")
         assert done.stderr.splitlines() == [
             "m31a-mp: prometheus_client is not installed",
-            f"hint: {sys.executable} -m pip install 'prometheus_client>=0.21'",
+            f"hint: {sys.executable} -m pip install 'prometheus_client>=0.23'",
         ]
 
 

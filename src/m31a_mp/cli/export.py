@@ -66,7 +66,7 @@ def command() -> None:
 @by_session_option
 def prometheus(directory: str | None, output: str | None, *, by_session: bool) -> None:
     """Print the metrics of a session in Prometheus's text format."""
-    exports = needing("m31a_mp.exports.prometheus", "prometheus_client>=0.21")
+    exports = needing("m31a_mp.exports.prometheus", "prometheus_client>=0.23")
     found = status(existing_or_latest(directory, "m31a-mp export prometheus"))
     if output is None:
         click.echo(exports.text(found, by_session=by_session), nl=False)
@@ -85,7 +85,7 @@ def prometheus(directory: str | None, output: str | None, *, by_session: bool) -
 )
 def otlp(directory: str | None, endpoint: str | None, *, older_names: bool | None) -> None:
     """Send the metrics of a session to OpenTelemetry, by OTLP over HTTP."""
-    exports = needing("m31a_mp.exports.otlp", "opentelemetry-exporter-otlp-proto-http>=1.35")
+    exports = needing("m31a_mp.exports.otlp", "opentelemetry-exporter-otlp-proto-http>=1.45")
     found = status(existing_or_latest(directory, "m31a-mp export otlp"))
     exporter = exports.Exporter(endpoint, older_names=older_names)
     points = exporter.export(found.metrics)

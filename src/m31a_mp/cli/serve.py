@@ -68,8 +68,8 @@ def command(  # noqa: PLR0913  # one for each option
     directory: str, port: int, host: str, names: tuple[str, ...], max_names: int, *, by_session: bool
 ) -> int:
     """Serve the metrics of the running sessions in DIRECTORY to Prometheus, at /metrics."""
-    prometheus = needing("m31a_mp.exports.prometheus", "prometheus_client>=0.21")
-    scraping = needing("m31a_mp.exports.scraping", "prometheus_client>=0.21")
+    prometheus = needing("m31a_mp.exports.prometheus", "prometheus_client>=0.23")
+    scraping = needing("m31a_mp.exports.scraping", "prometheus_client>=0.23")
     sessions_dir = os.path.abspath(directory)
     _check(sessions_dir)
     collector = prometheus.SessionsCollector(
