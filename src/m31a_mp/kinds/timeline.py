@@ -44,7 +44,7 @@ class Step:
         """Add a number to each of `COUNTS`, and to the cost."""
         for name, count in zip(COUNTS, counts, strict=True):
             setattr(self, name, getattr(self, name) + count)
-        self.cost.extend(costs)
+        self.cost.waiting.extend(costs)
 
     def merge(self, other: Step) -> None:
         """Add the sums of another step."""
