@@ -76,7 +76,7 @@ def test_documents_and_changelog_of_the_package_are_where_the_wheel_takes_its_fi
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     target = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
     (package,) = target["packages"]
-    assert set(target) == {"packages"}  # nothing is left out
+    assert set(target) == {"packages", "hooks"}  # nothing is left out
     for name in ("CHANGELOG.md", "README.md", "cli/README.md", "py.typed"):
         assert (ROOT / package / name).is_file(), name
 
