@@ -448,7 +448,7 @@ def _fold(kind: Kind, given: Mapping[str, Field]) -> Iterable[str]:
     if not isinstance(first, Into):
         values = (f"tuple({name})" if kind.fields[name].type == FILES.type else name for name in first.fields)
         yield f"{first.name}.add(time, {', '.join(values)})"
-        yield from _first(first.name)
+        yield from _earlier(first.name)
         return
     yield f"{_entry(first.table)} = {first.table.name}[record[{_key(key)}]]"
     yield from _into_tables(kind, given, first)
@@ -463,17 +463,14 @@ def _into_tables(kind: Kind, given: Mapping[str, Field], first: Into) -> Iterabl
             entry = f"{into.table.name}[{into.key}]"
             absent = f"None if {into.key} is None else " if given[into.key].is_optional else ""
             yield f"{_entry(into.table)} = {absent}{entry}"
-    always = [first, *(into for into in tables if isinstance(into.table, Steps))]
+    perhaps = [into for into in tables if into.key and given[into.key].is_optional]
+    always = [first, *(into for into in tables if into not in perhaps)]
     yield from _additions(given, always)
-    yield from _first(_entry(first.table))
-    for into in tables:
-        if isinstance(into.table, Table):
-            added = [*_additions(given, [into]), *_first(_entry(into.table))]
-            if given[into.key].is_optional:
-                yield f"if {_entry(into.table)} is not None:"
-                yield from _indented(added)
-            else:
-                yield from added
+    for into in always:
+        yield from _first(into)
+    for into in perhaps:
+        yield f"if {_entry(into.table)} is not None:"
+        yield from _indented([*_additions(given, [into]), *_first(into)])
     for ends in kind.into:
         if isinstance(ends, Ends) and ends.call in given:
             end = f"{ends.table.name}.end({ends.call})"
@@ -492,7 +489,12 @@ def _begun(table: Running) -> str:
     return f"{table.name}_calls"
 
 
-def _first(entry: str) -> Iterable[str]:
+def _first(into: Into) -> Iterable[str]:
+    if isinstance(into.table, Table):
+        yield from _earlier(_entry(into.table))
+
+
+def _earlier(entry: str) -> Iterable[str]:
     yield f"if time < {entry}.first:"
     yield f"    {entry}.first = time"
 

@@ -235,25 +235,23 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                     llms_entry.completion_tokens += completion_tokens
                     llms_entry.total_tokens += total_tokens
                     llms_entry.interaction_count += 1
-                    step_interactions += 1
-                    step_tokens += total_tokens
-                    if cost is None:
-                        llms_entry.unknown_cost_count += 1
-                        step_unknown_costs += 1
-                    else:
-                        llms_entry.cost.waiting.append(cost)
-                        step_cost.append(cost)
-                    if time < llms_entry.first:
-                        llms_entry.first = time
                     models_entry.interaction_count += 1
                     models_entry.prompt_tokens += prompt_tokens
                     models_entry.completion_tokens += completion_tokens
                     models_entry.total_tokens += total_tokens
                     models_entry.durations.waiting.append(duration_ms)
+                    step_interactions += 1
+                    step_tokens += total_tokens
                     if cost is None:
+                        llms_entry.unknown_cost_count += 1
                         models_entry.unknown_cost_count += 1
+                        step_unknown_costs += 1
                     else:
+                        llms_entry.cost.waiting.append(cost)
                         models_entry.cost.waiting.append(cost)
+                        step_cost.append(cost)
+                    if time < llms_entry.first:
+                        llms_entry.first = time
                     if time < models_entry.first:
                         models_entry.first = time
                 else:
