@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from m31a_mp.journal.batch import Batch
-from m31a_mp.journal.reader import Damage, Item, Line, Torn
+from m31a_mp.journal.reader import Damage, Item, Lines, Torn
 from m31a_mp.kinds import json
 from m31a_mp.kinds.times import MAX_AHEAD
 from m31a_mp.metrics._folding import fold_plain
@@ -96,8 +96,8 @@ class Fold:
             match item:
                 case Batch():
                     self.add_batch(file, item)
-                case Line():
-                    self._line(file, item.offset, item.text)
+                case Lines():
+                    self._add_lines(file, item.offset, item.text)
                 case Torn():
                     pass  # normal after a crash; the records come again from the segment
                 case Damage():
@@ -118,6 +118,12 @@ class Fold:
             number += count
             offset += len(piece)
         self.totals.saw_dropped(mark, batch.dropped)
+
+    def _add_lines(self, file: str, offset: int, lines: bytes) -> None:
+        """Add records that were appended on their own. Each comes once: they have no numbers."""
+        for piece in _pieces(lines):
+            self._piece(file, offset, piece.removesuffix(b"\n"), 0)
+            offset += len(piece)
 
     def _piece(self, file: str, offset: int, text: bytes, known: int) -> int:
         """Add the records of some lines, without the first `known` lines. Return the number of lines."""
