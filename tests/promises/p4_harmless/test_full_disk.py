@@ -315,6 +315,7 @@ def test_disk_that_fills_up_again_and_again_under_busy_writers_costs_only_what_i
 
 @pytest.mark.parametrize("room", [0, 1])
 @pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.usefixtures("segments_at_once")
 def test_disk_too_full_for_journal_or_metrics_fails_the_flush_and_loses_nothing(
     durability: str, room: int, disk: Disk, tmp_path: Path
 ) -> None:
@@ -390,6 +391,7 @@ def test_collector_opened_on_a_full_disk_raises_and_can_be_opened_when_there_is_
     _ten_more_come_through(disk)
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_writer_killed_on_a_full_disk_has_its_records_counted_and_its_drops_told(
     disk: Disk, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ CALLS: list[tuple[str, tuple[Any, ...]]] = [
 
 
 @pytest.mark.parametrize("call", CALLS, ids=[name for name, _ in CALLS])
+@pytest.mark.usefixtures("segments_at_once")
 def test_record_with_room_in_its_segment_makes_no_system_call(
     sessions: Path, call: tuple[str, tuple[Any, ...]]
 ) -> None:
