@@ -21,8 +21,8 @@ from m31a_mp.cli.program import forget_output
 from m31a_mp.cli.screen import QUIT, Screen
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import MetricsError
+from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.status import Status, status
-from m31a_mp.session.paths import Session
 from m31a_mp.system.log import shown
 
 _EPILOG = """\
@@ -68,15 +68,16 @@ def command(
 ) -> int:
     """Show a session live, at a steady rate, until q or Ctrl-C."""
     session = existing_or_latest(directory, "m31a-mp watch")
-    found = status(session)  # an error in the first snapshot ends the program
+    look = partial(status, session, Looks(session))
+    found = look()  # an error in the first snapshot ends the program
     with SignalPipe(_AWAITED) as pipe:
         console = tables.console()
         if as_json or not console.is_terminal or console.is_dumb_terminal:
             emit = partial(_print_one, console=console, choice=choice, as_json=as_json)
-            return _print(session, found, _events(pipe, interval, count), emit)
+            return _print(look, found, _events(pipe, interval, count), emit)
         try:
             with Screen(console) as screen:
-                return _draw(session, found, _events(pipe, interval, count, screen), screen, choice)
+                return _draw(look, found, _events(pipe, interval, count, screen), screen, choice)
         except OSError as error:
             if error.errno != EIO:
                 raise
@@ -107,7 +108,9 @@ def _events(
         yield _LOOK
 
 
-def _print(session: Session, found: Status, events: Iterator[int], emit: Callable[[Status], None]) -> int:
+def _print(
+    look: Callable[[], Status], found: Status, events: Iterator[int], emit: Callable[[Status], None]
+) -> int:
     """Print one snapshot after the other."""
     emit(found)
     for event in events:
@@ -116,7 +119,7 @@ def _print(session: Session, found: Status, events: Iterator[int], emit: Callabl
         if event == signal.SIGTSTP:
             stop_until_continued()
         if event == _LOOK:
-            emit(status(session))
+            emit(look())
     return 0
 
 
@@ -129,7 +132,9 @@ def _print_one(found: Status, *, console: Console, choice: Choice, as_json: bool
         console.file.flush()
 
 
-def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen, choice: Choice) -> int:
+def _draw(
+    look: Callable[[], Status], found: Status, events: Iterator[int], screen: Screen, choice: Choice
+) -> int:
     """Draw snapshots in place, on the terminal's alternate screen."""
     screen.show(tables.status_view(found, choice))
     for event in events:
@@ -138,7 +143,7 @@ def _draw(session: Session, found: Status, events: Iterator[int], screen: Screen
         if event == _LOOK:
             note = ""
             try:
-                found = status(session)
+                found = look()
             except (MetricsError, OSError) as error:
                 # Keep the last snapshot: the error may be temporary.
                 note = f"not to be read now: {shown(str(error))}"
