@@ -18,8 +18,6 @@ from m31a_mp.system import files
 _HEADER_START = b'{"batch":'
 _MAX_WRITER_CHARACTERS = 64
 _BUFFER_BYTES = 256 * 1024
-# The first look for more lines behind a line. Each look that finds nothing else doubles it.
-_FIRST_LINES = 1024
 # About the length of a header: a header causes no more useless reading than its own length.
 _FIRST_STEP = 64
 
@@ -85,7 +83,7 @@ def read(stream: BinaryIO, offset: int = 0) -> Iterator[Item]:
                 headers_trusted = headers_trusted and is_right
                 yield from items
             else:
-                yield Lines(offset, line + _read_lines(stream))
+                yield Lines(offset, line + _read_lines(stream, 2 * len(line)))
         elif len(line) == MAX_LINE_BYTES:
             _skip_line(stream)
             yield Damage(offset, f"a line of more than {MAX_LINE_BYTES} bytes", line)
@@ -96,9 +94,15 @@ def read(stream: BinaryIO, offset: int = 0) -> Iterator[Item]:
         offset = stream.tell()
 
 
-def _read_lines(stream: BinaryIO) -> bytes:
-    """Read the lines before the next header, NUL or torn line, not more than `MAX_LINE_BYTES` in all."""
-    lines, step = b"", _FIRST_LINES
+def _read_lines(stream: BinaryIO, step: int) -> bytes:
+    """Read the lines before the next header, NUL or torn line, not more than `MAX_LINE_BYTES` in all.
+
+    Args:
+        stream: A journal, behind a line.
+        step: Bytes to read at first. As long as at least half of a step are lines, the next one is twice as
+            long: what is read in vain is no more than a few times what is returned.
+    """
+    lines = b""
     while len(lines) + step <= MAX_LINE_BYTES:
         start, piece = stream.tell(), stream.read(step)
         text = piece[: _find_header(piece, 0)].partition(b"\0")[0]
@@ -106,7 +110,7 @@ def _read_lines(stream: BinaryIO) -> bytes:
         lines += text
         if len(text) < len(piece):
             stream.seek(start + len(text))
-        if len(text) < step // 2:  # there is something else, or nothing
+        if len(text) < step // 2:
             break
         step *= 2
     return lines

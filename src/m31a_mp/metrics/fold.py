@@ -122,11 +122,14 @@ class Fold:
     def _add_lines(self, file: str, offset: int, lines: bytes) -> None:
         """Add records that were appended on their own. Each comes once: they have no numbers."""
         for piece in _pieces(lines):
-            self._piece(file, offset, piece.removesuffix(b"\n"), 0)
+            self._piece(file, offset, piece.removesuffix(b"\n"), 0, ending=b"\n")
             offset += len(piece)
 
-    def _piece(self, file: str, offset: int, text: bytes, known: int) -> int:
-        """Add the records of some lines, without the first `known` lines. Return the number of lines."""
+    def _piece(self, file: str, offset: int, text: bytes, known: int, ending: bytes = b"") -> int:
+        """Add the records of some lines, without the first `known` lines. Return the number of lines.
+
+        A line that is set aside gets the `ending`.
+        """
         array = text.replace(b"\n", _BETWEEN)
         count = 1 + (len(array) - len(text)) // (len(_BETWEEN) - 1)
         if known >= count:
@@ -143,15 +146,15 @@ class Fold:
             lines = text.split(b"\n")
             offsets = list(accumulate((len(line) + 1 for line in lines), initial=offset))
             for i in others:
-                self._line(file, offsets[known + i], lines[known + i])
+                self._line(file, offsets[known + i], lines[known + i], ending)
         return count
 
-    def _line(self, file: str, offset: int, line: bytes) -> None:
+    def _line(self, file: str, offset: int, line: bytes, ending: bytes) -> None:
         self._now += 1  # keep the order of lines without a time
         try:
             fold_checked(self.totals, line, self._now)
         except ValueError as error:
-            self.reject(Rejected(file, offset, str(error), line))
+            self.reject(Rejected(file, offset, str(error), line + ending))
         else:
             self.records += 1
 
