@@ -28,9 +28,9 @@ from m31a_mp.system import files, fork
 from m31a_mp.system.fork import mark
 from m31a_mp.system.log import warn_of_loss
 
-# So many records of a process go straight to the journal, before it makes a segment: most processes that
-# record so few end soon. A record takes 24 us that way. A segment takes 75 us (tmpfs) to 250 us (ext4) to make,
-# and the owner 50 to 200 us more to lock, read and delete it: together as long as 5 to 18 records.
+# So many records of a process go straight to the journal before it makes a segment: most processes that
+# record so few end soon. A record takes 24 us that way. A segment takes 75 us (tmpfs) to 250 us (ext4), and
+# the owner takes 50 to 200 us more to lock, read and delete it: together as long as 5 to 18 records.
 STRAIGHT_RECORDS = 8
 # Longer ones are not worth the time with the lock. A line of the journal is limited, too.
 _MAX_STRAIGHT_BYTES = 4096

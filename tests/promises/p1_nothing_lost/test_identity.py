@@ -128,6 +128,8 @@ def test_programs_that_replace_one_another_in_a_process_leave_no_segments(
     program = """
 import os, sys
 from m31a_mp import Recorder
+from m31a_mp.segments import staging
+staging.STRAIGHT_RECORDS = 0
 Recorder.from_env().record_tool_call("tool", True, 1)
 left = int(sys.argv[1])
 if left:

@@ -576,6 +576,7 @@ class Life:
             Journal(Session.named(SESSION, self._sessions)).hold(lambda: self._owner.record(held))
         self._worker.record(after)
         assert self._stage_of_worker
+        self._worker_had_a_segment = any(one.names() for one in self._stage_of_worker._writers)
         self._stage_of_worker.abandon()  # as its death would, see the fixture `dead`
         _flush(collector)
         self._owner.record(1)
@@ -593,7 +594,7 @@ class Life:
         assert found.metrics.rejected == 0
         assert found.metrics.dropped.keys() <= {self._reason}
         told = found.metrics.dropped.get(self._reason, 0)
-        if self._worker.kept:
+        if self._worker_had_a_segment:
             assert told == self._owner.dropped + self._worker.dropped
         else:
             # One that never had a segment has nothing that its drops could be told by after its death.
