@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 from test_scripts import SCRIPTS, UNMEASURED
 
-ROWS = ["record", "tail", "scaling", "compaction", "snapshot", "dead", "import", "worker"]
+ROWS = [
+    *(
+        "record",
+        "measured",
+        "tail",
+        "scaling",
+        "compaction",
+        "snapshot",
+        "dead",
+        "backlog",
+        "import",
+        "worker",
+    ),
+]
 
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
