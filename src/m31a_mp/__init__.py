@@ -13,6 +13,7 @@ metrics/     the owner: seal -> fold -> publish -> delete
 inspection/  read-only views: snapshot, status, verify
 session/     the directory, and the owner's lease
 system/      durable steps, locks, forks, processes
+exports/     the metrics of a session for other programs, and as a page
 cli/         the command line
 
 A writer is one numbered stream of records in a process, used by one call at a time.

@@ -13,12 +13,15 @@ from m31a_mp.metrics.compactor import Merged
 from m31a_mp.metrics.file import Published
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import PROCESS, Recorder
-from m31a_mp.refresh import Refresher, check_interval
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
 from m31a_mp.system.log import logger, warn
 from m31a_mp.system.turn import Turn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from m31a_mp.refresh import Refresher
 
 
 class Collector(Recorder):
@@ -59,7 +62,11 @@ class Collector(Recorder):
         """
         session = Session.named(session_id, sessions_dir)
         super().__init__(session if enabled else None, durability)
-        interval = None if flush_interval is None else check_interval("flush_interval", flush_interval)
+        interval = None
+        if flush_interval is not None:
+            from m31a_mp.refresh import check_interval  # and `threading`, which few owners need
+
+            interval = check_interval("flush_interval", flush_interval)
         self._session_id = session.id
         self._pid = os.getpid()
         self._started = time.time_ns()
@@ -73,6 +80,8 @@ class Collector(Recorder):
                 self._compact(session)
                 ending.opened(session, self, self._started)
                 if interval:
+                    from m31a_mp.refresh import Refresher
+
                     self._refresher = Refresher(self._refresh, interval)
             except BaseException:
                 if self._lease:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from m31a_mp.cli import tables
+from m31a_mp.cli.arguments import json_option, sessions_argument
 from m31a_mp.cli.comparison import comparison_json
 from m31a_mp.cli.entries import Choice
-from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, sessions_argument
+from m31a_mp.cli.naming import TroubleError, existing_or_latest
 from m31a_mp.cli.options import choice_options
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, status
@@ -41,8 +42,14 @@ lists the missing columns. A pipe gets all columns, and --json has full names.
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A session, or only a file of metrics."""
+class Found:
+    """A session, or only a file of metrics.
+
+    Attributes:
+        name: The path of the directory or the file.
+        metrics: The metrics.
+        status: The status of the session; None of a file.
+    """
 
     name: str
     metrics: SessionMetrics
@@ -74,7 +81,7 @@ def command(directories: tuple[str, ...], choice: Choice, *, compare: bool, as_j
     if compare and choice.sort:
         raise click.UsageError("--compare has an order of its own, the largest differences first: no --sort")
     # Do not read the variable by click, which would split it at spaces for several sessions.
-    found = [_find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
+    found = [find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
     if compare:
         _show_comparison(found, choice, as_json=as_json)
     elif len(found) > 1:
@@ -86,44 +93,50 @@ def command(directories: tuple[str, ...], choice: Choice, *, compare: bool, as_j
     return 0
 
 
-def _find(directory: str | None) -> _Found:
+def find(directory: str | None) -> Found:
+    """Return a session by its directory, or a file of metrics; by default the session that was used last."""
     if not directory or not os.path.isfile(directory):
         looked = status(existing_or_latest(directory, "m31a-mp show"))
-        return _Found(looked.directory, looked.metrics, looked)
+        return Found(looked.directory, looked.metrics, looked)
     path = os.path.abspath(directory)
     try:
-        return _Found(path, read_file(path))
+        return Found(path, read_file(path))
     except UnsupportedVersionError:
         raise  # a newer version is not damage
     except DamagedMetricsError as error:
         raise TroubleError(str(error), "name a session's directory, or a metrics.json") from None
 
 
-def _show_sum(named: list[_Found], choice: Choice, *, as_json: bool) -> None:
+def _show_sum(named: list[Found], choice: Choice, *, as_json: bool) -> None:
     """Show the sum of sessions. A session that was named several times counts once."""
-    same: dict[str, list[_Found]] = {}
-    for one in named:
-        same.setdefault(one.directory, []).append(one)
-    found = [first for first, *_ in same.values()]
+    found, notes = without_repeats(named)
     whole = merge(*(one.metrics for one in found))
     if as_json:
         sums = {"totals": tables.totals(whole), "metrics": whole.to_json()}
         tables.print_json({"sessions": [one.json() for one in found]} | sums)
     else:
         rows = [(os.path.relpath(one.name), one.metrics) for one in found]
-        notes = [
-            f"{shown(os.path.relpath(first.name))} was named {_times(1 + len(others))} and counts once"
-            for first, *others in same.values()
-            if others
-        ]
         tables.console().print(tables.sum_view(rows, whole, choice, notes))
+
+
+def without_repeats(named: list[Found]) -> tuple[list[Found], list[str]]:
+    """Return each session once, and a sentence on each that was named several times."""
+    same: dict[str, list[Found]] = {}
+    for one in named:
+        same.setdefault(one.directory, []).append(one)
+    notes = [
+        f"{shown(os.path.relpath(first.name))} was named {_times(1 + len(others))} and counts once"
+        for first, *others in same.values()
+        if others
+    ]
+    return [first for first, *_ in same.values()], notes
 
 
 def _times(number: int) -> str:
     return "twice" if number == 2 else f"{number} times"  # noqa: PLR2004
 
 
-def _show_comparison(found: list[_Found], choice: Choice, *, as_json: bool) -> None:
+def _show_comparison(found: list[Found], choice: Choice, *, as_json: bool) -> None:
     before, after = (one.metrics for one in found)
     if as_json:
         sessions = [{"session": one.name, "totals": tables.totals(one.metrics)} for one in found]
