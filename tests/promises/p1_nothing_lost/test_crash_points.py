@@ -88,6 +88,7 @@ def _to_the_disk(sessions: Path, acknowledge: Acknowledge) -> None:
 
 def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
     """There is no room for a large segment, none for the journal, and metrics.json cannot be replaced."""
+    staging.STRAIGHT_RECORDS = 0
     collector = Collector("s", sessions)
     record_calls(collector, acknowledge, 1)
     with _failing_once("rename", ENOSPC):
