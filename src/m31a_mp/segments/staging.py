@@ -4,6 +4,9 @@ A process has as many writers as it has concurrent calls. A call takes a free wr
 no call waits for a lock. A signal handler, a finalizer or another thread that records in the middle of a
 record takes another writer. A forked child abandons the inherited writers and makes its own.
 
+The first records of a process go straight to the journal, each as a line. A line has no number. It is
+appended once, or not at all: only a record that is certainly not in the journal goes to a segment instead.
+
 This module imports nothing late: if a process forks while another thread is importing, the child would wait
 for that import forever.
 """
