@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -121,6 +122,19 @@ def do_nothing(_: Recorder, __: int) -> None:
     pass
 
 
+def leave_garbage(recorder: Recorder, _: int) -> None:
+    """Leave a recorder of another session that only a collection of garbage lets go of."""
+    gc.disable()
+    gc.set_threshold(1)  # when it is enabled again, the next object starts one
+    garbage: list[object] = [attach("other", os.path.dirname(recorder.directory or ""))]
+    garbage.append(garbage)
+
+
+def first_record_that_collects_garbage(recorder: Recorder, nth: int) -> None:
+    gc.enable()
+    first_record(recorder, nth)
+
+
 def fill_segment(recorder: Recorder, nth: int) -> None:
     for _ in range(3):
         recorder.record_tool_call(f"before {nth}", True, 1)
@@ -171,9 +185,11 @@ class ForkingAgainAndAgain:
         def fork() -> None:
             nonlocal pid
             pid = os.fork()
-            if pid == 0 and order != "first":
-                os.read(hold, 1)
-            elif pid and order == "first":
+            if pid == 0:
+                os.close(release)  # else the child would outlive a parent that fails, and wait forever
+                if order != "first":
+                    os.read(hold, 1)
+            elif order == "first":
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
         moment = moments(nth, fork)
@@ -224,8 +240,10 @@ class ForkingAgainAndAgain:
         (*CALLS[1], 80),
         (*CALLS[2], 200),
         (*CALLS[3], 150),
+        (leave_garbage, first_record_that_collects_garbage, 0, 80),
+        (leave_garbage, first_record_that_collects_garbage, 1, 80),
     ],
-    ids=CALL_NAMES,
+    ids=[*CALL_NAMES, "first record that collects garbage", "straight record that collects garbage"],
 )
 def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(  # noqa: PLR0913, PLR0917
     prepare: Call, call: Call, straight: int, least: int, sessions: Path, tmp_path: Path
