@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from m31a_mp.collector import Collector
     from m31a_mp.errors import (
         DamagedMetricsError,
+        ExportError,
         InterruptedCallError,
         JournalLockedError,
         MetricsError,
@@ -75,6 +76,7 @@ __all__ = [
     "CompletionMetric",
     "DamagedMetricsError",
     "EditStrategyMetric",
+    "ExportError",
     "Finding",
     "InterruptedCallError",
     "JournalLockedError",

@@ -21,6 +21,7 @@ from m31a_mp.system.turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from m31a_mp.exports.sender import Sender
     from m31a_mp.refresh import Refresher
 
 
@@ -31,7 +32,7 @@ class Collector(Recorder):
     that ends without `stop()` merges and releases the session at its end, if that is quick.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # most of them by name
         self,
         session_id: str,
         sessions_dir: str | os.PathLike[str],
@@ -39,6 +40,7 @@ class Collector(Recorder):
         *,
         durability: str = PROCESS,
         flush_interval: float | None = None,
+        otlp: bool = False,
     ) -> None:
         """Open a session. An existing session is resumed, including records that a crash left behind.
 
@@ -53,8 +55,12 @@ class Collector(Recorder):
                 session from this object or from its `env()` use the same durability.
             flush_interval: Seconds between flushes by a daemon thread of this process, which limit the age
                 of `metrics.json`. The thread ends with `stop()`. None: no thread.
+            otlp: Whether a daemon thread of this process sends the metrics to OpenTelemetry after each flush.
+                The variables OTEL_EXPORTER_OTLP_* say where and how. A receiver that is slow or gone costs
+                one warning, and in `stop()` at most a second. Needs the extra `otlp`.
 
         Raises:
+            ImportError: `otlp` is true, and the extra is not installed.
             ValueError: The id or `durability` is not valid, or `flush_interval` is not finite and above 0.
             SessionOwnedError: The session has a living owner; the error names the process.
             DamagedMetricsError: The existing `metrics.json` is not valid. Nothing was changed.
@@ -72,12 +78,15 @@ class Collector(Recorder):
         self._started = time.time_ns()
         self._lease: Lease | None = None
         self._refresher: Refresher | None = None
+        self._sender: Sender | None = None
         self._published: Published | None = None
         self._turn = Turn("a call that merges", session.root)
+        make_sender = _sender_type() if enabled and otlp else None
         if enabled:
             session.make()
             try:
                 self._compact(session)
+                self._sender = make_sender() if make_sender else None
                 ending.opened(session, self, self._started)
                 if interval:
                     from m31a_mp.refresh import Refresher
@@ -142,6 +151,8 @@ class Collector(Recorder):
         self._turn.take(lambda: self._stop_owning(session) if self._is_owner() else Recorder.stop(self))
         if self._refresher:
             self._refresher.join()
+        if self._sender:
+            self._sender.end()
 
     def _stop_owning(self, session: Session) -> None:
         try:
@@ -213,6 +224,8 @@ class Collector(Recorder):
             lambda: compactor.compact_session(session, self._owns, self._started, known=known)
         )
         self._published = merged.published
+        if self._sender:
+            self._sender.put(merged.published.totals.to_metrics(session.id))
         return merged
 
     def _compact_once(self, session: Session) -> Merged:
@@ -226,3 +239,9 @@ class Collector(Recorder):
 
     def _owns(self) -> bool:
         return self._lease is not None and self._lease.held
+
+
+def _sender_type() -> type[Sender]:
+    from m31a_mp.exports.sender import Sender  # needs an extra
+
+    return Sender
