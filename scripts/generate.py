@@ -99,6 +99,8 @@ def _recording() -> Iterable[str]:
     yield "    from m31a_mp.session.paths import Session"
     yield "_INFINITE = float('inf')"
     methods = [line for kind in KINDS for line in _method(kind)]
+    measured = [kind for kind in KINDS if any(field.type == CALL.type for field in kind.fields.values())]
+    methods += [line for kind in measured for line in _put_method(kind)]
     fields = {name: field for kind in KINDS for name, field in _arguments(kind).items() if field}
     for name, field in sorted(fields.items()):
         limit = ', "", MAX_SHORT_NAME_BYTES' if field.type == SHORT_NAME.type else ""
@@ -140,6 +142,28 @@ def _method(kind: Kind) -> Iterable[str]:
         else:
             yield from _indented(_checks(field, names))
     yield from _indented(_puts(kind))
+
+
+def _put_method(kind: Kind) -> Iterable[str]:
+    """The method for a measured call, which has an id: this library made the values, or checked them."""
+    fields = {
+        name: replace(field, default=REQUIRED) if field.type == CALL.type else field
+        for name, field in kind.fields.items()
+    }
+    typed = (
+        f"{name}: {CALL.annotation if field.type == CALL.type else field.annotation}"
+        for name, field in fields.items()
+    )
+    texts = _required_texts(
+        kind, {name: field for name, field in kind.fields.items() if not field.is_optional}
+    )
+    for name, field in fields.items():
+        if field.is_optional:
+            texts.append(f'{{"" if {name} is None else {_member(name, field)[1:-1]}}}')
+        elif kind.fields[name].is_optional:
+            texts.append(_member(name, field))
+    yield f"def _put_{kind.event}(self, {', '.join(typed)}) -> None:"
+    yield f"    self._put({kind.event!r}, {_spelled(''.join(texts))})"
 
 
 def _arguments(kind: Kind) -> dict[str, Field | None]:

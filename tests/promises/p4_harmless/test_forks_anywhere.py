@@ -141,12 +141,14 @@ def fill_segment(recorder: Recorder, nth: int) -> None:
 
 
 Call = Callable[[Recorder, int], None]
-CALLS: list[tuple[Call, Call]] = [
-    (do_nothing, first_record),
-    (fill_segment, record_that_changes_segment),
-    (fill_segment, stop_recorder),
+# What comes before, the call, and how many records go straight to the journal.
+CALLS: list[tuple[Call, Call, int]] = [
+    (do_nothing, first_record, 1),
+    (do_nothing, first_record, 0),
+    (fill_segment, record_that_changes_segment, 0),
+    (fill_segment, stop_recorder, 0),
 ]
-CALL_NAMES = ["first record", "record that changes segment", "stop"]
+CALL_NAMES = ["first record", "first record that makes a segment", "record that changes segment", "stop"]
 
 
 class ForkingAgainAndAgain:
@@ -156,7 +158,8 @@ class ForkingAgainAndAgain:
     more ("late"), or when its parent has handed all of that over ("last").
     """
 
-    def __init__(self, sessions: Path, places: Path, prepare: Call, call: Call) -> None:
+    def __init__(self, sessions: Path, places: Path, prepare: Call, call: Call, straight: int) -> None:
+        self._straight = straight
         self._sessions = sessions
         self._places = places
         self._prepare = prepare
@@ -164,6 +167,7 @@ class ForkingAgainAndAgain:
 
     def run(self, moments: type[Moments | SystemCalls], orders: Sequence[str]) -> None:
         writer.FIRST_SEGMENT_BYTES, writer.MAX_SEGMENT_BYTES = 640, 1024
+        staging.STRAIGHT_RECORDS = self._straight
         with self._places.open("w") as told:
             for nth in itertools.count(1):
                 if not (where := self._fork_at(moments, nth, orders[nth % len(orders)])):
@@ -230,19 +234,21 @@ class ForkingAgainAndAgain:
 @pytest.mark.slow
 @traces_every_instruction
 @pytest.mark.parametrize(
-    ("prepare", "call", "least"),
+    ("prepare", "call", "straight", "least"),
     [
         (*CALLS[0], 80),
-        (*CALLS[1], 200),
-        (*CALLS[2], 150),
-        (leave_garbage, first_record_that_collects_garbage, 80),
+        (*CALLS[1], 80),
+        (*CALLS[2], 200),
+        (*CALLS[3], 150),
+        (leave_garbage, first_record_that_collects_garbage, 0, 80),
+        (leave_garbage, first_record_that_collects_garbage, 1, 80),
     ],
-    ids=[*CALL_NAMES, "first record that collects garbage"],
+    ids=[*CALL_NAMES, "first record that collects garbage", "straight record that collects garbage"],
 )
-def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(
-    prepare: Call, call: Call, least: int, sessions: Path, tmp_path: Path
+def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(  # noqa: PLR0913, PLR0917
+    prepare: Call, call: Call, straight: int, least: int, sessions: Path, tmp_path: Path
 ) -> None:
-    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call)
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call, straight)
     with Forked(forking.run, Moments, ["first", "late", "last"]) as child:  # where nothing else traces
         assert child.wait() == 0
     forking.assert_nothing_is_lost(least)
@@ -250,19 +256,20 @@ def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing
 
 @pytest.mark.parametrize("order", ["first", "late", "last"])
 @pytest.mark.parametrize(
-    ("prepare", "call", "least"),
-    [(*calls, least) for calls, least in zip(CALLS, (4, 10, 6), strict=True)],
+    ("prepare", "call", "straight", "least"),
+    [(*calls, least) for calls, least in zip(CALLS, (3, 4, 10, 6), strict=True)],
     ids=CALL_NAMES,
 )
 def test_fork_right_before_a_system_call_loses_nothing_however_late_the_child_makes_it(  # noqa: PLR0913, PLR0917
     prepare: Call,
     call: Call,
+    straight: int,
     least: int,
     order: str,
     sessions: Path,
     tmp_path: Path,
 ) -> None:
-    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call)
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call, straight)
     with Forked(forking.run, SystemCalls, [order]) as child:
         assert child.wait() == 0
     forking.assert_nothing_is_lost(least)
