@@ -25,6 +25,8 @@ from m31a_mp.system import files
 from metrics_of import calls
 from workers import Forked
 
+pytestmark = pytest.mark.usefixtures("segments_at_once")  # what a flush moves to the journal
+
 NAME = "m31a_mp refresh"
 SOON = 0.001
 NEVER = 1e300  # longer than the system can wait
@@ -145,7 +147,6 @@ class TestInterval:
 
 
 class TestStop:
-    @pytest.mark.usefixtures("segments_at_once")
     def test_stop_in_the_middle_of_a_refresh_waits_for_that_and_nothing_else(
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -377,7 +378,7 @@ collector.record_tool_call("bash", True, 1)
 STUCK = """
 reached = threading.Event()
 def stop_here(point):
-    if point == "after append to journal":
+    if point == "folded":
         reached.set()
         threading.Event().wait()
 files.reached = stop_here

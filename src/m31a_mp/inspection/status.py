@@ -21,8 +21,10 @@ from m31a_mp.system.flock import holders, is_locked
 class State(StrEnum):
     """The state of a session.
 
-    Running: the owner or a recording process lives. Not closed: no process lives, and the last owner did not
-    release its lease. Finished: no process lives, and the last owner released its lease.
+    Running: the owner, or a process that has a segment, lives. Not closed: none of them lives, and the last
+    owner did not release its lease. Finished: none of them lives, and the last owner released its lease.
+
+    A process has a segment while it is in a measured call, and after more than a few records.
     """
 
     RUNNING = "running"

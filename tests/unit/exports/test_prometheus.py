@@ -40,6 +40,8 @@ from prometheus import (
 )
 from workers import Forked
 
+pytestmark = pytest.mark.usefixtures("segments_at_once")  # a process with few records is not seen otherwise
+
 BUCKET = "tool_call_duration_seconds_bucket"
 
 
