@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from errno import ELOOP, ENXIO
 from typing import TypeVar
 
-from m31a_mp.errors import SessionOwnedError
+from m31a_mp.errors import MetricsError, SessionOwnedError
 from m31a_mp.journal import reader
 from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.metrics import file as metrics_file
@@ -119,6 +119,10 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     damage = metrics_file.set_aside_if_damaged(session) if rebuild else None
     published = None if damage else metrics_file.read_totals(session)
+    if published and published.sites:
+        raise MetricsError(
+            f"{session.metrics} is gathered from sites; record into another session", session.root
+        )
     fold = Fold(published or Totals(started))
     if damage:
         fold.reject(damage)
