@@ -9,7 +9,8 @@ from contextlib import suppress
 from m31a_mp import ending
 from m31a_mp.errors import SessionOwnedError
 from m31a_mp.metrics import compactor
-from m31a_mp.metrics.compactor import Compaction
+from m31a_mp.metrics.compactor import Merged
+from m31a_mp.metrics.file import Published
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import PROCESS, SHARE_VARIABLE, Recorder
 from m31a_mp.refresh import Refresher, check_interval
@@ -78,7 +79,7 @@ class Collector(Recorder):
         self._started = time.time_ns()
         self._lease: Lease | None = None
         self._refresher: Refresher | None = None
-        self._is_durable = False
+        self._published: Published | None = None
         self._turn = Turn("a call that merges", session.root)
         self._sharer: Sharer | None = None
         if share is not None or os.environ.get(SHARE_VARIABLE):
@@ -204,8 +205,9 @@ class Collector(Recorder):
             # Retire segments first: the compaction then drains and deletes them, with one wait for the lock.
             self._staging.retire_idle()
             self._staging.hand_over_hidden()
-            metrics = self._compact(session).metrics
+            totals = self._compact(session).published.totals
             if log := logger():
+                metrics = totals.to_metrics(session.id)
                 log.info(
                     "session %s: %d tool calls, %d model interactions, %d phases",
                     session.id,
@@ -256,26 +258,27 @@ class Collector(Recorder):
         super().flush()
         return []
 
-    def _compact(self, session: Session) -> Compaction:
+    def _compact(self, session: Session) -> Merged:
         """Compact as the owner. If `owner.lock` was removed, take the lease again, unless it is taken."""
         if not self._owns():
             session.make()
             lease, self._lease = self._lease, Lease.take(session)
-            self._is_durable = False  # another owner may have written the file in between
+            self._published = None  # another owner may have written the file in between
             if lease:
                 lease.release()
-        is_durable, self._is_durable = self._is_durable, False  # until this compaction has succeeded
+        # Forget the totals until this compaction has succeeded: a failed one may have changed them.
+        known, self._published = self._published, None
         if self._sharer and self._sharer.is_refused:
-            is_durable = False  # publish in any case: the state needs a number that was not used
-        compaction = files.operation(
-            lambda: compactor.compact_session(session, self._owns, self._started, is_durable=is_durable)
+            known = None  # publish in any case: the state needs a number that was not used
+        merged = files.operation(
+            lambda: compactor.compact_session(session, self._owns, self._started, known=known)
         )
-        self._is_durable = True
+        self._published = merged.published
         if self._sharer:
             self._sharer.wake()
-        return compaction
+        return merged
 
-    def _compact_once(self, session: Session) -> Compaction:
+    def _compact_once(self, session: Session) -> Merged:
         return files.operation(
             lambda: compactor.compact_session(session, lambda: still_owned(session), self._started)
         )

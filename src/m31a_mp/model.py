@@ -448,6 +448,11 @@ SINGLE: dict[str, type[Any]] = {"startup": StartupMetric}
 """The fields with a single value or None, and their type."""
 
 
+def entry_to_json(entry: Any) -> dict[str, Any]:
+    """Return the JSON object of one entry of the lists in `ENTRIES`."""
+    return _write(type(entry), entry, "")
+
+
 def has_records(metrics: SessionMetrics) -> bool:
     """Whether anything was ever recorded."""
     return any(getattr(metrics, name) for name in (*ENTRIES, *SINGLE) if name != "sites")

@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from errno import EIO
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ from m31a_mp import (
 )
 from m31a_mp.segments.reader import SegmentFile
 from m31a_mp.session.paths import Session
-from metrics_of import files_under
+from m31a_mp.system import files
+from metrics_of import calls, files_under
 from strategies import Record, bare, untimed
 from workers import Forked
 
@@ -289,6 +291,44 @@ class TestResume:
         assert Path(session.journal).read_bytes() == Record("tool_call", ("bash", True, 1)).line(1)
         Path(session.metrics).unlink()
         assert compact(session.sessions_dir, "s").records == 1  # the lease was given back
+
+    @pytest.mark.parametrize("what", ["restored", "changed in place", "removed"])
+    def test_flush_begins_with_the_file_that_is_there(self, sessions: Path, what: str) -> None:
+        path = sessions / "s" / "metrics.json"
+        with Collector("s", sessions) as collector:
+            collector.record_tool_call("bash", True, 1)
+            collector.flush()
+            once = path.read_bytes()
+            collector.record_tool_call("bash", True, 1)
+            collector.flush()
+            if what == "restored":
+                (sessions / "copy").write_bytes(once)
+                os.replace(sessions / "copy", path)
+            elif what == "changed in place":
+                path.write_bytes(once)
+            else:
+                path.unlink()
+            collector.record_tool_call("bash", True, 1)
+            collector.flush()
+        assert calls(load(sessions, "s")) == {"bash": 1 if what == "removed" else 2}
+
+    @pytest.mark.parametrize("step", ["folded", "before delete journal"])
+    def test_failed_flush_counts_nothing_twice(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        def fail(point: str) -> None:
+            if point == step:
+                raise OSError(EIO, "Input/output error")
+
+        with Collector("s", sessions) as collector:
+            for number in range(1, 4):
+                collector.record_tool_call("bash", True, 1)
+                with monkeypatch.context() as patch:
+                    patch.setattr(files, "reached", fail)
+                    with pytest.raises(OSError, match="Input/output"):
+                        collector.flush()
+                collector.flush()
+                assert calls(load(sessions, "s")) == {"bash": number}
 
     def test_session_of_which_one_owner_lives_says_so_for_every_writer_of_the_file(
         self, sessions: Path

@@ -21,12 +21,13 @@ from m31a_mp.journal import reader
 from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics import rejected
+from m31a_mp.metrics.file import Published
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.interrupted import Callers
 from m31a_mp.metrics.rejected import Rejected, shown
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics
-from m31a_mp.segments.drain import Drained, drain
+from m31a_mp.segments.drain import Drained, drain, idle_segments
 from m31a_mp.segments.reader import delete_stillborn, find_segments
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.lease import owning, still_owned
@@ -86,7 +87,25 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: b
     session = Session.named(session_id, sessions_dir)
     session.must_be_there()
     session.make()
-    return owning(session, lambda: compact_session(session, lambda: still_owned(session), rebuild=rebuild))
+    merged = owning(session, lambda: compact_session(session, lambda: still_owned(session), rebuild=rebuild))
+    fold = merged.fold
+    metrics = fold.totals.to_metrics(session.id)
+    return Compaction(metrics, fold.records, fold.rejected, merged.unreadable, fold.interrupted)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The result of a compaction, for the owner.
+
+    Attributes:
+        fold: The fold of the records that this compaction counted.
+        published: The totals that are published now.
+        unreadable: See `Compaction`.
+    """
+
+    fold: Fold
+    published: Published
+    unreadable: list[OSError]
 
 
 def compact_session(  # noqa: PLR0913  # most of them by name
@@ -94,10 +113,10 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     is_owned: Callable[[], bool],
     started: int | None = None,
     *,
-    is_durable: bool = False,
+    known: Published | None = None,
     rebuild: bool = False,
     timeout: float | None = None,
-) -> Compaction:
+) -> Merged:
     """Bring `metrics.json` up to date with all records. The caller holds the session's lease.
 
     Args:
@@ -105,8 +124,9 @@ def compact_session(  # noqa: PLR0913  # most of them by name
         is_owned: Returns whether the caller still holds the lease; called again directly before publishing.
         started: The time, in ns since the epoch, when the owner opened the session; used if `metrics.json`
             has none. None: there is no owner, and the session starts with its first record.
-        is_durable: Whether the caller knows that the current `metrics.json` survives a power cut. The file
-            is then not written without news. A file that another process wrote may not be durable.
+        known: The result of the caller's last compaction, under the same lease; None: read `metrics.json`.
+            Without news, the file is then not written again. A file that another process wrote may not be
+            durable, and is written in any case.
         rebuild: Whether to start a new `metrics.json` if the current one is damaged.
         timeout: Seconds to wait for the journal's lock, to fold and to publish; None: 5 seconds for the
             lock, and no limit for the rest.
@@ -118,29 +138,28 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     damage = metrics_file.set_aside_if_damaged(session) if rebuild else None
-    published = None if damage else metrics_file.read_totals(session)
-    if published and published.sites:
-        raise MetricsError(
-            f"{session.metrics} is gathered from sites; record into another session", session.root
-        )
-    fold = Fold(published or Totals(started))
+    published = known if known and known.is_current(session) else None
+    before = published.totals if published else None if damage else metrics_file.read_totals(session)
+    if before and before.sites:
+        message = f"{session.metrics} is gathered from sites; record into another session"
+        raise MetricsError(message, session.root)
+    fold = Fold(before or Totals(started))
     if damage:
         fold.reject(damage)
-    if not is_durable:
+    if not published:
         files.sync_parents(session.root)  # the process that made the directory may have died before its fsync
     while True:
         counted = fold.records
-        taken = _take_everything(session, fold, deadline, timeout, is_known=published is not None)
+        taken = _take_everything(session, fold, deadline, timeout, is_known=before is not None)
         _check_time(deadline - _publishing_seconds(fold.totals))
-        if taken.has_news or taken.damaged or published is None or not is_durable:
+        if taken.has_news or taken.damaged or not published:
             if not is_owned():
                 raise _not_owned(session)
             rejected.append(session.rejected, fold.rejected)
-            metrics_file.publish(session, fold.totals)
+            published = metrics_file.publish(session, fold.totals)
         _delete(session, fold.totals.journal, taken.damaged)
         if not taken.failure:
-            metrics = fold.totals.to_metrics(session.id)
-            return Compaction(metrics, fold.records, fold.rejected, taken.unreadable, fold.interrupted)
+            return Merged(fold, published, taken.unreadable)
         if fold.records == counted:
             raise taken.failure
         # Try again: the deleted journal may have filled the disk.
@@ -208,6 +227,7 @@ def _drain_and_seal(
 ) -> tuple[Drained, OSError | None]:
     """Drain and seal under the journal's lock. Return the result of the drain, and the error of an append."""
     journal = staging(session).journal
+    idle = idle_segments(session.segments)
     is_sealed = False
 
     def drain_and_seal() -> tuple[Drained, OSError | None]:
@@ -215,7 +235,7 @@ def _drain_and_seal(
         failure = None
         segments, gone = find_segments(session.segments)
         try:
-            drained = drain(journal, segments)
+            drained = drain(journal, segments, idle)
         except OSError as error:
             drained, failure = Drained(), error
         drained.writers |= gone

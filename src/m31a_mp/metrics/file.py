@@ -10,17 +10,18 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from errno import EFBIG
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.kinds import json
-from m31a_mp.kinds.catalog import TABLES
+from m31a_mp.kinds.catalog import TABLES, TIMELINE
+from m31a_mp.kinds.tables import Entries, fragment
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.site import Site, following
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
-from m31a_mp.model import SessionMetrics
+from m31a_mp.model import ENTRIES, SessionMetrics
 from m31a_mp.session.lease import owning
 from m31a_mp.session.paths import MAX_JOURNAL, Session
 from m31a_mp.system import files
@@ -77,8 +78,10 @@ def _save(session: Session, document: dict[str, Any]) -> None:
         document[_CHECKPOINT] = checkpoint = old[_CHECKPOINT]
         if site := read_site(old):
             checkpoint["site"] = following(site, session).kept()
+    for name in ENTRIES.keys() & document.keys():
+        document[name] = [_entry(entry) for entry in document[name]]
     files.sync_parents(session.root)
-    _write(session, document)
+    files.replace(session.metrics, _encoded(document))
 
 
 def read_metrics(session: Session) -> SessionMetrics | None:
@@ -174,32 +177,68 @@ def set_aside_if_damaged(session: Session) -> Rejected | None:
     return None
 
 
-def publish(session: Session, totals: Totals) -> None:
+class Published(NamedTuple):
+    """The totals that `metrics.json` has, in memory: the next compaction need not read them.
+
+    Attributes:
+        totals: The totals. Whoever changes them publishes them again, or forgets this object.
+        identity: The identity of the file.
+    """
+
+    totals: Totals
+    identity: tuple[int, ...] | None
+
+    def is_current(self, session: Session) -> bool:
+        """Whether no other process has replaced, changed or removed the file since."""
+        return identity(session) == self.identity
+
+
+def identity(session: Session) -> tuple[int, ...] | None:
+    """Return what tells one publication from another; None if there is no file."""
+    try:
+        status = os.lstat(session.metrics)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def publish(session: Session, totals: Totals) -> Published:
     """Replace the file. When this returns, the new file survives a power cut.
 
     Raises:
         OSError: The file could not be written. The old file is still there, whole.
     """
-    totals.site = following(totals.site, session)  # set before the write: a number is never used again
-    document = totals.to_shown(session.id).to_json()
-    document[_CHECKPOINT] = totals.to_checkpoint()
-    _write(session, document)
+    totals.site = following(totals.site, session)
+    files.replace(session.metrics, encoded(session.id, totals))
+    return Published(totals, identity(session))
 
 
-def _write(session: Session, document: dict[str, Any]) -> None:
-    for holder, key in _in_one_line(document):
-        if key in holder:  # one line for each number would make the file several times as long
-            # Copy the bytes: a result of orjson takes at least 1 KiB of memory.
-            holder[key] = orjson.Fragment(bytes(memoryview(orjson.dumps(holder[key]))))
-    data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    files.replace(session.metrics, data)
+def encoded(session_id: str, totals: Totals) -> bytes:
+    """Return the file's content. Entries that did not change since the last call are not encoded again."""
+    tables = {name: table for name, table in totals.tables.items() if isinstance(table, Entries)}
+    document = totals.to_shown(session_id, but=tables).to_json()
+    checkpoint = totals.to_checkpoint(but=tables)
+    for name, table in tables.items():
+        shown, kept = table.encoded(_entry)
+        if shown:
+            document[name], checkpoint[name] = shown, kept
+    document[_CHECKPOINT] = checkpoint
+    return _encoded(document)
 
 
-def _in_one_line(document: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """List the parts that consist of many numbers: the dict that contains each, and its key."""
-    entries = [*document.get("tools", []), *document.get("models", [])]
-    timelines = [(holder, "timeline") for holder in (document, document.get(_CHECKPOINT, {}))]
-    return [*timelines, *((entry, "durations") for entry in entries)]
+def _encoded(document: dict[str, Any]) -> bytes:
+    # One line for each number of a timeline would make the file several times as long.
+    for holder in (document, document.get(_CHECKPOINT, {})):
+        if TIMELINE.name in holder:
+            holder[TIMELINE.name] = fragment(holder[TIMELINE.name])
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _entry(entry: dict[str, Any]) -> orjson.Fragment:
+    """Return the JSON of an entry as it stands in the file, a histogram in one line."""
+    if "durations" in entry:
+        entry["durations"] = fragment(entry["durations"])
+    return orjson.Fragment(orjson.dumps(entry, option=orjson.OPT_INDENT_2).replace(b"\n", b"\n    "))
 
 
 def _read(session: Session) -> dict[str, Any] | None:

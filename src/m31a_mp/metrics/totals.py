@@ -6,6 +6,7 @@ without rounding, and the times in the records decide the rest.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from time import time_ns
 from typing import Any
@@ -79,16 +80,14 @@ class Totals:
     def entry(self, table: str, name: str, time: int) -> Any:
         """Return the entry of a name in a table. A missing entry is made, first recorded at `time`."""
         entries: Entries = self.tables[table]
-        entry = entries.by_name.get(name)
-        if entry is None:
+        if name not in entries:
             self.names_bytes += len(orjson.dumps(name))
-            entry = entries.by_name[name] = entries.table.entry(time)
-        return entry
+        return entries.entry(name, time)
 
     def check_room(self, table: str, name: str) -> None:
         """Raise TooManyEntriesError if the table has no room for an entry of the name."""
         entries: Entries = self.tables[table]
-        is_new = name not in entries.by_name
+        is_new = name not in entries
         size = len(orjson.dumps(name))
         if is_new and (len(entries) >= MAX_ENTRIES or self.names_bytes + size > MAX_NAMES_BYTES):
             raise TooManyEntriesError(
@@ -147,8 +146,8 @@ class Totals:
         metrics.rest = self._rest()
         return metrics
 
-    def to_shown(self, session_id: str) -> SessionMetrics:
-        """Return the visible metrics. The checkpoint has the rest.
+    def to_shown(self, session_id: str, but: Container[str] = ()) -> SessionMetrics:
+        """Return the visible metrics, but for some tables. The checkpoint has the rest.
 
         A session with neither an owner nor a record starts now.
         """
@@ -157,8 +156,8 @@ class Totals:
             starts.append(self.started)
         started = min(starts) if starts else time_ns()
         shown: dict[str, Any] = {}
-        for table in self.tables.values():
-            shown |= table.shown()
+        for name, table in self.tables.items():
+            shown |= {} if name in but else table.shown()
         return SessionMetrics(
             session_id,
             from_ns(started),
@@ -169,9 +168,11 @@ class Totals:
             sites=sorted(self.sites.values(), key=lambda site: (site.host, site.id)),
         )
 
-    def _rest(self) -> dict[str, Any]:
-        """Return the state of the tables that `SessionMetrics` does not show."""
-        return {name: kept for name, table in self.tables.items() if (kept := table.kept())}
+    def _rest(self, but: Container[str] = ()) -> dict[str, Any]:
+        """Return the state of the tables, but for some, that `SessionMetrics` does not show."""
+        return {
+            name: kept for name, table in self.tables.items() if name not in but and (kept := table.kept())
+        }
 
     def merge(self, other: Totals) -> None:
         """Add the totals of another part. No record may be counted in both.
@@ -193,17 +194,17 @@ class Totals:
 
     def _size_of_names(self) -> int:
         tables = [table for table in self.tables.values() if isinstance(table, Entries)]
-        return sum(len(orjson.dumps(name)) for table in tables for name in table.by_name)
+        return sum(len(orjson.dumps(name)) for table in tables for name in table.names())
 
-    def to_checkpoint(self) -> dict[str, Any]:
-        """Return the state that `to_shown` leaves out, as JSON."""
+    def to_checkpoint(self, but: Container[str] = ()) -> dict[str, Any]:
+        """Return the state that `to_shown` leaves out, as JSON, but for some tables."""
         return {
             "version": CHECKPOINT_VERSION,
             "journal": self.journal,
             "set_aside": sorted(self.set_aside),
             "writers": {w: {"last": m.last, "dropped": m.dropped} for w, m in self.writers.items()},
             **({"site": self.site.kept()} if self.site else {}),
-            **self._rest(),
+            **self._rest(but),
         }
 
     @classmethod

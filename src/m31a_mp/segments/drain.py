@@ -12,12 +12,12 @@ import os
 from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
 from m31a_mp.segments.format import DamagedSegmentError, name_parts
-from m31a_mp.segments.reader import SegmentFile
+from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 
 # The limits of one append. They bound memory and open files when thousands of writers have records
@@ -44,24 +44,46 @@ class Drained:
         self.unreadable: list[OSError] = []
 
 
-def drain(journal: Journal, segments: Iterable[str]) -> Drained:
+def idle_segments(directory: str) -> set[str]:
+    """Find the segments in use from which a drain would take nothing.
+
+    The owner looks for them before it takes `journal.lock`. It then holds the lock only for what is there.
+    """
+    idle = set()
+    for path in list_segments(directory):
+        try:
+            with SegmentFile.open(path) as file:
+                if file.is_idle():
+                    idle.add(path)
+        except (DamagedSegmentError, OSError):
+            pass  # the drain deals with it
+    return idle
+
+
+def drain(journal: Journal, segments: Iterable[str], idle: Container[str] = ()) -> Drained:
     """Move the pending records of these segments to the journal. The caller holds `journal.lock`.
 
     Args:
         journal: The journal to append to.
         segments: Paths of segments, each writer's oldest first.
+        idle: Segments that had no pending records before the caller took the lock. Such a segment is left for
+            the next drain.
 
     Raises:
         OSError: An append failed. Records that were not moved stay in their segments.
     """
     left = Drained()
     writers = {path: (name_parts(os.path.basename(path)) or [""])[0] for path in segments}
+    newest = {writer: path for path, writer in writers.items()}
     chunk = _Chunk(journal)
     skipped: set[str] = set()
     unsure: set[str] = set()
     try:
         for path, writer in writers.items():
             if writer in skipped:
+                continue
+            if path in idle and path == newest[writer]:  # an older one may have been filled since
+                skipped.add(writer)
                 continue
             try:
                 chunk.add(path)

@@ -110,6 +110,17 @@ class SegmentFile:
         status = os.fstat(self._fd)
         return process.may_map(self.identity, os.path.basename(self.path), (status.st_dev, status.st_ino))
 
+    def is_idle(self) -> bool:
+        """Whether nothing is pending, and the writer may store more."""
+        header = os.pread(self._fd, DATA_OFFSET, 0)
+        if len(header) < DATA_OFFSET or self.is_finished():
+            return False
+        words = memoryview(header).cast("Q")
+        mark = drained(words, self.size)
+        if mark is None or drops(words):
+            return False
+        return os.pread(self._fd, 1, mark[0]) == b"\0"
+
     def pending(self, *, is_finished: bool) -> Batch:
         """Return the whole records that are not in the journal.
 

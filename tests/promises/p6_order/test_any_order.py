@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m31a_mp import SessionMetrics
+from m31a_mp.metrics.file import encoded
+from m31a_mp.metrics.totals import Totals
 from metrics_of import folded, stored
 from strategies import INT64_MAX, Record, entries, expected, few_names, few_records, records_of
 
@@ -28,6 +32,36 @@ class TestOrder:
         resumed = folded(records[at:], stored(folded(records[:at])))
         assert resumed.to_metrics("s") == straight.to_metrics("s")
         assert stored(resumed).to_metrics("s") == straight.to_metrics("s")
+
+    @given(timed, st.sets(st.integers(0, 30)))
+    def test_publications_of_totals_that_stay_in_memory_do_not_show(
+        self, records: list[tuple[int, Record]], published: set[int]
+    ) -> None:
+        kept = Totals(0)
+        for at, record in enumerate(records):
+            folded([record], kept)
+            if at in published:
+                assert encoded("s", kept) == encoded("s", folded(records[: at + 1]))
+        straight = folded(records)
+        assert kept.to_metrics("s") == straight.to_metrics("s")
+        assert encoded("s", kept) == encoded("s", straight)
+        document = orjson.loads(encoded("s", kept))
+        restored = Totals.restore(SessionMetrics.from_json(document), document["m31a_mp"])
+        assert restored.to_metrics("s") == straight.to_metrics("s")
+
+    @given(timed, timed, st.booleans())
+    def test_merge_with_entries_at_rest_is_a_merge(
+        self, mine: list[tuple[int, Record]], theirs: list[tuple[int, Record]], rest: bool
+    ) -> None:
+        whole, other = folded(mine), folded(theirs)
+        encoded("s", whole)
+        if rest:
+            encoded("s", other)
+        whole.merge(other)
+        straight = folded(mine)
+        straight.merge(folded(theirs))
+        assert encoded("s", whole) == encoded("s", straight)
+        assert (whole.count_entries(), whole.names_bytes) == (straight.count_entries(), straight.names_bytes)
 
     @given(
         st.lists(

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import orjson
 import pytest
 
 from m31a_mp import Collector, Usage, attach, load, verify
+from m31a_mp.metrics import file as metrics_file
 from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
 from workers import Forked, perform
@@ -83,7 +85,8 @@ def watched() -> Iterator[Asked]:
 
 
 def _bytes_read() -> int:
-    counts = Path("/proc/self/io").read_bytes().split()
+    # Of this thread: pytest-xdist has a thread that reads messages.
+    counts = Path("/proc/thread-self/io").read_bytes().split()
     return int(counts[counts.index(b"rchar:") + 1])
 
 
@@ -190,6 +193,35 @@ def test_flush_after_a_long_history_reads_only_what_is_new(sessions: Path) -> No
     # filled, its journal of a kilobyte, metrics.json.
     assert staged == 1024 * 1024
     assert asked.bytes_read < 64 * 1024
+
+
+def test_flush_of_one_record_encodes_one_entry_and_reads_no_metrics(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode = metrics_file._entry
+
+    def count(entry: dict[str, Any]) -> orjson.Fragment:
+        encoded.append(entry["name"])
+        return encode(entry)
+
+    monkeypatch.setattr(metrics_file, "_entry", count)
+    with Collector("s", sessions) as collector:
+        for number in range(500):
+            collector.record_tool_call(f"tool {number}", True, number)
+        collector.flush()
+        assert len(encoded) == 500
+        encoded.clear()
+        collector.record_tool_call("tool 5", True, 7)
+        with watched() as asked:
+            collector.flush()
+        assert encoded == ["tool 5"]
+        assert "metrics.json" not in asked.opened
+    metrics = load(sessions, "s")
+    assert metrics
+    assert [(tool.name, tool.call_count) for tool in metrics.tools[4:7]] == [
+        ("tool 4", 1), ("tool 5", 2), ("tool 6", 1),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("look", [Collector.flush, Collector.snapshot])

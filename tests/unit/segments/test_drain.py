@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from errno import EIO, ENOSPC
 from pathlib import Path
 
@@ -77,6 +77,56 @@ def test_record_that_finds_the_lock_free_after_a_long_time_moves_a_few_segments_
         assert last - left < staging._SPILLED_SEGMENTS
     assert before > 2 * staging._SPILLED_SEGMENTS
     assert verify(session.sessions_dir, "s") == []
+
+
+@pytest.mark.parametrize("records", [0, 1, 60])
+def test_records_that_an_idle_segment_takes_before_the_lock_is_taken_count_once(
+    session: Session, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    recorder = attach("s", session.sessions_dir)
+
+    def and_record(directory: str) -> set[str]:
+        idle = drain.idle_segments(directory)
+        assert len(idle) == 1
+        with locked(session):  # 60 fill the segment and more: none can be spilled
+            for _ in range(records):
+                recorder.record_phase_transition("plan")
+        assert (len(list_segments(directory)) > 3) is (records == 60)
+        return idle
+
+    with Collector("s", session.sessions_dir) as collector:
+        recorder.record_phase_transition("plan")
+        collector.flush()
+        with monkeypatch.context() as patch:
+            patch.setattr(compactor, "idle_segments", and_record)
+            collector.flush()
+        assert transitions(session) == 1 + records
+        collector.flush()
+        assert transitions(session) == 1 + records
+    assert verify(session.sessions_dir, "s") == []
+
+
+def test_idle_segments_are_read_before_the_lock_is_taken(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stagings = [staging.Staging(session) for _ in range(20)]
+    for stage in stagings:
+        stage.put("heal_trigger", ',"phase":"plan"')
+    journal = staging.staging(session).journal
+    opened: list[bool] = []
+    real = SegmentFile.open.__func__  # type: ignore[attr-defined]
+
+    def note(cls: type[SegmentFile], path: str) -> SegmentFile:
+        opened.append(journal.turn.is_mine())
+        return real(cls, path)  # type: ignore[no-any-return]
+
+    with Collector("s", session.sessions_dir) as collector:
+        stagings[7].put("heal_trigger", ',"phase":"plan"')
+        with monkeypatch.context() as patch:
+            patch.setattr(SegmentFile, "open", classmethod(note))
+            collector.flush()
+        assert opened.count(True) == 1
+        assert collector.snapshot().phases[0].heal_trigger_count == 21
 
 
 def test_drain_in_many_chunks_keeps_all(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,11 +256,11 @@ def test_drain_that_fails_after_its_append_again_and_again_ends_with_its_error(
     published = 0
     publish = metrics_file.publish
 
-    def count(where: Session, totals: Totals) -> None:
+    def count(where: Session, totals: Totals) -> metrics_file.Published:
         nonlocal published
         published += 1
         assert published < 20, "published for ever"
-        publish(where, totals)
+        return publish(where, totals)
 
     def reached(point: str) -> None:
         if point == f"before {step}":
@@ -244,16 +294,16 @@ def test_drops_of_a_writer_that_changes_its_segment_while_the_owner_lists_are_to
     def list_names(directory: str) -> list[str]:
         nonlocal listings
         listings += 1
-        if listings == 2:
+        if listings == 4:  # the first two are of the look for idle segments
             patch.undo()
             change_segment()
         return names(directory)
 
-    def drain_late(journal: Journal, paths: Iterable[str]) -> drain.Drained:
+    def drain_late(journal: Journal, paths: Iterable[str], idle: Container[str]) -> drain.Drained:
         patch.undo()
         listed = list(paths)
         change_segment()
-        return drain_now(journal, listed)
+        return drain_now(journal, listed, idle)
 
     changed: list[bool] = []
     with Collector("s", session.sessions_dir) as collector:
