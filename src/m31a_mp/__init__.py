@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from m31a_mp.collector import Collector
     from m31a_mp.errors import (
         DamagedMetricsError,
+        GatheredSessionError,
         InterruptedCallError,
         JournalLockedError,
         MetricsError,
@@ -82,6 +83,7 @@ __all__ = [
     "DamagedMetricsError",
     "EditStrategyMetric",
     "Finding",
+    "GatheredSessionError",
     "InterruptedCallError",
     "JournalLockedError",
     "LLMMetric",

@@ -78,5 +78,9 @@ class StoreError(MetricsError, ConnectionError):
     """
 
 
+class GatheredSessionError(MetricsError, RuntimeError):
+    """`metrics.json` was gathered from sites. It has no owner, and cannot count records of its own."""
+
+
 class InterruptedCallError(MetricsError, RuntimeError):
     """A signal handler or a finalizer called `flush()` or `snapshot()` while it interrupted the same call."""

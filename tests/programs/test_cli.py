@@ -25,7 +25,7 @@ from m31a_mp.inspection.status import Reading, reading
 from m31a_mp.session.paths import Session
 from workers import Forked
 
-COMMANDS = ["run", "record", "show", "watch", "ls", "compact", "verify"]
+COMMANDS = ["run", "record", "show", "watch", "ls", "compact", "verify", "share", "gather"]
 RECORDS = ["tool", "llm", "phase", "heal", "bisect", "cancellation"]
 
 
@@ -234,6 +234,7 @@ def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) 
         "owner": None,
         "writers": [],
         "unmerged": 0,
+        "unshared": None,
         "totals": {
             "tool_calls": 4,
             "tool_failures": 1,
@@ -413,6 +414,7 @@ def test_ls_json_is_of_the_form_that_is_promised(call: Call, directory: Path) ->
                 "started_at": metrics["started_at"],
                 "updated_at": metrics["updated_at"],
                 "unmerged": 0,
+                "unshared": None,
                 "error": None,
             }
         ],

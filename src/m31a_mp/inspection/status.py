@@ -11,6 +11,7 @@ from enum import StrEnum
 import psutil
 
 from m31a_mp.inspection.snapshot import fold_everything
+from m31a_mp.inspection.unshared import Unshared, unshared
 from m31a_mp.journal.batch import count_lines
 from m31a_mp.model import SessionMetrics
 from m31a_mp.segments.format import DamagedSegmentError
@@ -77,6 +78,7 @@ class Status:
         unmerged: The number of records that are not in `metrics.json` yet.
         interrupted: The number of interrupted calls that are not in `metrics.json` yet.
         metrics: The metrics of all records, unmerged ones included.
+        unshared: Why other machines do not have the latest state; None if they have it, or need not.
     """
 
     directory: str
@@ -86,6 +88,7 @@ class Status:
     unmerged: int
     interrupted: int
     metrics: SessionMetrics
+    unshared: Unshared | None = None
 
 
 def status(session: Session) -> Status:
@@ -104,7 +107,8 @@ def status(session: Session) -> Status:
     fold = fold_everything(session)
     metrics = fold.totals.to_metrics(session.id)
     state = State.RUNNING if is_running else _state_at_rest(session)
-    return Status(session.root, state, owner, writers, fold.records, fold.interrupted, metrics)
+    told = unshared(session, fold.totals.site)
+    return Status(session.root, state, owner, writers, fold.records, fold.interrupted, metrics, told)
 
 
 def _state_at_rest(session: Session) -> State:

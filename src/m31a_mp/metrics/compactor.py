@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from errno import ELOOP, ENXIO
 from typing import TypeVar
 
-from m31a_mp.errors import MetricsError, SessionOwnedError
+from m31a_mp.errors import GatheredSessionError, SessionOwnedError
 from m31a_mp.journal import reader
 from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.metrics import file as metrics_file
@@ -142,7 +142,7 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     before = published.totals if published else None if damage else metrics_file.read_totals(session)
     if before and before.sites:
         message = f"{session.metrics} is gathered from sites; record into another session"
-        raise MetricsError(message, session.root)
+        raise GatheredSessionError(message, session.metrics)
     fold = Fold(before or Totals(started))
     if damage:
         fold.reject(damage)

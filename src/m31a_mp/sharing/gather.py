@@ -72,6 +72,8 @@ class Gathering:
         self._known: dict[str, Gathered] = {}
         self._unread: dict[str, str] = {}
         self._told: set[str] = set()
+        self.leave_out = ""
+        """The id of a site that is not counted: the gathered session itself, if it is shared there, too."""
 
     @property
     def url(self) -> str:
@@ -150,7 +152,7 @@ class Gathering:
         whole, sites = Totals(), {}
         for site, gathered in sorted(self._known.items()):
             others = containing.get(site, {})
-            if any(last >= gathered.header.number for last in others.values()):
+            if site == self.leave_out or any(last >= gathered.header.number for last in others.values()):
                 continue  # another site has all of it: the directory was moved there, or gathered
             problems = [gathered.shown.problem, self._unread.get(site, "")]
             problems += [
@@ -171,6 +173,8 @@ class Gathering:
         """Return, for each site, the others that contain states of it, and the number of the last one."""
         containing: dict[str, dict[str, int]] = {}
         for other, gathered in self._known.items():
+            if other == self.leave_out:
+                continue
             for site, last in gathered.contains.items():
                 if site != other:
                     containing.setdefault(site, {})[other] = last

@@ -197,7 +197,11 @@ def _reason(error: Exception, session_id: str) -> str:
         return f"{keys} has a value of another type; delete it, or use another database"
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         return "the server's memory is full (maxmemory)"
-    return text.partition("\n")[0]
+    if isinstance(error, redis.exceptions.ConnectionError) and text.startswith("Error "):
+        text = (
+            text.partition(". ")[2].lower() or text
+        )  # "Error 111 connecting to HOST:PORT. Connection refused."
+    return text.partition("\n")[0].rstrip(".")
 
 
 # --- Forks --------------------------------------------------------------------------------------------

@@ -22,13 +22,10 @@ from m31a_mp.kinds import json
 from m31a_mp.metrics.file import MAX_BYTES, read_site
 from m31a_mp.metrics.site import Place, Site, note_path, read_note
 from m31a_mp.session.paths import Session
-from m31a_mp.sharing.state import Header, State
+from m31a_mp.sharing.state import RENEW_SECONDS, Header, State
 from m31a_mp.sharing.store import Store, open_store
 from m31a_mp.system import files
 from m31a_mp.system.log import warn
-
-RENEW_SECONDS = 60.0
-"""After this time, an unchanged state is shared again: a sign of life, and the store may have lost it."""
 
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 60.0

@@ -21,6 +21,8 @@ from m31a_mp.kinds.parts import integer
 from m31a_mp.metrics.site import Place, Site, check_id
 
 VERSION = 1
+RENEW_SECONDS = 60.0
+"""After this time, an unchanged state is shared again: a sign of life, and the store may have lost it."""
 MAX_HEADER_BYTES = 4096
 MAX_BYTES = 512 * 1024 * 1024  # of a state, also after decompression; as for metrics.json
 _VERSION_KEY = "m31a_mp_state"

@@ -64,7 +64,7 @@ def test_session_that_nobody_shared_is_not_an_empty_one(url: str, tmp_path: Path
 def test_store_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="none"):
         gather(SESSION, tmp_path / "none")
-    with pytest.raises(StoreError, match=r"Connection refused|No such file"):
+    with pytest.raises(StoreError, match=r"no such file|refused"):
         gather(SESSION, f"unix://:secret@{tmp_path}/none")
 
 
