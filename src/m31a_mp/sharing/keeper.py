@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 
 from m31a_mp.errors import SessionOwnedError
 from m31a_mp.session.lease import Lease
@@ -50,7 +49,6 @@ class Keeper:
         self._session = session
         self._url = url
         self._collector: Collector | None = None
-        self._ended: SimpleQueue[None] = SimpleQueue()
         threading.Thread(target=self._keep, name="m31a_mp keep", daemon=True).start()
 
     def share_now(self) -> None:
@@ -76,8 +74,7 @@ class Keeper:
                 warned = warned or warn(
                     "session %s is neither merged nor shared: %s", self._session.id, reason_of(error)
                 )
-            with suppress(Empty):
-                self._ended.get(timeout=_TRY_SECONDS)
+            time.sleep(_TRY_SECONDS)
 
     def _owner(self) -> Collector | None:
         """Become the owner of the session, if it has none."""

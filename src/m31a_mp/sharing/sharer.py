@@ -173,11 +173,11 @@ class Sharer:
             ValueError, ImportError: See `open_store`.
             RuntimeError: The system refuses another thread.
         """
+        # Finalizers and signal handlers may put into a SimpleQueue at any point.
+        self._wishes: SimpleQueue[_Wish] = SimpleQueue()
         self._sharing = Sharing(session, open_store(url))
         self.url = self._sharing.url
         self._pid = os.getpid()
-        # Finalizers and signal handlers may put into a SimpleQueue at any point.
-        self._wishes: SimpleQueue[_Wish] = SimpleQueue()
         self._is_over = False
         arguments = (session, self._sharing, self._wishes)
         threading.Thread(target=_repeat, args=arguments, name="m31a_mp share", daemon=True).start()
