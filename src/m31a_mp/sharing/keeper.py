@@ -49,6 +49,7 @@ class Keeper:
         self._session = session
         self._url = url
         self._collector: Collector | None = None
+        self._opening = threading.Lock()
         threading.Thread(target=self._keep, name="m31a_mp keep", daemon=True).start()
 
     def share_now(self) -> None:
@@ -57,16 +58,21 @@ class Keeper:
         Raises:
             MetricsError, OSError: See `Collector.flush`.
         """
-        collector = self._collector
-        if collector and os.getpid() == self._pid:
+        if os.getpid() != self._pid:
+            return
+        deadline = time.monotonic() + _SHARE_SECONDS
+        if self._opening.acquire(timeout=_SHARE_SECONDS):  # the thread may become the owner just now
+            self._opening.release()
+        if collector := self._collector:
             collector.flush()
-            collector.share_now(time.monotonic() + _SHARE_SECONDS)
+            collector.share_now(deadline)
 
     def _keep(self) -> None:
         warned = False
         while self._collector is None:
             try:
-                self._collector = self._owner()
+                with self._opening:
+                    self._collector = self._owner()
                 warned = False
             except SessionOwnedError:
                 pass  # another process was faster
