@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import orjson
 
 from benchmarks.measuring import Clock, Crew, Sample, fork, wait_for
 from benchmarks.peers import PEERS, SESSION, MismatchError, Ours, feed
-from m31a_mp import Usage, attach, compact, load, verify
+from m31a_mp import Collector, Usage, attach, compact, load, verify
+from m31a_mp.journal.append import Journal
 
 
 def _mixed_call(i: int) -> tuple[str, tuple[Any, ...]]:
@@ -166,6 +168,104 @@ def lone_loads(root: Path, writers: int, records: int) -> Sample:
     sample = clock.stop(len(lines))
     one.check([records] * writers)
     return sample
+
+
+def looks(root: Path, unmerged: int, times: int) -> Sample:
+    """Look again and again, each time at 100 new records among many that are not merged."""
+    one = Ours(root)
+    one.start()
+    write = one.writer()
+    feed(write, unmerged)
+    one.look()
+    walls = []
+    for _ in range(times):
+        feed(write, 100)
+        clock = Clock()
+        one.look()
+        walls.append(clock.stop(1)["wall"])
+    one.settle()
+    one.finish()
+    one.check([unmerged, *[100] * times])
+    return {"records": 1, "wall": median(walls), "cpu": median(walls)}
+
+
+def flushes(root: Path, tools: int, times: int) -> Sample:
+    """Flush one record into the metrics of many tools, and write as many bytes durably by hand."""
+    path, copy = root / SESSION / "metrics.json", root / "copy"
+    flushed, written = [], []
+    with Collector(SESSION, root) as collector:
+        for number in range(tools):
+            collector.record_tool_call(f"tool {number}", True, number)
+        collector.flush()
+        data = path.read_bytes()
+        for _ in range(times):
+            collector.record_tool_call("tool 0", True, 0)
+            clock = Clock()
+            collector.flush()
+            flushed.append(clock.stop(1)["wall"])
+            clock = Clock()
+            _write_durably(copy, data)
+            written.append(clock.stop(1)["wall"])
+    _check_calls(root, tools + times)
+    return {"records": 1, "wall": median(flushed), "cpu": median(flushed), "by_hand": median(written)}
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _check_calls(root: Path, calls: int) -> None:
+    if findings := verify(root, SESSION):
+        raise MismatchError(f"verify() found {'; '.join(map(str, findings[:3]))}")
+    metrics = load(root, SESSION)
+    if metrics is None or metrics.totals.tool_calls != calls:
+        raise MismatchError(f"{metrics and metrics.totals.tool_calls} calls of {calls} were counted")
+
+
+def lock_hold(root: Path, writers: int, times: int) -> Sample:
+    """The time for which a flush holds `journal.lock` while many idle writers have large segments."""
+    records = 12_000  # the segments are of 1 MiB then
+    held: list[float] = []
+    hold = Journal.hold
+
+    def timed(journal: Journal, call: Callable[[], object], timeout: float | None = None) -> object:
+        def clocked() -> object:
+            clock = Clock()
+            try:
+                return call()
+            finally:
+                held.append(clock.stop(1)["wall"])
+
+        return hold(journal, clocked, timeout)
+
+    with Collector(SESSION, root) as collector:
+
+        def work(gate: Callable[[], object]) -> Sample:
+            for _ in range(records):
+                collector.record_tool_call("tool", True, 0)
+            gate()
+            gate()
+            return {}
+
+        crew = Crew(root, writers, work)
+        crew.gate()
+        collector.flush()
+        Journal.hold = timed  # type: ignore[method-assign, assignment]
+        for _ in range(times):
+            collector.record_tool_call("tool", True, 0)
+            collector.flush()
+        crew.gate()
+        crew.results()
+    _check_calls(root, writers * records + times)
+    return {"records": 1, "wall": median(held[:times]), "cpu": median(held[:times])}
 
 
 def dead_writers(root: Path, peer: str, processes: int) -> Sample:

@@ -222,6 +222,47 @@ def snapshot(bench: Bench) -> Report:
     return report
 
 
+def look(bench: Bench) -> Report:
+    sizes = [bench.amount(10_000, 100), bench.amount(1_000_000, 1_000)]
+    report = Report("look", "snapshot() of 100 new records beside so many unmerged ones", "look")
+    times = bench.amount(50, 3)
+    bench.take_turns(
+        report,
+        [Contender(f"{n:,} unmerged", reading.looks, {"unmerged": n, "times": times}) for n in sizes],
+    )
+    few, many = (median(report.times(f"{n:,} unmerged") or [0]) for n in sizes)
+    report.table = [["a look", *(f"beside {n:,}" for n in sizes)], [OURS, duration(few), duration(many)]]
+    report.targets = [
+        Target(f"a look beside {sizes[1]:,} unmerged records", 2, many and many * 1e3, " ms"),
+        Target(f"time, of a look beside {sizes[0]:,}", 1.5, many / few if few else None),
+    ]
+    return report
+
+
+def flush(bench: Bench) -> Report:
+    sizes = [bench.amount(1_000, 20), bench.amount(10_000, 40)]
+    writers, times = bench.amount(300, 4), bench.amount(15, 2)
+    report = Report("flush", "flush() of one record", "flush")
+    lock = f"{writers} idle writers"
+    bench.take_turns(
+        report,
+        [
+            *(Contender(f"{n:,} tools", reading.flushes, {"tools": n, "times": times}) for n in sizes),
+            Contender(lock, reading.lock_hold, {"writers": writers, "times": times}),
+        ],
+    )
+    report.table = [["session", "flush", "its file, written and synced by hand"]]
+    for n in sizes:
+        name = f"{n:,} tools"
+        taken, by_hand = median(report.times(name) or [0]), report.median(name, "by_hand")
+        report.table.append([name, duration(taken or None), duration(by_hand)])
+        ratio = taken / by_hand if taken and by_hand else None
+        report.targets.append(Target(f"time, of writing the file, {name}", 3, ratio))
+    held = median(report.times(lock) or [0])
+    report.targets.append(Target(f"journal.lock held, {lock}", 5, held and held * 1e3, " ms"))
+    return report
+
+
 def dead(bench: Bench) -> Report:
     processes = bench.amount(5_000, 40)
     report = Report(
@@ -354,6 +395,8 @@ ROWS: dict[str, Callable[[Bench], Report]] = {
     "scaling": scaling,
     "compaction": compaction,
     "snapshot": snapshot,
+    "look": look,
+    "flush": flush,
     "dead": dead,
     "import": importing,
     "worker": worker,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, ParamSpec, Self, TypeVar
 
+    from m31a_mp.inspection.snapshot import Looks
     from m31a_mp.model import SessionMetrics
     from m31a_mp.plan import PlanOutcome
     from m31a_mp.sharing.keeper import Keeper
@@ -60,6 +61,7 @@ class Recorder(Recording):
         self._share: str | None = None
         self._keeper: Keeper | None = None
         self._told = False
+        self._looks: Looks | None = None
         if session:
             self._staging = staging(session)
             self._put = self._staging.put_durably if durability == DISK else self._staging.put
@@ -206,13 +208,15 @@ class Recorder(Recording):
             from m31a_mp.model import SessionMetrics
 
             return SessionMetrics("")
-        from m31a_mp.inspection.snapshot import fold_everything
+        from m31a_mp.inspection.snapshot import Looks
         from m31a_mp.model import has_records
 
-        totals = fold_everything(self._session).totals
+        session = self._session
+        if self._looks is None:
+            self._looks = Looks(session)
+        metrics = self._looks.look(lambda fold: fold.totals.to_metrics(session.id))
         for reason, count in self._staging.untold_drops().items():
-            totals.dropped[reason] = totals.dropped.get(reason, 0) + count
-        metrics = totals.to_metrics(self._session.id)
+            metrics.dropped[reason] = min(metrics.dropped.get(reason, 0) + count, checks.INT64_MAX)
         if not (has_records(metrics) or self._told or self._session.is_there()):
             self._told = warn("there is no session in %s: its snapshot is empty", self._session.root)
         return metrics

@@ -291,9 +291,9 @@ def test_watch_that_fails_leaves_the_terminal_as_it_was(one: Session) -> None:
     many(one)
     code = (
         "import sys; from m31a_mp.cli import main, watch; look = watch.status; calls = []\n"
-        "def fail(session):\n"
+        "def fail(*given):\n"
         "    calls.append(1)\n"
-        "    return look(session) if len(calls) < 3 else 1 / 0\n"
+        "    return look(*given) if len(calls) < 3 else 1 / 0\n"
         "watch.status = fail; sys.exit(main(sys.argv[1:]))"
     )
     with Terminal(PROGRAM[0], "-c", code, "watch", "--interval", "0.05", one.root) as terminal:

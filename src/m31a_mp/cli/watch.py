@@ -23,6 +23,7 @@ from m31a_mp.cli.screen import QUIT, Screen
 from m31a_mp.cli.stores import from_option, gathered_in
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import MetricsError
+from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.status import status
 from m31a_mp.system.log import shown
 
@@ -90,9 +91,10 @@ def command(  # noqa: PLR0913  # most of them by name
 
 def _look_at(directory: str | None) -> Look:
     session = existing_or_latest(directory, "m31a-mp watch")
+    looks = Looks(session)
 
     def look() -> Found:
-        found = status(session)
+        found = status(session, looks)
         return Found(found.directory, found.metrics, found)
 
     return look

@@ -10,9 +10,8 @@ from enum import StrEnum
 
 import psutil
 
-from m31a_mp.inspection.snapshot import fold_everything
+from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.unshared import Unshared, unshared
-from m31a_mp.journal.batch import count_lines
 from m31a_mp.model import SessionMetrics
 from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
@@ -91,8 +90,12 @@ class Status:
     unshared: Unshared | None = None
 
 
-def status(session: Session) -> Status:
+def status(session: Session, looks: Looks | None = None) -> Status:
     """Return the status of a session, without blocking any process.
+
+    Args:
+        session: The session.
+        looks: The caller's looks at the session, if it looks again and again.
 
     Raises:
         FileNotFoundError: The session does not exist.
@@ -101,14 +104,15 @@ def status(session: Session) -> Status:
         OSError: A file could not be read.
     """
     session.must_be_there()
-    writers = live_writers(session)
+    writers = live_writers(session, looks)
     owner = owner_of(session)
     is_running = owner is not None or bool(writers)
-    fold = fold_everything(session)
-    metrics = fold.totals.to_metrics(session.id)
+    unmerged, interrupted, metrics, site = (looks or Looks(session)).look(
+        lambda fold: (fold.records, fold.interrupted, fold.totals.to_metrics(session.id), fold.totals.site)
+    )
     state = State.RUNNING if is_running else _state_at_rest(session)
-    told = unshared(session, fold.totals.site)
-    return Status(session.root, state, owner, writers, fold.records, fold.interrupted, metrics, told)
+    told = unshared(session, site)
+    return Status(session.root, state, owner, writers, unmerged, interrupted, metrics, told)
 
 
 def _state_at_rest(session: Session) -> State:
@@ -157,15 +161,16 @@ def owner_of(session: Session) -> Owner | None:
     return Owner(None, None) if line and _is_locked(session.owner_lock) else None
 
 
-def live_writers(session: Session) -> list[LiveWriter]:
-    """List the writers whose process lives, or may live."""
+def live_writers(session: Session, looks: Looks | None = None) -> list[LiveWriter]:
+    """List the writers whose process lives, or may live. What the looks have seen is not read again."""
+    seen = looks.staged() if looks else {}
     writers: dict[str, LiveWriter] = {}
     for path in list_segments(session.segments):
         try:
             with SegmentFile.open(path) as file:
                 if file.is_dead():
                     continue
-                staged = count_lines(file.pending(is_finished=False).records)
+                staged = file.count_pending(seen.get(path))
                 identity = file.identity
                 pid = identity.pid if process.seen_alive(identity) else None
         except (DamagedSegmentError, OSError):

@@ -48,9 +48,12 @@ class Batch:
         records: The lines, each with its newline.
         dropped: The counts of records that the writer dropped so far, by reason.
         offset: Bytes before the first record in the file that the batch was read from.
+        room: Bytes for the records in the journal that the batch was read from. They may be more than those
+            of the records if the batch was read while it was written, or if its process died meanwhile. None
+            if the journal was cut, or if the batch comes from elsewhere.
     """
 
-    __slots__ = ("_count", "dropped", "first", "offset", "records", "writer")
+    __slots__ = ("_count", "dropped", "first", "offset", "records", "room", "writer")
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Batch:
         self.records = records
         self.dropped = dropped or {}
         self.offset = offset
+        self.room: int | None = None
         self._count: int | None = None
 
     @property

@@ -58,8 +58,8 @@ def open_to_read(path: str) -> BinaryIO:
     return open(files.open_private(path, os.O_RDONLY), "rb", buffering=_BUFFER_BYTES)
 
 
-def read(stream: BinaryIO) -> Iterator[Item]:
-    """Yield the items of a journal in order, in memory bounded by the largest batch.
+def read(stream: BinaryIO, offset: int = 0) -> Iterator[Item]:
+    """Yield the items of a journal from an offset on, in order, in memory bounded by the largest batch.
 
     A torn line at the end is left out. A torn batch is yielded as a shorter batch. Items after a `Torn` may
     be the rest of this append, if its process filled it meanwhile.
@@ -68,7 +68,7 @@ def read(stream: BinaryIO) -> Iterator[Item]:
     cause megabytes of useless reading, and thousands of such headers would repeat it. The reader therefore
     trusts lengths only up to the first wrong header. After it, the reader stops at the next header.
     """
-    offset = 0
+    stream.seek(offset)
     headers_trusted = True
     while line := stream.readline(MAX_LINE_BYTES):
         torn, nul, _ = line.rpartition(b"\0")
@@ -131,6 +131,7 @@ def _read_batch(
     records = stream.read(header.bytes) if headers_trusted else _read_until_header(stream, header.bytes)
     batch = Batch(header.writer, header.first, records, header.dropped, start)
     if _is_right(batch, header, line):
+        batch.room = header.bytes
         return [batch], True
     text = records.rstrip(b"\0")
     is_text = b"\0" not in text and _find_header(text, 0) == len(text)
@@ -157,6 +158,7 @@ def _torn(header: _Header, text: bytes, start: int) -> list[Item]:
     """
     records = text[: text.rfind(b"\n") + 1]
     batch = Batch(header.writer, header.first, records, offset=start)
+    batch.room = header.bytes
     return [batch, Torn(start + len(text))]
 
 

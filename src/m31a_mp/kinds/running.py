@@ -141,7 +141,7 @@ class CallsUnderWay(State):
         if self.first == INT64_MAX and not self._ended and not self._ended_before:
             return None
         ended = sorted(self._ended | self._ended_before)
-        return {"first": self.first, "calls": self.calls, "ended": ended}
+        return {"first": self.first, "calls": dict(self.calls), "ended": ended}
 
     def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
         """Add the calls of the checkpoint. Without one, the shown calls have no ids and are left out."""

@@ -149,6 +149,10 @@ class Fold:
         else:
             self.records += 1
 
+    def continue_now(self) -> None:
+        """Take the time of now for lines that come without one, and as the bound of plausible times."""
+        self._now = max(self._now, time.time_ns())
+
     def doubt(self, file: str, why: str) -> None:
         """Add to the reasons of all items rejected in the file that they are not certain, and why."""
         self.rejected = [

@@ -121,17 +121,19 @@ class SegmentFile:
             return False
         return os.pread(self._fd, 1, mark[0]) == b"\0"
 
-    def pending(self, *, is_finished: bool) -> Batch:
+    def pending(self, *, is_finished: bool, seen: tuple[int, int] | None = None) -> Batch:
         """Return the whole records that are not in the journal.
 
         Args:
             is_finished: Whether the writer stores nothing more. NUL bytes between records are then damage,
                 and the records behind them are returned too: the segment is about to be deleted.
+            seen: The offset and the number of the first record that the caller has not seen; None: it has
+                seen none. Earlier records are left out.
         """
         head = os.pread(self._fd, _HEAD_BYTES, 0)
         words = memoryview(head)[:DATA_OFFSET].cast("Q")
         # If the drained mark is torn or flipped, take all records again: their numbers reveal known ones.
-        start, first = drained(words, self.size) or (DATA_OFFSET, self.first)
+        start, first = max(drained(words, self.size) or (DATA_OFFSET, self.first), seen or (0, 0))
         stored = self._stored(head, start, is_finished=is_finished)
         end = stored.rfind(b"\n") + 1
         gap = stored.find(b"\0", stored.rfind(b"\n", 0, max(0, end - 1)) + 1 if is_finished else 0, end)
@@ -140,6 +142,13 @@ class SegmentFile:
         # Copy only if records are the smaller part: a view would keep the whole buffer in memory.
         records = memoryview(stored)[:end] if 2 * end > len(stored) else stored[:end]
         return Batch(self.writer, first, records, drops(words), start)
+
+    def count_pending(self, seen: tuple[int, int] | None = None) -> int:
+        """Count the records that are not in the journal. Only those after `seen` are read (see `pending`)."""
+        words = memoryview(os.pread(self._fd, DATA_OFFSET, 0)).cast("Q")
+        _, first = drained(words, self.size) or (DATA_OFFSET, self.first)
+        pending = self.pending(is_finished=False, seen=seen)
+        return max(0, pending.first + pending.count - first)
 
     def _stored(self, head: bytes, start: int, *, is_finished: bool) -> bytes:
         """Return the bytes from `start` on. The NULs at the end of a segment in use may be missing.

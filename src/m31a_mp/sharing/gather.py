@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from errno import ENOENT
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
@@ -13,6 +14,7 @@ from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics, SiteMetric
 from m31a_mp.session.paths import check_session_id
+from m31a_mp.sharing.adding import Adding
 from m31a_mp.sharing.state import BadStateError, Header, State
 from m31a_mp.sharing.store import open_store
 from m31a_mp.system.log import warn
@@ -72,6 +74,7 @@ class Gathering:
         self._known: dict[str, Gathered] = {}
         self._unread: dict[str, str] = {}
         self._told: set[str] = set()
+        self._adding = Adding()
         self.leave_out = ""
         """The id of a site that is not counted: the gathered session itself, if it is shared there, too."""
 
@@ -149,7 +152,7 @@ class Gathering:
     def sum(self) -> Totals:
         """Return the sum of the latest states that were read."""
         containing = self._containing()
-        whole, sites = Totals(), {}
+        sites, counted = {}, {}
         for site, gathered in sorted(self._known.items()):
             others = containing.get(site, {})
             if site == self.leave_out or any(last >= gathered.header.number for last in others.values()):
@@ -159,12 +162,14 @@ class Gathering:
                 f"site {other} contains its states up to number {last}: they are counted twice"
                 for other, last in others.items()
             ]
-            sites[site] = replace(gathered.shown, problem="; ".join(filter(None, problems)))
+            sites[site] = shown = copy(gathered.shown)
+            shown.problem = "; ".join(filter(None, problems))
             if gathered.totals:
-                whole.merge(gathered.totals)
+                counted[site] = gathered.totals
         for site in self._unread.keys() - sites.keys():
             problem = f"not counted: {self._unread[site]}"
             sites[site] = SiteMetric(site, "", 0, from_ns(0), problem=problem)
+        whole = self._adding.sum(counted)
         whole.sites = sites
         self._warn(sites)
         return whole

@@ -125,8 +125,8 @@ class TestLiveJournal:
         Path(session.journal).write_bytes(LINE + GAPS["a whole header"])
         read = reader.read
 
-        def filled_meanwhile(stream: BinaryIO) -> Iterator[reader.Item]:
-            for item in read(stream):
+        def filled_meanwhile(stream: BinaryIO, offset: int) -> Iterator[reader.Item]:
+            for item in read(stream, offset):
                 yield item
                 if isinstance(item, reader.Torn):
                     Path(session.journal).write_bytes(LINE + BATCH)
@@ -142,8 +142,8 @@ class TestLiveJournal:
         Path(session.journal).write_bytes(without(BATCH, len(BATCH) - 90, len(BATCH)) + NEXT)
         read = reader.read
 
-        def filled_meanwhile(stream: BinaryIO) -> Iterator[reader.Item]:
-            for item in read(stream):
+        def filled_meanwhile(stream: BinaryIO, offset: int) -> Iterator[reader.Item]:
+            for item in read(stream, offset):
                 yield item
                 Path(session.journal).write_bytes(BATCH + NEXT)
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from m31a_mp import Collector, attach, compact, load, verify
+from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.journal.append import Journal
 from m31a_mp.metrics import totals
 from m31a_mp.segments import staging, writer
@@ -86,6 +87,7 @@ class Mayhem(RuleBasedStateMachine):
         self.foreign = itertools.count(1)
         self.directory = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
         self.session = Session.named("s", Path(self.directory.name))
+        self.looks = Looks(self.session)  # of a program that watches all owners
         self.recorded: list[tuple[int, Record]] = []
         self.processes = [Process(self.session) for _ in range(3)]
         self.collector = self._open()
@@ -259,6 +261,11 @@ class Mayhem(RuleBasedStateMachine):
         compact(self.session.sessions_dir, "s")
         self._check_file()
         self.collector = self._open()
+
+    @rule()
+    def look_from_outside(self) -> None:
+        metrics = self.looks.look(lambda fold: fold.totals.to_metrics("s"))
+        assert entries(metrics) == expected(self.recorded)
 
     @rule(record=few_records, shift=st.sampled_from([-_YEAR, 0, _YEAR]))
     def append_foreign_line(self, record: Record, shift: int) -> None:

@@ -1,0 +1,234 @@
+"""A look goes on from where the last one stopped, and sees what a look that reads everything sees."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from damage import UNITS, batch, line, tool_call
+from m31a_mp import Collector, SessionMetrics, attach
+from m31a_mp.inspection.snapshot import Looks, fold_everything
+from m31a_mp.inspection.status import status
+from m31a_mp.journal.batch import Batch
+from m31a_mp.metrics.fold import Fold
+from m31a_mp.segments.staging import Staging
+from m31a_mp.session.paths import Session
+from metrics_of import calls, calls_of
+from workers import Forked
+
+Result = tuple[dict[str, int], int, int, int]
+
+TORN = batch(1, line("torn-1", 512), line("torn-2", 1024), writer="00000000000000cc")
+PIECES: dict[str, bytes] = {
+    **{f"unit {number}": unit.data for number, unit in enumerate(UNITS)},
+    "garbage": b"garbage\n",
+    "a batch that is wrong": TORN[:-20] + b"x" * 19 + b"\n",
+    "the beginning of a line": tool_call("halved")[:30],
+    "a line without its end": tool_call("whole")[:-1],
+    "an end": b"\n",
+    "room": bytes(100),
+    "the header of a batch": TORN[: TORN.index(b"\n") + 1],
+}
+"""What programs of all kinds, and dead ones, leave in a journal."""
+
+
+def result_of(fold: Fold) -> Result:
+    metrics = fold.totals.to_metrics("s")
+    return calls(metrics), fold.records, fold.totals.rejected, len(fold.rejected)
+
+
+def metrics_of(fold: Fold) -> SessionMetrics:
+    return fold.totals.to_metrics("s")
+
+
+class Mess:
+    """A session in whose files all kinds of things happen.
+
+    Attributes:
+        session: The session.
+        was_cut: Whether the journal was made shorter. What was counted is gone then, and no look can tell.
+    """
+
+    def __init__(self, sessions: Path, written: int) -> None:
+        self.session = Session.named("s", sessions)
+        self.session.make()
+        self.was_cut = False
+        self._journal = Path(self.session.journal)
+        self._written = written
+        self._torn_at = -1
+        self._numbers = itertools.count(1)
+
+    def append(self, data: bytes) -> None:
+        with self._journal.open("ab") as stream:
+            stream.write(data)
+
+    def seal(self) -> None:
+        self._torn_at = -1
+        if self._journal.exists():
+            self._journal.rename(self.session.sealed_as(next(self._numbers)))
+
+    def publish(self) -> None:
+        self._torn_at = -1
+        with Collector("s", self.session.sessions_dir) as collector:
+            collector.record_heal_trigger("plan")
+
+    def tear(self) -> None:
+        self._torn_at = self._journal.stat().st_size if self._journal.exists() else 0
+        self.append(TORN[: self._written] + bytes(len(TORN) - self._written))
+
+    def fill(self) -> None:
+        if self._torn_at >= 0:
+            with self._journal.open("r+b") as stream:
+                stream.seek(self._torn_at)
+                stream.write(TORN)
+
+    def cut(self) -> None:
+        if self._journal.exists():
+            os.truncate(self._journal, self._journal.stat().st_size // 2)
+            self._torn_at, self.was_cut = -1, True
+
+    def damage(self) -> None:
+        Path(self.session.segments, f"{next(self._numbers):016x}.{1:020}.seg").write_bytes(b"garbage")
+
+
+STEPS: dict[str, Callable[[Mess], None]] = {
+    **{name: partial(Mess.append, data=data) for name, data in PIECES.items()},
+    **{name: getattr(Mess, name) for name in ("seal", "publish", "tear", "fill", "cut", "damage")},
+}
+steps = st.lists(st.tuples(st.sampled_from(list(STEPS)), st.integers(0, 2)), min_size=3, max_size=20)
+
+
+@settings(max_examples=400)
+@given(steps, st.integers(1, len(TORN) - 1))
+def test_look_that_goes_on_sees_what_a_first_look_sees(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], written: int
+) -> None:
+    mess = Mess(tmp_path_factory.mktemp("sessions"), written)
+    looks = Looks(mess.session)
+    for step, times in steps:
+        STEPS[step](mess)
+        if mess.was_cut:
+            mess.was_cut, looks = False, Looks(mess.session)
+        for _ in range(times):
+            assert looks.look(result_of) == result_of(fold_everything(mess.session))
+
+
+def test_second_look_folds_and_reads_only_what_is_new(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = attach("s", sessions)
+    for _ in range(30_000):
+        worker.record_tool_call("bash", True, 1)
+    looks = Looks(Session.named("s", sessions))
+    assert calls(looks.look(metrics_of)) == {"bash": 30_000}
+    for _ in range(100):
+        worker.record_tool_call("bash", True, 1)
+    folded: list[int] = []
+    fold_batch = Fold.add_batch
+
+    def count(fold: Fold, file: str, batch: Batch) -> None:
+        folded.append(batch.count)
+        fold_batch(fold, file, batch)
+
+    monkeypatch.setattr(Fold, "add_batch", count)
+    assert calls(looks.look(metrics_of)) == {"bash": 30_100}
+    assert sum(folded) == 100
+    folded.clear()
+    worker.flush()  # the same records, in the journal now
+    assert calls(looks.look(metrics_of)) == {"bash": 30_100}
+    assert sum(folded) < 30_000  # those of one segment
+
+
+def test_watch_counts_unmerged_and_staged_records_without_reading_them_again(sessions: Path) -> None:
+    session = Session.named("s", sessions)
+    looks = Looks(session)
+    with Collector("s", sessions) as collector:
+        for number in range(1, 4):
+            collector.record_tool_call("bash", True, 1)
+            found = status(session, looks)
+            assert (found.unmerged, [writer.staged for writer in found.writers]) == (number, [number])
+        collector.flush()
+        found = status(session, looks)
+        assert (found.unmerged, [writer.staged for writer in found.writers]) == (0, [0])
+
+
+def test_look_in_the_middle_of_another_sees_everything_and_disturbs_nothing(sessions: Path) -> None:
+    """A signal handler, and other threads."""
+    with Collector("s", sessions) as collector:
+        seen: list[int] = []
+
+        def handler(*_: object) -> None:
+            seen.append(calls_of(collector.snapshot(), "bash"))
+
+        before = signal.signal(signal.SIGPROF, handler)
+        signal.setitimer(signal.ITIMER_PROF, 0.002, 0.002)
+        try:
+            for number in range(1, 300):
+                collector.record_tool_call("bash", True, 1)
+                assert calls_of(collector.snapshot(), "bash") == number
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
+        assert seen == sorted(seen)
+
+        def look() -> None:
+            mine = [calls_of(collector.snapshot(), "bash") for _ in range(100)]
+            assert mine == [299] * 100
+            done.append(True)
+
+        done: list[bool] = []
+        threads = [Thread(target=look) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert done == [True] * 4
+
+
+def test_child_goes_on_with_the_looks_of_its_parent(sessions: Path) -> None:
+    with Collector("s", sessions) as collector:
+        collector.record_tool_call("bash", True, 1)
+        collector.snapshot()
+
+        def look() -> None:
+            collector.record_tool_call("bash", True, 1)
+            assert calls(collector.snapshot()) == {"bash": 2}
+
+        assert Forked(look).wait() == 0
+        assert calls(collector.snapshot()) == {"bash": 2}
+
+
+@pytest.mark.parametrize(
+    "change", [lambda metrics: metrics.tools.clear(), lambda metrics: metrics.rest.clear()]
+)
+def test_snapshot_that_its_caller_changed_shows_in_no_later_one(
+    sessions: Path, change: Callable[[SessionMetrics], None]
+) -> None:
+    with Collector("s", sessions) as collector:
+        collector.record_cancellation("plan", "no")
+        with collector.tool_call("bash"):
+            first, second = collector.snapshot(), collector.snapshot()
+            change(first)
+            assert collector.snapshot() == second
+            assert collector.snapshot().rest == second.rest
+
+
+def test_segments_that_were_seen_are_read_from_where_they_were_left(sessions: Path) -> None:
+    session = Session.named("s", sessions)
+    stage, looks = Staging(session), Looks(session)
+    for number in range(1, 2000):
+        stage.put("tool_call", ',"name":"bash","success":true,"duration_ms":', number)
+        if number % 7 == 0:
+            assert calls(looks.look(metrics_of)) == {"bash": number}
+        if number % 500 == 0:
+            stage.hand_over()
+            assert calls(looks.look(metrics_of)) == {"bash": number}
