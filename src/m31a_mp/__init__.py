@@ -14,6 +14,7 @@ inspection/  read-only views: snapshot, status, verify
 sharing/     past one machine: share the state of a site, gather those of all
 session/     the directory, and the owner's lease
 system/      durable steps, locks, forks, processes
+exports/     the metrics of a session for other programs, and as a page
 cli/         the command line
 
 A writer is one numbered stream of records in a process, used by one call at a time.

@@ -25,7 +25,7 @@ from m31a_mp.inspection.status import Reading, reading
 from m31a_mp.session.paths import Session
 from workers import Forked
 
-COMMANDS = ["run", "record", "show", "watch", "ls", "compact", "verify", "share", "gather"]
+COMMANDS = ["run", "record", "show", "watch", "report", "ls", "compact", "verify", "share", "gather"]
 RECORDS = ["tool", "llm", "phase", "heal", "bisect", "cancellation"]
 
 

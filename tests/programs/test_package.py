@@ -117,4 +117,7 @@ def test_wheel_records_where_nothing_but_what_it_needs_is_installed(tmp_path: Pa
     run(python, "smoke.py", tmp_path / "sessions")
     assert "click and rich are not installed" in run(python, "-m", "m31a_mp", status=125)
     with zipfile.ZipFile(wheel) as files:
-        assert {"m31a_mp/py.typed", "m31a_mp/README.md", "m31a_mp/CHANGELOG.md"} <= set(files.namelist())
+        names = set(files.namelist())
+    assert {"m31a_mp/py.typed", "m31a_mp/README.md", "m31a_mp/CHANGELOG.md"} <= names
+    templates = Path(m31a_mp.__file__).parent / "exports" / "templates"
+    assert {f"m31a_mp/exports/templates/{path.name}" for path in templates.iterdir()} <= names

@@ -18,12 +18,12 @@ from rich.text import Text
 from test_cli import COMMANDS, Call, Result, call, directory
 
 from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, load
-from m31a_mp.cli.cells import cost, duration
 from m31a_mp.cli.entries import Choice, metrics_views
 from m31a_mp.cli.layout import Column, Table
 from m31a_mp.cli.record import command as record
 from m31a_mp.cli.tables import ALL, View
 from m31a_mp.kinds.catalog import KINDS
+from m31a_mp.wording import cost, duration
 
 UUID = "1b4e28ba-2fa1-11d2-883f-0016d3cca427"
 

@@ -15,6 +15,8 @@ PACKAGE = Path(m31a_mp.__file__).parent
 # Each may import those after it. What stands together may import each other.
 LAYERS: list[set[str]] = [
     {"__main__", "cli"},
+    {"exports"},
+    {"wording"},
     {"collector", "ending", "refresh"},
     {"recorder", "timing"},
     {"_recording"},

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.text import Text
 
-from m31a_mp.cli.cells import cost, duration, part
-from m31a_mp.cli.entries import ERRORS, Choice, has_ended, outcome, quantile
+from m31a_mp.cli.entries import ERRORS, Choice
 from m31a_mp.cli.layout import Column, Table
 from m31a_mp.model import ModelMetric, PhaseMetric, SessionMetrics, ToolMetric
 from m31a_mp.system.log import shown
+from m31a_mp.wording import change, cost, duration, has_ended, outcome, part, quantile
 
 _TOOLS = (
     Column("tool", is_right=False, may_be_cut=True),
@@ -113,14 +113,14 @@ def _sums(before: SessionMetrics, after: SessionMetrics) -> Table:
         "tokens": (one.total_tokens, two.total_tokens),
     }
     for name, (left, right) in rows.items():
-        table.rows.append([name, f"{left:,}", f"{right:,}", _change(left, right)])
+        table.rows.append([name, f"{left:,}", f"{right:,}", change(left, right)])
     if not (one.interrupted or two.interrupted):
         table.rows = [row for row in table.rows if row[0] != "interrupted"]
     rate = [part(sums.tool_failures, sums.tool_calls) for sums in (one, two)]
     table.rows.insert(2, ["failure rate", *rate, ""])
     is_exact = not (one.unknown_cost_count or two.unknown_cost_count)
     costs = [cost(sums.cost, sums.unknown_cost_count, sums.llm_interactions) for sums in (one, two)]
-    table.rows.append(["cost", *costs, _change(one.cost, two.cost) if is_exact else "not known"])
+    table.rows.append(["cost", *costs, change(one.cost, two.cost) if is_exact else "not known"])
     return table
 
 
@@ -221,9 +221,3 @@ def _quantiles(one: Any, two: Any) -> list[tuple[str, str]]:
 
 def _both(before: str, after: str) -> str:
     return before if before == after else f"{before} → {after}"
-
-
-def _change(before: float, after: float) -> str:
-    if before == after:
-        return "-"
-    return f"{100 * (after - before) / before:+.1f} %" if before else "new"

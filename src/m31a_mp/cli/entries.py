@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from rich.text import Text
 
 from m31a_mp.cli.activity import Activity
-from m31a_mp.cli.cells import ago, bad, cost, count, duration, part
-from m31a_mp.cli.layout import Cell, Column, Table
+from m31a_mp.cli.layout import Cell, Column, Table, bad
 from m31a_mp.kinds.catalog import TABLES
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.happenings import Happenings
@@ -24,11 +23,23 @@ from m31a_mp.model import (
     has_records,
 )
 from m31a_mp.system.log import shown
+from m31a_mp.wording import (
+    FAILED,
+    ago,
+    cost,
+    count,
+    duration,
+    has_ended,
+    outcome,
+    part,
+    parts_of_tokens,
+    quantile,
+    start_of_program,
+    title_of,
+    value_of_field,
+)
 
 Entry = TypeVar("Entry")
-
-FAILED = "failed"
-"""The outcome of a phase that did not succeed."""
 
 _USUALLY_SHOWN = 10  # the default limit of happenings and of errors
 # The ranks of a happening's fields; the default is 1. Without room for all, the highest are left out first.
@@ -197,14 +208,7 @@ def metrics_views(
         since = f", entered {ago(phase.entered_at)} ago" if phase.entered_at else ""
         views.append(Text(f"{'in' if is_running else 'last in'} phase {shown(phase.phase)}{since}"))
     if metrics.startup:
-        start = metrics.startup
-        parts = {
-            "configuration": start.config_load_ms,
-            "provider": start.provider_ms,
-            "interface": start.tui_ms,
-        }
-        named = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
-        views.append(Text(f"the program took {duration(start.duration_ms)} to start: {named}"))
+        views.append(Text(start_of_program(metrics.startup)))
     if metrics.timeline and (activity := Activity(metrics.timeline)):
         views.append(activity)
     views += [table for table in _tables(metrics, choice) if table.rows]
@@ -314,17 +318,6 @@ def _use_of(models: Sequence[ModelMetric], quantiles: Iterable[str]) -> list[Cel
     ]
 
 
-def parts_of_tokens(model: ModelMetric) -> tuple[int, int, int, int, int]:
-    """Return the tokens in disjoint parts: new input, cache read, cache write, output, reasoning."""
-    return (
-        model.prompt_tokens - model.cached_tokens - model.cache_write_tokens,
-        model.cached_tokens,
-        model.cache_write_tokens,
-        model.completion_tokens - model.reasoning_tokens,
-        model.reasoning_tokens,
-    )
-
-
 def _llm_table(metrics: SessionMetrics, choice: Choice) -> Table:
     more = choice.rest(metrics.llms, "phase with model use", "phases with model use")
     table = Table("Model use", choice.ranked(_MODEL_USE), more=more)
@@ -368,18 +361,6 @@ def _phase_table(all_phases: list[PhaseMetric], choice: Choice) -> Table:
     return table
 
 
-def has_ended(phase: PhaseMetric) -> bool:
-    """Whether a phase's duration and outcome are known."""
-    return phase.ended_at is not None or phase.success or phase.duration_ms > 0
-
-
-def outcome(phase: PhaseMetric) -> str:
-    """Return a phase's outcome in a word; `-` before the phase has ended."""
-    if not has_ended(phase):
-        return "-"
-    return "ok" if phase.success else FAILED
-
-
 def _strategy_table(strategies: list[EditStrategyMetric], choice: Choice) -> Table:
     more = choice.rest(strategies, "edit strategy", "edit strategies")
     table = Table("Edit strategies", choice.ranked(_STRATEGIES), more=more)
@@ -392,7 +373,7 @@ def _happenings_table(happenings: Happenings, metrics: SessionMetrics, choice: C
     items, number = getattr(metrics, happenings.name), getattr(metrics, happenings.count)
     items = items[-choice.latest :]
     values = {
-        name: [_shown_value(name, getattr(item, name)) for item in items]
+        name: [value_of_field(name, getattr(item, name)) for item in items]
         for name in (*happenings.fields, *happenings.derived)
     }
     values = {name: column for name, column in values.items() if any(value != "-" for value in column)}
@@ -410,31 +391,4 @@ def _happenings_table(happenings: Happenings, metrics: SessionMetrics, choice: C
 def _happening_column(name: str, rank: int, value: Any) -> Column:
     """Make the column of a field by the type of its value: numbers are right-aligned, texts may be cut."""
     is_flag, is_number = isinstance(value, bool), isinstance(value, int)
-    return Column(_title_of(name), rank, is_right=is_number and not is_flag, may_be_cut=not is_number)
-
-
-def _title_of(name: str) -> str:
-    return name.removesuffix("_ms").removesuffix("_id").replace("_", " ")
-
-
-def _shown_value(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if name.endswith("_ms"):
-        return duration(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, tuple):
-        value = ", ".join(value)
-    return shown(str(value)) or "-"
-
-
-def quantile(entry: ToolMetric | ModelMetric, q: float) -> str:
-    """Format the duration that a fraction of the calls or interactions did not exceed.
-
-    The duration is an estimate, and seconds are rounded to the nearest tenth.
-    """
-    found = entry.quantile(q)
-    if found and 1000 <= found < 59_900:  # noqa: PLR2004
-        found = round(found, -2)
-    return duration(found)
+    return Column(title_of(name), rank, is_right=is_number and not is_flag, may_be_cut=not is_number)

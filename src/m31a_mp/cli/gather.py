@@ -6,7 +6,6 @@ import signal
 
 import click
 
-from m31a_mp.cli.cells import count
 from m31a_mp.cli.found import Found
 from m31a_mp.cli.keeper import SIGNAL_BASE
 from m31a_mp.cli.naming import complete_directory, interval_option, json_option
@@ -21,6 +20,7 @@ from m31a_mp.model import SessionMetrics
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.into import GatheredSession
 from m31a_mp.system.log import shown
+from m31a_mp.wording import count
 
 _EPILOG = """\
 \b

@@ -250,3 +250,8 @@ def _clusters(text: str) -> Iterator[str]:
 
 def _text(cell: Cell) -> str:
     return cell if isinstance(cell, str) else cell[0]
+
+
+def bad(number: float) -> Cell:
+    """Format a number of bad things, in red unless 0."""
+    return (f"{number:,}", "red") if number else "0"

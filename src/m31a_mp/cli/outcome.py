@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from m31a_mp.cli.cells import count
 from m31a_mp.metrics.compactor import Compaction
 from m31a_mp.system.log import shown
+from m31a_mp.wording import count
 
 NOT_ALL_WELL = 1
 """The exit status if input was set aside, or could not be read and stays where it is."""

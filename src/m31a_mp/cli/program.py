@@ -31,7 +31,7 @@ from m31a_mp.system.log import shown
 
 NAME = "m31a-mp"
 # The modules that write to stdout, besides click and rich.
-_WRITERS = {__name__, "m31a_mp.cli.tables", "m31a_mp.cli.watch", "m31a_mp.cli.screen"}
+_WRITERS = {__name__, "m31a_mp.cli.tables", "m31a_mp.cli.watch", "m31a_mp.cli.screen", "m31a_mp.cli.report"}
 _COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {
@@ -39,6 +39,7 @@ _COMMANDS = {
     "record": "Record one tool call, model use, phase, or anything else.",
     "show": "Show the metrics of sessions.",
     "watch": "Show a session live.",
+    "report": "Write a page about a session, or about two side by side.",
     "ls": "List the sessions in a directory.",
     "compact": "Merge the records of a session that its owner did not close.",
     "verify": "Check all files of a session.",
@@ -60,7 +61,7 @@ Exit status:
   2      wrong usage (run: 125)
   3      not done: there is no such session, its owner lives,
          a file is damaged or of a newer version
-  125    run could not start the command; or click and rich are not installed
+  125    run could not start the command; or a package of an extra is missing
   126    run: the command cannot be executed
   127    run: there is no such command
   128+N  signal N ended it; run: signal N ended the command

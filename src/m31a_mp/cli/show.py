@@ -56,7 +56,7 @@ def command(
         raise click.UsageError("--compare has an order of its own, the largest differences first: no --sort")
     # Do not read the variable by click, which would split it at spaces for several sessions.
     named = directories or [os.environ.get(SESSION_VARIABLE)]
-    found = [_gather(one, url) if url else _find(one) for one in named]
+    found = [_gather(one, url) if url else find(one) for one in named]
     if compare:
         _show_comparison(found, choice, as_json=as_json)
     elif len(found) > 1:
@@ -68,7 +68,8 @@ def command(
     return 0
 
 
-def _find(directory: str | None) -> Found:
+def find(directory: str | None) -> Found:
+    """Return a session by its directory, or a file of metrics; by default the session that was used last."""
     if not directory or not os.path.isfile(directory):
         looked = status(existing_or_latest(directory, "m31a-mp show"))
         return Found(looked.directory, looked.metrics, looked)
@@ -91,22 +92,27 @@ def _gather(named: str | None, url: str) -> Found:
 
 def _show_sum(named: list[Found], choice: Choice, *, as_json: bool) -> None:
     """Show the sum of sessions. A session that was named several times counts once."""
-    same: dict[str, list[Found]] = {}
-    for one in named:
-        same.setdefault(one.directory, []).append(one)
-    found = [first for first, *_ in same.values()]
+    found, notes = without_repeats(named)
     whole = merge(*(one.metrics for one in found))
     if as_json:
         sums = {"totals": tables.totals(whole), "metrics": whole.to_json()}
         tables.print_json({"sessions": [one.json() for one in found]} | sums)
     else:
         rows = [(one.label, one.metrics) for one in found]
-        notes = [
-            f"{shown(first.label)} was named {_times(1 + len(others))} and counts once"
-            for first, *others in same.values()
-            if others
-        ]
         tables.console().print(tables.sum_view(rows, whole, choice, notes))
+
+
+def without_repeats(named: list[Found]) -> tuple[list[Found], list[str]]:
+    """Return each session once, and a sentence on each that was named several times."""
+    same: dict[str, list[Found]] = {}
+    for one in named:
+        same.setdefault(one.directory, []).append(one)
+    notes = [
+        f"{shown(first.label)} was named {_times(1 + len(others))} and counts once"
+        for first, *others in same.values()
+        if others
+    ]
+    return [first for first, *_ in same.values()], notes
 
 
 def _times(number: int) -> str:

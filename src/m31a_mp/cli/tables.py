@@ -14,10 +14,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from m31a_mp.cli.activity import Activity
-from m31a_mp.cli.cells import ago, bad, cost, count
 from m31a_mp.cli.comparison import comparison_views
 from m31a_mp.cli.entries import Choice, metrics_views
-from m31a_mp.cli.layout import Cell, Column, Table, cut
+from m31a_mp.cli.layout import Cell, Column, Table, bad, cut
 from m31a_mp.cli.naming import shell_words
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
 from m31a_mp.metrics import rejected
@@ -25,6 +24,7 @@ from m31a_mp.model import SessionMetrics, SiteMetric, format_time
 from m31a_mp.sharing.state import RENEW_SECONDS
 from m31a_mp.system.log import shown
 from m31a_mp.system.process import describe, name_and_state
+from m31a_mp.wording import ago, cost, count
 
 JSON_VERSION = 1
 """The version of the JSON forms. Without a new version, keys may be added, but not removed or changed."""

@@ -1,0 +1,104 @@
+"""`m31a-mp report`: write a page about a session, or about two side by side."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import sys
+
+import click
+
+from m31a_mp.cli import CANNOT_START
+from m31a_mp.cli.found import Found
+from m31a_mp.cli.naming import TroubleError, complete_file, path_word, sessions_argument, shell_words
+from m31a_mp.cli.program import tell
+from m31a_mp.cli.show import find, without_repeats
+from m31a_mp.metrics.merge import merge
+from m31a_mp.recorder import SESSION_VARIABLE
+from m31a_mp.system import files
+
+_USUAL = "report.html"
+_STDOUT = "-"
+_NEEDED = "jinja2>=3.1.4"
+
+_EPILOG = """\
+\b
+Examples:
+  m31a-mp report sessions/demo
+  m31a-mp report sessions/demo -o demo.html
+  m31a-mp report sessions/before sessions/after -o change.html
+  m31a-mp report sessions/demo -o - | gzip > demo.html.gz
+
+The page is one file without anything to load: it can be mailed. Two sessions
+stand side by side, more are added up. Works while the session runs, and also
+if it was not closed. Changes nothing in the session.
+
+Needs the package jinja2, which the extra `report` brings.
+"""
+
+
+@click.command("report", epilog=_EPILOG)
+@sessions_argument
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help=f"Write to FILE, and replace it if it is there; - is stdout. By default a new {_USUAL}.",
+)
+def command(directories: tuple[str, ...], output: str | None) -> int:
+    """Write a page of HTML: what was done when, tools, models, phases, failures."""
+    if output != _STDOUT:
+        path = _checked(output)  # before the work
+    named = [find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
+    found, notes = without_repeats(named)
+    for note in notes:
+        tell(note)
+    page = _page(found).encode()
+    if output != _STDOUT:
+        _write(path, page)
+        click.echo(f"{shell_words(output or _USUAL)}: {-(-len(page) // 1024):,} KiB")
+    elif sys.stdout:
+        sys.stdout.buffer.write(page)
+    return 0
+
+
+def _page(found: list[Found]) -> str:
+    try:
+        from m31a_mp.exports.report import MAX_SESSIONS, Subject, html  # needs an extra  # noqa: PLC0415
+    except ImportError as error:
+        hint = shlex.join([sys.executable, "-m", "pip", "install", _NEEDED])
+        raise TroubleError(f"{error.name} is not installed", hint, CANNOT_START) from None
+    subjects = [Subject(one.name, one.metrics, str(one.status.state) if one.status else "") for one in found]
+    if len(subjects) <= MAX_SESSIONS:
+        return html(subjects)
+    whole = Subject(f"the sum of {len(subjects)} sessions", merge(*(one.metrics for one in found)))
+    return html([whole], parts=subjects)
+
+
+def _checked(output: str | None) -> str:
+    """Return the path of the file to write. A link leads to the file that is replaced."""
+    path = os.path.realpath(output or _USUAL)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return path  # writing tells what is wrong
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        raise TroubleError(f"{output or _USUAL} is {what}", "name a file: -o FILE; or stdout: -o -")
+    if output is None:
+        raise TroubleError(f"{_USUAL} is there already", f"to replace it: -o {_USUAL}")
+    return path
+
+
+def _write(path: str, page: bytes) -> None:
+    try:
+        files.replace(path, page)
+    except OSError as error:
+        directory = os.path.dirname(path)
+        if os.path.isdir(directory):
+            hint = "write it elsewhere: -o FILE"
+        else:
+            hint = f"make the directory first: mkdir -p {path_word(directory)}"
+        raise TroubleError(f"{path} cannot be written: {error.strerror}", hint) from None
