@@ -192,6 +192,8 @@ class Histogram:
             counts and not _LOWEST <= offset <= offset + len(counts) - 1 <= _HIGHEST
         ):
             raise ValueError("has buckets outside the range of durations")
+        if counts and counts[0] and counts[-1]:  # as this library writes it
+            return cls(zero_count, offset, list(counts))
         filled = [i for i, count in enumerate(counts) if count]
         if not filled:
             return cls(zero_count)
