@@ -93,6 +93,22 @@ def test_site_that_left_the_store_keeps_its_records(url: str, tmp_path: Path) ->
     assert count(gathering.look()) == count(gather(SESSION, url)) == 3
 
 
+def test_late_share_into_an_emptied_store_takes_nothing_back(url: str, tmp_path: Path) -> None:
+    record(tmp_path, 1)
+    late = state_of(tmp_path)
+    record(tmp_path, 2, url)
+    gathering = Gathering(SESSION, url)
+    assert count(gathering.look()) == 3
+    shutil.rmtree(tmp_path / "store", ignore_errors=True)
+    if "://" in url:
+        open_store(url)._client.flushall()  # type: ignore[attr-defined]
+    open_store(url).put(SESSION, late)
+    assert gathering.read() == set()
+    assert count(gathering.look()) == 3
+    share(tmp_path, url)
+    assert count(gather(SESSION, url)) == 3
+
+
 def test_moved_directory_counts_once(url: str, tmp_path: Path) -> None:
     record(tmp_path / "0", 2, url)
     shutil.copytree(tmp_path / "0", tmp_path / "1")
