@@ -14,6 +14,7 @@ import sys
 
 from m31a_mp import MetricsError, compact
 from m31a_mp.cli import outcome
+from m31a_mp.cli.naming import NOT_DONE
 
 
 def complain(error: Exception) -> None:
@@ -32,7 +33,7 @@ def main() -> int:
         done = compact(*os.path.split(directory), rebuild=arguments.rebuild)
     except (MetricsError, OSError, ValueError) as error:
         complain(error)
-        return outcome.NOT_DONE
+        return NOT_DONE
     print(*outcome.lines(directory, done), sep="\n")
     for reason in done.unreadable:
         complain(reason)

@@ -5,8 +5,10 @@
 
 `_recording.py` has the `record_*` methods, `metrics/_folding.py` adds what is read. Both are what one would
 write by hand for each kind, and as fast: a loop over the fields would double the time of a record, and
-checking the columns of a batch takes a third more than checking each record where it is added. Both are
-checked in, and a test compares them with what this would write.
+checking the columns of a batch takes a third more than checking each record where it is added.
+`cli/_options.py` has the options of `m31a-mp run` and `m31a-mp record`, as their click commands declare them:
+a program that reads it needs neither click nor the declarations. All are checked in, and a test compares them
+with what this would write.
 """
 
 from __future__ import annotations
@@ -17,8 +19,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+import click
 
 import m31a_mp
+from m31a_mp.cli import record, run
+from m31a_mp.cli.counts import WholeNumber
 from m31a_mp.kinds.catalog import KINDS, TABLES
 from m31a_mp.kinds.declaration import (
     Always,
@@ -39,6 +46,9 @@ from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.timeline import COUNTS, Steps
 
 PACKAGE = Path(m31a_mp.__file__).parent
+_NOTE_OF_OPTIONS = (
+    "Written by scripts/generate.py from cli/run.py, cli/record.py and kinds/catalog.py: change those."
+)
 _NOTE = "Written by scripts/generate.py from the declarations in kinds/catalog.py: change those."
 
 
@@ -47,6 +57,7 @@ def modules() -> dict[Path, str]:
     return {
         PACKAGE / "_recording.py": _format(_recording()),
         PACKAGE / "metrics/_folding.py": _format(_folding()),
+        PACKAGE / "cli/_options.py": _format(_options()),
     }
 
 
@@ -504,6 +515,62 @@ def _value_addition(part: object, target: str, field: str) -> str:
 def main() -> None:
     for path, text in modules().items():
         path.write_text(text)
+
+
+# --- The options of the command line --------------------------------------------------------------------
+
+
+def _options() -> Iterable[str]:
+    yield f'"""The options of the commands that start without click.\n\n{_NOTE_OF_OPTIONS}\n"""'
+    yield "from __future__ import annotations\n"
+    yield "TYPE_CHECKING = False"
+    yield "if TYPE_CHECKING:"
+    yield "    from typing import Any\n"
+    yield "    Command = tuple[tuple[str, ...] | None, dict[str, tuple[str, str]], dict[str, Any]]"
+    events = {kind.command: kind.event for kind in KINDS if kind.command}
+    yield f"EVENTS = {events!r}"
+    yield '"""The kind of record that a command of `record` makes."""'
+    commands = {"run": run.command, "record": record.command}
+    commands |= {f"record {name}": command for name, command in record.command.commands.items()}
+    yield "COMMANDS: dict[str, Command] = {"
+    for name, command in commands.items():
+        yield f"    {name!r}: {_command(command)!r},"
+    yield "}"
+    yield '"""The arguments, the options and the defaults of each command.'
+    yield ""
+    yield "The arguments are None if the words from the first argument on are not the command's own. An"
+    yield "option has the name and the kind of its value."
+    yield '"""'
+
+
+def _command(command: click.Command) -> tuple[Any, ...]:
+    """Describe the arguments and options of a command in plain values.
+
+    Raises:
+        KeyError, TypeError: The command has a parameter that `cli/quick.py` cannot read.
+    """
+    with command.make_context(command.name, [], resilient_parsing=True) as context:
+        defaults, is_whole = context.params, context.allow_interspersed_args
+    own = [parameter for parameter in command.params if is_whole or isinstance(parameter, click.Option)]
+    if any(parameter.callback or parameter.nargs != 1 for parameter in own):
+        raise TypeError(f"{command.name} has a parameter with a callback, or with several values")
+    options = {
+        word: (option.name, kind)
+        for option in own
+        if isinstance(option, click.Option)
+        for word, kind in _kinds(option).items()
+    }
+    arguments = tuple(argument.name for argument in own if isinstance(argument, click.Argument))
+    optional = [str(parameter.name) for parameter in own if not parameter.required]
+    return arguments if is_whole else None, options, {name: defaults[name] for name in optional}
+
+
+def _kinds(option: click.Option) -> dict[str, str]:
+    """The words of an option, each with the kind of its value."""
+    if option.is_flag:
+        return dict.fromkeys(option.opts, "on") | dict.fromkeys(option.secondary_opts, "off")
+    kinds = {WholeNumber.name: "count", "float": "number", "text": "texts" if option.multiple else "text"}
+    return dict.fromkeys(option.opts, kinds[option.type.name])
 
 
 if __name__ == "__main__":

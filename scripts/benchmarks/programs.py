@@ -1,4 +1,4 @@
-"""Measurements of whole programs: what an import costs, and a worker that records once."""
+"""Measurements of whole programs: what an import costs, a worker that records once, the command line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from statistics import median
 
 from benchmarks.measuring import Clock, Sample
 from benchmarks.peers import PEERS, SESSION, MismatchError
+from m31a_mp import Collector, compact, load, verify
 
 
 def importing(root: Path, module: str, times: int) -> Sample:  # noqa: ARG001  # root: every measurement has one
@@ -46,11 +47,11 @@ Summary("duration", "in ms", ["name"]).labels("tool-0").observe(0)
 }
 
 
-def bare_python(root: Path, times: int) -> Sample:  # noqa: ARG001
-    """`python -c pass`."""
+def python(root: Path, program: str, times: int) -> Sample:  # noqa: ARG001
+    """`python -c PROGRAM`."""
     clock = Clock()
     for _ in range(times):
-        _run_python("-c", "pass")
+        _run_python("-c", program)
     return clock.stop(times)
 
 
@@ -70,12 +71,70 @@ print(*(set(sys.modules) - before))
     return {"modules": len(modules), "expensive": [name for name in expensive if name in modules]}
 
 
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "record": ("record", "tool", "tool-0", "--ok", "--duration-ms", "5"),
+    "run": ("run", "--", "true"),
+    "help": ("--help",),
+    "show": ("show",),
+}
+
+
+def command_line(root: Path, command: str, times: int, *, is_owned: bool = False) -> Sample:
+    """Commands of `m31a-mp`, as they are installed, one after the other.
+
+    Args:
+        root: Where the session is.
+        command: One of `COMMANDS`.
+        times: How many.
+        is_owned: Whether another process owns the session meanwhile. Otherwise `run` merges each time.
+    """
+    owner = Collector(SESSION, root)
+    owner.record_tool_call("before", success=True, duration_ms=1)
+    if not is_owned:
+        owner.stop()
+    program = [str(Path(sys.executable).with_name("m31a-mp")), *COMMANDS[command]]
+    clock = Clock()
+    for _ in range(times):
+        _run(program, **owner.env())
+    sample = clock.stop(times)
+    owner.stop()
+    compact(root, SESSION)
+    recorded = {"record": {"tool-0": times}, "run": {"true": times}}.get(command, {})
+    _check_calls(root, {"before": 1} | recorded)
+    return sample
+
+
+def opened_session(root: Path, times: int) -> Sample:
+    """Programs that import the library and open a new session, one after the other."""
+    clock = Clock()
+    for i in range(times):
+        program = "import m31a_mp; m31a_mp.Collector({!r}, {!r})"
+        _run_python("-c", program.format(f"{SESSION}-{i}", str(root)))
+    sample = clock.stop(times)
+    for i in range(times):
+        _check_calls(root, {}, f"{SESSION}-{i}")
+    return sample
+
+
+def _check_calls(root: Path, recorded: dict[str, int], session: str = SESSION) -> None:
+    if findings := verify(root, session):
+        raise MismatchError(f"verify() found {'; '.join(map(str, findings[:3]))}")
+    metrics = load(root, session)
+    counted = {tool.name: tool.call_count for tool in metrics.tools} if metrics else None
+    if counted != recorded:
+        raise MismatchError(f"counted {counted}, recorded were {recorded}")
+
+
 def _run_python(*arguments: str) -> tuple[str, str]:
+    return _run([sys.executable, *arguments])
+
+
+def _run(command: list[str], **variables: str) -> tuple[str, str]:
     # Compiled once, as an installed package is; else a checkout would be compiled at every start.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment
+        command, capture_output=True, text=True, check=False, env={**environment, **variables}
     )
     if done.returncode:
-        raise MismatchError(f"{arguments[-1]!r} ended with status {done.returncode}: {done.stderr[-500:]}")
+        raise MismatchError(f"{command[-1]!r} ended with status {done.returncode}: {done.stderr[-500:]}")
     return done.stdout, done.stderr

@@ -71,11 +71,13 @@ class Report:
         pairs = list(zip(self.times(ours, key), self.times(name, key), strict=False))
         return median(mine / theirs for mine, theirs in pairs) if pairs and all(t for _, t in pairs) else None
 
-    def worse_ratio(self, name: str) -> float | None:
+    def worse_ratio(self, name: str, ours: str = OURS) -> float | None:
         """Of wall time or of CPU time, whichever is worse for us: other programs on the machine make the
         one wrong, waiting is not in the other.
         """
-        return max((r for key in ("wall", "cpu") if (r := self.ratio(name, key)) is not None), default=None)
+        return max(
+            (r for key in ("wall", "cpu") if (r := self.ratio(name, key, ours)) is not None), default=None
+        )
 
     def compare(self) -> None:
         """Make the usual table."""

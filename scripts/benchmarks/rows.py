@@ -324,7 +324,7 @@ def worker(bench: Bench) -> Report:
         report,
         [
             _peer(OURS, programs.short_worker, times=times),
-            Contender(bare, programs.bare_python, {"times": times}),
+            Contender(bare, programs.python, {"program": "pass", "times": times}),
             _peer(PROMETHEUS, programs.short_worker, times=times),
         ],
     )
@@ -389,6 +389,46 @@ def _milli(report: Report, name: str) -> float | None:
     return 1e3 * median(times) if times else None
 
 
+def start(bench: Bench) -> Report:
+    times = bench.amount(5, 1)
+    report = Report("start", "a whole process, which does one thing", "process")
+    bare = "python -c pass"
+    commands: dict[str, tuple[float, dict[str, Any]]] = {
+        "m31a-mp record": (2.5, {"command": "record"}),
+        "m31a-mp run -- true, owned": (3, {"command": "run", "is_owned": True}),
+        "m31a-mp run -- true, merged": (3, {"command": "run"}),
+        "m31a-mp --help": (6, {"command": "help"}),
+        "m31a-mp show": (6, {"command": "show"}),
+    }
+    ours = [
+        Contender(name, programs.command_line, {"times": times, **given}, "click")
+        for name, (_, given) in commands.items()
+    ]
+    opened = "m31a_mp.Collector(...)"
+    limits = {name: limit for name, (limit, _) in commands.items()} | {opened: 3}
+    bench.take_turns(
+        report,
+        [
+            *ours,
+            Contender(opened, programs.opened_session, {"times": times}),
+            Contender(
+                "import orjson", programs.python, {"program": "import orjson", "times": times}, "orjson"
+            ),
+            Contender(bare, programs.python, {"program": "pass", "times": times}),
+        ],
+    )
+    report.table = [["a process", "wall", f"to {bare}", "by CPU"]]
+    for name in report.samples:
+        ratios = [number(report.ratio(bare, key, ours=name)) for key in ("wall", "cpu")]
+        report.table.append([name, duration(median(report.times(name))), *ratios])
+    report.notes = ["owned: another process merges the session; merged: the command does, before and after"]
+    report.targets = [
+        Target(f"time of {name}, of {bare}", limit, report.worse_ratio(bare, ours=name))
+        for name, limit in limits.items()
+    ]
+    return report
+
+
 ROWS: dict[str, Callable[[Bench], Report]] = {
     "record": record,
     "tail": tail,
@@ -401,4 +441,5 @@ ROWS: dict[str, Callable[[Bench], Report]] = {
     "import": importing,
     "worker": worker,
     "sites": sites,
+    "start": start,
 }

@@ -13,7 +13,6 @@ from m31a_mp.metrics.compactor import Merged
 from m31a_mp.metrics.file import Published
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import PROCESS, SHARE_VARIABLE, Recorder
-from m31a_mp.refresh import Refresher, check_interval
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
@@ -22,6 +21,7 @@ from m31a_mp.system.turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from m31a_mp.refresh import Refresher
     from m31a_mp.sharing.sharer import Sharer
 
 _SHARE_SECONDS = 5.0  # the longest wait of stop() for the store
@@ -73,7 +73,11 @@ class Collector(Recorder):
         """
         session = Session.named(session_id, sessions_dir)
         super().__init__(session if enabled else None, durability)
-        interval = None if flush_interval is None else check_interval("flush_interval", flush_interval)
+        interval = None
+        if flush_interval is not None:
+            from m31a_mp.refresh import check_interval  # and `threading`, which few owners need
+
+            interval = check_interval("flush_interval", flush_interval)
         self._session_id = session.id
         self._pid = os.getpid()
         self._started = time.time_ns()
@@ -83,7 +87,7 @@ class Collector(Recorder):
         self._turn = Turn("a call that merges", session.root)
         self._sharer: Sharer | None = None
         if share is not None or os.environ.get(SHARE_VARIABLE):
-            from m31a_mp.sharing.store import store_url  # sharing is rare  # noqa: PLC0415
+            from m31a_mp.sharing.store import store_url  # sharing is rare
 
             self._share = store_url(share, os.environ.get(SHARE_VARIABLE))
         if enabled:
@@ -93,6 +97,8 @@ class Collector(Recorder):
                 self._start_sharing(session, is_asked=share is not None)
                 ending.opened(session, self, self._started)
                 if interval:
+                    from m31a_mp.refresh import Refresher
+
                     self._refresher = Refresher(self._refresh, interval)
             except BaseException:
                 if self._lease:
@@ -102,7 +108,7 @@ class Collector(Recorder):
     def _start_sharing(self, session: Session, *, is_asked: bool) -> None:
         if not self._share:
             return
-        from m31a_mp.sharing.sharer import Sharer  # as above  # noqa: PLC0415
+        from m31a_mp.sharing.sharer import Sharer  # as above
 
         try:
             self._sharer = Sharer(session, self._share)

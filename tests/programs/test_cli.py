@@ -646,8 +646,10 @@ def test_record_finds_its_session_in_the_environment_or_before_the_kind(
     monkeypatch.setenv("M31A_MP_SESSION", str(directory.with_name("two")))
     assert call("record", "heal", "plan").status == 0
     assert call("record", "heal", "plan", "--session", directory).status == 0
+    assert call("record", "--session", directory, "heal", "plan").status == 0
+    assert call("record", "--session", directory, "heal", "--", "plan").status == 0  # which click reads
     listed = call("ls", directory.parent, "--json").json["sessions"]
-    assert [(Path(row["session"]).name, row["unmerged"]) for row in listed] == [("one", 2), ("two", 1)]
+    assert [(Path(row["session"]).name, row["unmerged"]) for row in listed] == [("one", 4), ("two", 1)]
 
 
 @pytest.mark.parametrize(

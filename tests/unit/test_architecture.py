@@ -58,10 +58,19 @@ LATE = {
         "m31a_mp.sharing.keeper",
         "m31a_mp.sharing.store",
     },
-    "system/process.py": {"datetime", "psutil"},
+    "system/process.py": {"psutil"},
     "timing.py": {"functools", "inspect", "signal", "subprocess"},
     "usage.py": {"m31a_mp.response"},
 }
+# What `m31a-mp record`, and `run` in a session with an owner, come to: nothing cold, and little of Python.
+QUICK = {
+    *(
+        f"cli/{name}.py"
+        for name in ("__init__", "_options", "keeper", "naming", "quick", "recording", "running")
+    ),
+    "cli/wrapped.py",
+}
+QUICK_OF_PYTHON = {"__future__", "errno", "gc", "mmap", "os", "signal", "sys", "time"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -85,6 +94,13 @@ def imports_of(nodes: list[ast.stmt]) -> Iterator[str]:
             yield from names if is_package and node.module.startswith("m31a_mp") else [node.module]
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def file_of(module: str) -> str:
+    """The file of a module of ours, or of a name in a package of ours; otherwise the module."""
+    path = module.removeprefix("m31a_mp.").replace(".", "/")
+    names = (f"{path}.py", f"{path}/__init__.py", f"{path.rpartition('/')[0]}/__init__.py")
+    return next((name for name in names if (PACKAGE / name).exists()), module)
 
 
 def late_imports_of(tree: ast.Module) -> set[str]:
@@ -115,6 +131,13 @@ def test_what_a_record_needs_is_imported_early(path: Path) -> None:
     name = name_of(path)
     if part_of(name) in HOT and name not in COLD_IN_HOT:
         assert late_imports_of(ast.parse(path.read_text())) == LATE.get(name, set())
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_what_a_quick_command_needs_is_hot(name: str) -> None:
+    imported = set(imports_of(ast.parse((PACKAGE / name).read_text()).body)) - QUICK_OF_PYTHON
+    hot = {path for path in map(name_of, MODULES) if part_of(path) in HOT} - COLD_IN_HOT
+    assert set(map(file_of, imported)) - QUICK - hot == set()
 
 
 def test_every_folder_says_what_comes_in_and_goes_out_and_what_it_promises() -> None:

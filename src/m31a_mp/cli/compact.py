@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from m31a_mp.cli import outcome, tables
-from m31a_mp.cli.naming import existing, json_option, session_argument
+from m31a_mp.cli.arguments import json_option, session_argument
+from m31a_mp.cli.naming import existing
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.progress import reading_progress
 from m31a_mp.metrics.compactor import Compaction, compact

@@ -6,9 +6,9 @@ import signal
 
 import click
 
+from m31a_mp.cli import SIGNAL_BASE
+from m31a_mp.cli.arguments import complete_directory, interval_option, json_option
 from m31a_mp.cli.found import Found
-from m31a_mp.cli.keeper import SIGNAL_BASE
-from m31a_mp.cli.naming import complete_directory, interval_option, json_option
 from m31a_mp.cli.outcome import NOT_ALL_WELL
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.stores import from_option, gathering_of, session_in, wanted_store

@@ -11,24 +11,22 @@ all. Signals that are sent only to the runner are forwarded.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from errno import ENOEXEC
 
-from m31a_mp.collector import Collector
+from m31a_mp.cli import SIGNAL_BASE
 from m31a_mp.errors import MetricsError
-from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import Recorder
 from m31a_mp.system.calls import new_call
 from m31a_mp.timing import error_of
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
-SIGNAL_BASE = 128
-"""A command that signal N ended has the exit status 128+N."""
 INTERRUPTED = -int(signal.SIGINT)
 """The status of a command that SIGINT ended."""
 
@@ -157,11 +155,20 @@ class _Records:
             self.error = self.error or error
 
 
+def owns(recorder: Recorder) -> bool:
+    """Whether the recorder is a collector, which this module does not import: most sessions have an owner."""
+    return type(recorder) is not Recorder
+
+
 def _merge_instead(recorder: Recorder) -> None:
     recorder.stop()  # in a forked child, this only releases the child's own segments
-    if isinstance(recorder, Collector) and recorder.directory:
-        with suppress(MetricsError, OSError):  # after an error, the next owner merges the session
-            compact(os.path.dirname(recorder.directory), recorder.session_id)
+    if owns(recorder) and recorder.directory:
+        from m31a_mp.metrics.compactor import compact
+
+        try:
+            compact(*os.path.split(recorder.directory))
+        except (MetricsError, OSError):
+            pass  # the next owner merges the session
 
 
 def _keep(
@@ -185,6 +192,8 @@ def _start(command: list[str], environment: Mapping[str, str], held: BlockedSign
     except OSError as error:
         if error.errno != ENOEXEC:
             raise
+    import shutil
+
     # A script without a `#!` line is run by a shell, like execvp(3) does.
     script = ["/bin/sh", shutil.which(command[0]) or command[0], *command[1:]]
     return os.posix_spawn(script[0], script, environment, setsigmask=held.before, setsigdef=_RESTORED)
@@ -227,8 +236,10 @@ def _stop_too(pid: int) -> None:
 
 
 def _send(pid: int, signal_number: int) -> None:
-    with suppress(OSError):  # the process may run as another user, like sudo
+    try:
         os.kill(pid, signal_number)
+    except OSError:
+        pass  # the process may run as another user, like sudo
 
 
 def _as_told(status: int) -> int:

@@ -8,15 +8,8 @@ from collections.abc import Callable
 import click
 
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import (
-    DEFAULT_SESSIONS,
-    USE_OTHER_RELEASE,
-    TroubleError,
-    complete_directory,
-    is_session_at,
-    json_option,
-    path_word,
-)
+from m31a_mp.cli.arguments import complete_directory, json_option
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, USE_OTHER_RELEASE, TroubleError, is_session_at, path_word
 from m31a_mp.cli.progress import counting_progress
 from m31a_mp.cli.stores import from_option, gathering_of, store_of
 from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError

@@ -12,9 +12,6 @@ from m31a_mp.wording import count
 NOT_ALL_WELL = 1
 """The exit status if input was set aside, or could not be read and stays where it is."""
 
-NOT_DONE = 3
-"""The exit status if a command could not do its work."""
-
 
 def lines(directory: str, done: Compaction) -> Iterator[str]:
     """Yield the report of a compaction in lines for people."""

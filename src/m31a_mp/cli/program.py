@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import importlib
 import io
-import logging
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import click
-from click.shell_completion import shell_complete
 
 from m31a_mp import __version__
-from m31a_mp.cli import CANNOT_START
-from m31a_mp.cli.keeper import SIGNAL_BASE
-from m31a_mp.cli.naming import USE_OTHER_RELEASE, GuessingGroup, TroubleError, shell_words
-from m31a_mp.cli.outcome import NOT_DONE
+from m31a_mp.cli import CANNOT_START, SIGNAL_BASE
+from m31a_mp.cli.arguments import GuessingGroup
+from m31a_mp.cli.naming import NAME, NOT_DONE, USE_OTHER_RELEASE, TroubleError, shell_words
+from m31a_mp.cli.quick import COMPLETION
 from m31a_mp.errors import (
     DamagedMetricsError,
     JournalLockedError,
@@ -27,12 +23,10 @@ from m31a_mp.errors import (
     SessionOwnedError,
     UnsupportedVersionError,
 )
-from m31a_mp.system.log import shown
+from m31a_mp.system.log import listening, shown
 
-NAME = "m31a-mp"
 # The modules that write to stdout, besides click and rich.
 _WRITERS = {__name__, "m31a_mp.cli.tables", "m31a_mp.cli.watch", "m31a_mp.cli.screen", "m31a_mp.cli.report"}
-_COMPLETION = "_M31A_MP_COMPLETE"
 
 _COMMANDS = {
     "run": "Run a command inside a session, and record the call.",
@@ -110,28 +104,53 @@ def start(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of a name
-    is_run = arguments[:1] == ["run"]  # other statuses of run are those of the command
     try:
-        if instruction := os.environ.get(_COMPLETION):  # a shell asks for completions
-            return shell_complete(program, {}, NAME, _COMPLETION, instruction)
-        with _warnings_told():
+        if instruction := os.environ.get(COMPLETION):  # a shell asks for completions
+            from click.shell_completion import shell_complete
+
+            return shell_complete(program, {}, NAME, COMPLETION, instruction)
+        with listening(lambda message, arguments: tell(message % arguments)):
             status = program.main(arguments or ["--help"], prog_name=NAME, standalone_mode=False)
         if sys.stdout:
             sys.stdout.flush()
-    except (KeyboardInterrupt, click.Abort) as error:  # click converts KeyboardInterrupt to Abort
+    except BaseException as error:
+        return failed(error, arguments)
+    return int(status or 0)
+
+
+def failed(error: BaseException, arguments: list[str]) -> int:
+    """Report an error on stderr in one line and a hint.
+
+    Args:
+        error: The error that ended a command.
+        arguments: The arguments after the program's name.
+
+    Returns:
+        The exit status.
+    """
+    is_run = arguments[:1] == ["run"]  # other statuses of run are those of the command
+    if isinstance(error, KeyboardInterrupt):
+        with suppress(OSError):
+            click.echo(err=True)  # a new line after ^C, as click does before it converts this to Abort
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return SIGNAL_BASE + getattr(error.__cause__, "signal_number", signal.SIGINT)
-    except (BrokenPipeError, SystemExit):  # click and rich convert a broken pipe to SystemExit
+    if isinstance(error, (BrokenPipeError, SystemExit)):  # click and rich convert a broken pipe to SystemExit
         forget_output()
         return SIGNAL_BASE + signal.SIGPIPE
-    except click.ClickException as error:
+    if isinstance(error, TroubleError):
+        status = error.status
+        _tell(str(error), error.hint)
+    elif isinstance(error, click.ClickException):
+        status = error.exit_code
         _tell(error.format_message(), _usage_hint(error))
-        return CANNOT_START if is_run else getattr(error, "status", error.exit_code)
-    except Exception as error:
+    elif isinstance(error, Exception):
+        status = NOT_DONE
         what = "the output cannot be written: " if _is_of_output(error) else ""
         forget_output()
         _tell(what + _message(error), _hint(error))
-        return CANNOT_START if is_run else NOT_DONE
-    return int(status or 0)
+    else:
+        raise error
+    return CANNOT_START if is_run else status
 
 
 def _buffer_output() -> None:
@@ -163,6 +182,8 @@ def _is_of_output(error: Exception) -> bool:
     """Whether writing the output failed: the error names no file, and comes from a module that writes."""
     if not isinstance(error, OSError) or error.filename:
         return False
+    import traceback
+
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     module = frame.f_globals["__name__"]
     return module.partition(".")[0] in {"click", "rich"} or module in _WRITERS
@@ -176,8 +197,6 @@ def _tell(message: str, hint: str) -> None:
 
 
 def _usage_hint(error: click.ClickException) -> str:
-    if isinstance(error, TroubleError):
-        return error.hint
     ctx = getattr(error, "ctx", None)
     return f"{ctx.command_path if ctx else NAME} --help"
 
@@ -193,6 +212,8 @@ def _message(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, (MetricsError, ValueError)):
         return str(error)
+    import traceback
+
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {os.path.basename(place.filename)}:{place.lineno}: {error}"
 
@@ -214,19 +235,3 @@ def _hint(error: Exception) -> str:
         if isinstance(error, kind):
             return hint
     return "this is a bug in this program; please report it with this line"
-
-
-@contextmanager
-def _warnings_told() -> Iterator[None]:
-    """Report warnings of the library like other messages."""
-    log, teller = logging.getLogger("m31a_mp"), _Teller(logging.WARNING)
-    log.addHandler(teller)
-    try:
-        yield
-    finally:
-        log.removeHandler(teller)
-
-
-class _Teller(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        tell(record.getMessage())

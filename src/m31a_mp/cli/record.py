@@ -1,25 +1,23 @@
-"""`m31a-mp record`: one record from any script."""
+"""`m31a-mp record`: the options and the help of its commands. `recording` makes the record.
+
+Change an option, then run `scripts/generate.py`: `quick` reads the options in `_options.py`.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
+from m31a_mp.cli import recording
+from m31a_mp.cli.arguments import GuessingGroup, session_option
 from m31a_mp.cli.counts import WholeNumber
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, GuessingGroup, TroubleError, named, path_word, session_option
 from m31a_mp.kinds.catalog import KINDS
 from m31a_mp.kinds.declaration import Kind
 from m31a_mp.kinds.fields import COUNT, FLAG, NAME, Field
-from m31a_mp.plan import PlanOutcome
-from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, SESSION_VARIABLE, Recorder, attach
-from m31a_mp.session.paths import Session
-from m31a_mp.usage import Usage
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -77,12 +75,18 @@ def command(ctx: click.Context, directory: str | None) -> None:
 
 
 def _recording(name: str, *examples: str, short: str = "") -> Callable[[Function], click.Command]:
-    """Declare a command of the group, with its own --session."""
+    """Declare a command of the group, with its own --session. The function has only the options."""
 
     def decorate(function: Function) -> click.Command:
+        @click.pass_obj
+        @wraps(function)
+        def record(outer: str | None, /, directory: str | None, **values: Any) -> None:
+            recording.record(name, directory or outer, values)
+
         in_short = short or _in_short(function.__doc__)
         made = command.command(name, epilog=_epilog(*examples), short_help=in_short)
-        return made(session_option(click.pass_obj(function)))
+        # The group reads the variable: an option before the command is stronger, too.
+        return made(session_option(record, variable=None))
 
     return decorate
 
@@ -100,14 +104,8 @@ def _recording(name: str, *examples: str, short: str = "") -> Callable[[Function
 @click.option("--duration-ms", type=_COUNT, help="The duration, in milliseconds.")
 @click.option("--prompt-hash", help="A hash of the prompt.")
 @click.option("--truncated-input", is_flag=True, help="The input was cut.")
-def _llm(outer: str | None, directory: str | None, phase: str, **given: Any) -> None:
+def _llm(**_: Any) -> None:
     """Record one interaction with a language model in PHASE."""
-    prompt, completion = given.pop("prompt_tokens"), given.pop("completion_tokens")
-    total = given.pop("total_tokens")
-    parts = {name: given.pop(name) for name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens")}
-    with _recorder(directory or outer) as recorder:
-        usage = Usage(prompt, completion, prompt + completion if total is None else total, **parts)
-        recorder.record_llm_interaction(phase, usage, **given)
 
 
 @_recording("plan-outcome", "plan-outcome T-7 edit 'rename the module' --ok --duration-ms 8300 --file a.py")
@@ -120,10 +118,8 @@ def _llm(outer: str | None, directory: str | None, phase: str, **given: Any) -> 
 @click.option("--tool-calls", type=_COUNT, default=0, help="The number of tool calls.")
 @click.option("--file", "files", multiple=True, help="A file of the task; may be given several times.")
 @click.option("--error-type", default="", help="The kind of the failure.")
-def _plan_outcome(outer: str | None, directory: str | None, success: bool | None, **given: Any) -> None:
+def _plan_outcome(**_: Any) -> None:
     """Record the outcome of the task TASK_ID of a plan."""
-    with _recorder(directory or outer) as recorder:
-        recorder.record_plan_outcome(PlanOutcome(success=_ended(success), **given))
 
 
 @_recording(
@@ -135,38 +131,20 @@ def _plan_outcome(outer: str | None, directory: str | None, success: bool | None
 @click.argument("phase")
 @_outcome_option
 @click.option("--duration-ms", type=_COUNT, help="The duration, in milliseconds.")
-def _phase(
-    outer: str | None, directory: str | None, phase: str, success: bool | None, duration_ms: int | None
-) -> None:
+def _phase(**_: Any) -> None:
     """Record that PHASE was entered; with an outcome and a duration, that it ended."""
-    if (success is None) != (duration_ms is None):
-        raise click.UsageError("the end of a phase needs both: --ok or --failed, and --duration-ms")
-    with _recorder(directory or outer) as recorder:
-        if success is None or duration_ms is None:
-            recorder.record_phase_transition(phase)
-        else:
-            recorder.record_phase_duration(phase, duration_ms, success)
 
 
 def _declare(kind: Kind) -> None:
     """Make the command of a kind of record from its fields."""
 
-    def call(outer: str | None, directory: str | None, **values: Any) -> None:
-        if "success" in values:
-            values["success"] = _ended(values["success"])
-        with _recorder(directory or outer) as recorder:
-            getattr(recorder, f"record_{kind.event}")(**values)
+    def call(**_: Any) -> None:
+        pass
 
     call.__doc__ = kind.documentation
     for name, field in reversed([*kind.fields.items()]):  # click puts the last decorator's parameter first
         call = _parameter(name, field, kind.about.get(name))(call)
     _recording(kind.command, kind.example)(call)
-
-
-def _ended(success: bool | None) -> bool:
-    if success is None:
-        raise click.UsageError("how did it end? Give --ok or --failed")
-    return success
 
 
 def _parameter(name: str, field: Field, about: str | None) -> Callable[[Function], Function]:
@@ -184,48 +162,3 @@ def _parameter(name: str, field: Field, about: str | None) -> Callable[[Function
 for _kind in KINDS:
     if _kind.command:
         _declare(_kind)
-
-
-class _Drops(logging.Filter):
-    """Notices the library's warning that the record was dropped, and suppresses it."""
-
-    reason: str | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if self.reason is None and record.msg.startswith("records are being dropped"):
-            self.reason = str(record.args[-1]) if isinstance(record.args, tuple) else ""
-        return self.reason is None  # later warnings are consequences of the drop
-
-
-@contextmanager
-def _recorder(directory: str | None) -> Iterator[Recorder]:
-    """Yield a recorder. At the end, raise an error if its record is not in the session."""
-    try:
-        session = named(directory, _how_to_name_one)
-    except OSError as error:  # a relative name, but the working directory does not exist any more
-        raise TroubleError(f"not recorded: {error.strerror}", "name the session by its full path") from None
-    drops, log = _Drops(), logging.getLogger("m31a_mp")
-    log.addFilter(drops)
-    try:
-        durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
-        with attach(session.id, session.sessions_dir, durability=durability) as recorder:
-            yield recorder
-    except ValueError as error:
-        raise TroubleError(
-            str(error), f"{click.get_current_context().command_path} --help", status=2
-        ) from None
-    finally:
-        log.removeFilter(drops)
-    if drops.reason is not None:
-        raise TroubleError(f"not recorded: {drops.reason}", _how_to_mend(session))
-
-
-def _how_to_name_one() -> str:
-    kind = click.get_current_context().info_name
-    return f"set {SESSION_VARIABLE}, or: m31a-mp record --session {DEFAULT_SESSIONS}/NAME {kind} ..."
-
-
-def _how_to_mend(session: Session) -> str:
-    if os.path.isdir(session.sessions_dir):
-        return f"fix that, then look: m31a-mp ls {path_word(session.sessions_dir)}"
-    return f"fix that, or name another session: {_how_to_name_one()}"

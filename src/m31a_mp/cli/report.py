@@ -10,8 +10,9 @@ import sys
 import click
 
 from m31a_mp.cli import CANNOT_START
+from m31a_mp.cli.arguments import complete_file, sessions_argument
 from m31a_mp.cli.found import Found
-from m31a_mp.cli.naming import TroubleError, complete_file, path_word, sessions_argument, shell_words
+from m31a_mp.cli.naming import TroubleError, path_word, shell_words
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.show import find, without_repeats
 from m31a_mp.metrics.merge import merge
@@ -66,7 +67,7 @@ def command(directories: tuple[str, ...], output: str | None) -> int:
 
 def _page(found: list[Found]) -> str:
     try:
-        from m31a_mp.exports.report import MAX_SESSIONS, Subject, html  # needs an extra  # noqa: PLC0415
+        from m31a_mp.exports.report import MAX_SESSIONS, Subject, html  # needs an extra
     except ImportError as error:
         hint = shlex.join([sys.executable, "-m", "pip", "install", _NEEDED])
         raise TroubleError(f"{error.name} is not installed", hint, CANNOT_START) from None

@@ -7,16 +7,9 @@ import time
 
 import click
 
-from m31a_mp.cli.keeper import SIGNAL_BASE
-from m31a_mp.cli.naming import (
-    TroubleError,
-    complete_directory,
-    existing_or_latest,
-    interval_option,
-    path_word,
-    session_argument,
-    shell_words,
-)
+from m31a_mp.cli import SIGNAL_BASE
+from m31a_mp.cli.arguments import complete_directory, interval_option, session_argument
+from m31a_mp.cli.naming import TroubleError, existing_or_latest, path_word, shell_words
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.stores import store_of, wanted_store
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued

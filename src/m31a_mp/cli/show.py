@@ -7,10 +7,11 @@ import os
 import click
 
 from m31a_mp.cli import tables
+from m31a_mp.cli.arguments import json_option, sessions_argument
 from m31a_mp.cli.comparison import comparison_json
 from m31a_mp.cli.entries import Choice
 from m31a_mp.cli.found import Found
-from m31a_mp.cli.naming import TroubleError, existing_or_latest, json_option, sessions_argument
+from m31a_mp.cli.naming import TroubleError, existing_or_latest
 from m31a_mp.cli.options import choice_options
 from m31a_mp.cli.stores import from_option, gathered_in
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from m31a_mp.cli.naming import TroubleError, complete_directory, shell_words
+from m31a_mp.cli.arguments import complete_directory
+from m31a_mp.cli.naming import TroubleError, shell_words
 from m31a_mp.recorder import SESSION_VARIABLE, SHARE_VARIABLE
 from m31a_mp.sharing.address import shown_url
 from m31a_mp.sharing.gather import Gathering

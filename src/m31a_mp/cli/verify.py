@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from m31a_mp.cli import tables
-from m31a_mp.cli.naming import existing_or_latest, json_option, session_argument
+from m31a_mp.cli.arguments import json_option, session_argument
+from m31a_mp.cli.naming import existing_or_latest
 from m31a_mp.cli.progress import reading_progress
 from m31a_mp.inspection.verify import verify
 from m31a_mp.system.log import shown

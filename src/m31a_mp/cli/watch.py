@@ -11,12 +11,12 @@ from functools import partial
 import click
 from rich.console import Console
 
-from m31a_mp.cli import tables
+from m31a_mp.cli import SIGNAL_BASE, tables
+from m31a_mp.cli.arguments import interval_option, json_option, session_argument
 from m31a_mp.cli.counts import WholeNumber
 from m31a_mp.cli.entries import Choice
 from m31a_mp.cli.found import Found
-from m31a_mp.cli.keeper import SIGNAL_BASE
-from m31a_mp.cli.naming import existing_or_latest, interval_option, json_option, session_argument
+from m31a_mp.cli.naming import existing_or_latest
 from m31a_mp.cli.options import choice_options
 from m31a_mp.cli.program import forget_output
 from m31a_mp.cli.screen import QUIT, Screen

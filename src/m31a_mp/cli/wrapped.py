@@ -8,22 +8,21 @@ recorded, whether it is merged, and why not.
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Self
 
-from m31a_mp.cli.keeper import SIGNAL_BASE, BlockedSignals, run_recorded
-from m31a_mp.collector import Collector
+from m31a_mp.cli import SIGNAL_BASE
+from m31a_mp.cli.keeper import BlockedSignals, owns, run_recorded
 from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVersionError
-from m31a_mp.inspection.status import owner_of
-from m31a_mp.metrics.compactor import compact
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
 from m31a_mp.session.paths import Session
-from m31a_mp.system.log import shown
+from m31a_mp.system.flock import is_held
+from m31a_mp.system.log import listening, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NAME_BYTES = 255  # the limit of file systems for the name of a command
 
@@ -55,7 +54,8 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
         OSError: The system refuses another process. Nothing was run.
     """
     held = BlockedSignals()
-    with _Heard() as heard:
+    heard = _Heard()
+    with listening(heard):
         outcome = _Outcome(heard, say, has_phase=phase is not None)
         recorder = _open(find, outcome)
         if opened and not outcome.trouble:
@@ -91,11 +91,13 @@ def tell(program: str, message: str) -> None:
     """
     if sys.stderr is None:
         return  # stderr is closed: another file may have its number
-    with suppress(OSError):
+    try:
         os.write(2, f"{program}: {shown(message)}\n".encode(sys.stderr.encoding, errors="backslashreplace"))
+    except OSError:
+        pass
 
 
-class _Heard(logging.Filter):
+class _Heard:
     """Collects the warnings of the library until the result of the call is known.
 
     Attributes:
@@ -104,28 +106,14 @@ class _Heard(logging.Filter):
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.dropped: str | None = None
         self.others: list[str] = []
-        self._log = logging.getLogger("m31a_mp")
-        self._handler = logging.NullHandler()  # the library does not log without a handler
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.WARNING:
-            if record.msg.startswith("records are being dropped"):
-                self.dropped = str(record.args[-1]) if isinstance(record.args, tuple) else ""
-            else:
-                self.others.append(record.getMessage())
-        return False
-
-    def __enter__(self) -> Self:
-        self._log.addHandler(self._handler)
-        self._log.addFilter(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._log.removeFilter(self)
-        self._log.removeHandler(self._handler)
+    def __call__(self, message: str, arguments: tuple[object, ...]) -> None:
+        if message.startswith("records are being dropped"):
+            self.dropped = str(arguments[-1])
+        else:
+            self.others.append(message % arguments)
 
 
 class _Outcome:
@@ -190,7 +178,10 @@ def _open(find: Callable[[], Session], outcome: _Outcome) -> Recorder:
         return Recorder(None)
     try:
         # Do not try to take the lease of a session with an owner: a collector would wait for the lease.
-        if not owner_of(session):
+        if not is_held(session.owner_lock):
+            # Only an owner needs this: to import it takes three times as long as to start Python.
+            from m31a_mp.collector import Collector
+
             return Collector(session.id, session.sessions_dir, durability=durability)
     except SessionOwnedError:
         pass
@@ -202,11 +193,13 @@ def _open(find: Callable[[], Session], outcome: _Outcome) -> Recorder:
 def _close(recorder: Recorder, outcome: _Outcome) -> None:
     """Merge the session, unless it has another owner, or could not be opened before."""
     recorder.stop()
-    if isinstance(recorder, Collector) or outcome.trouble or not recorder.directory:
+    if owns(recorder) or outcome.trouble or not recorder.directory:
         return
     sessions_dir, session_id = os.path.split(recorder.directory)
     session = Session.named(session_id, sessions_dir)
-    if session.exists() and not owner_of(session):
+    if session.exists() and not is_held(session.owner_lock):
+        from m31a_mp.metrics.compactor import compact
+
         compact(sessions_dir, session_id)
 
 

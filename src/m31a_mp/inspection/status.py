@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-import psutil
-
 from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.unshared import Unshared, unshared
 from m31a_mp.model import SessionMetrics
@@ -17,8 +15,8 @@ from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.session.lease import read_owner
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files, process
-from m31a_mp.system.flock import holders, lock_if_free
+from m31a_mp.system import process
+from m31a_mp.system.flock import holders, is_locked
 
 
 class State(StrEnum):
@@ -158,7 +156,7 @@ def owner_of(session: Session) -> Owner | None:
         started_at = line.get("started_at") if line.get("pid") == pids[0] else None
         return Owner(pids[0], started_at if isinstance(started_at, str) else None)
     # A dead owner leaves its line, too. The lock tells it from a living owner in another pid namespace.
-    return Owner(None, None) if line and _is_locked(session.owner_lock) else None
+    return Owner(None, None) if line and is_locked(session.owner_lock) else None
 
 
 def live_writers(session: Session, looks: Looks | None = None) -> list[LiveWriter]:
@@ -192,6 +190,8 @@ class Reading:
 
 def reading(session: Session) -> Reading:
     """Return the progress of another thread in reading the journals, according to the open files."""
+    import psutil  # only a progress bar needs it: it takes twice as long as starting Python  # noqa: PLC0415
+
     paths = [path for _, path in session.sealed()] + [session.journal]
     positions = {file.path: int(file.position) for file in psutil.Process().open_files()}
     done = total = 0
@@ -219,14 +219,3 @@ def _use(session: Session) -> tuple[bool, int]:
     except OSError:
         return False, 0  # not readable, or removed meanwhile
     return is_alive, max(changed)
-
-
-def _is_locked(path: str) -> bool:
-    try:
-        fd = files.open_private(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not lock_if_free(fd)
-    finally:
-        os.close(fd)

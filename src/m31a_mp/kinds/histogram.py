@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from fractions import Fraction
 from itertools import accumulate
 from operator import add
 from typing import Any
@@ -141,6 +140,8 @@ class Histogram:
             TypeError: `q` is not a number.
             ValueError: `q` is not from 0 to 1.
         """
+        from fractions import Fraction  # only a look needs it, and decimal with it  # noqa: PLC0415
+
         if as_float(q) is None:
             raise TypeError(f"q must be a number from 0 to 1, not {kind(q)}")
         if not 0 <= q <= 1:

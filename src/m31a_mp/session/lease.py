@@ -8,13 +8,12 @@ from contextlib import suppress
 from typing import TypeVar
 
 import orjson
-from filelock import lock_descriptor
 
 from m31a_mp.errors import SessionOwnedError
 from m31a_mp.kinds import json
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
-from m31a_mp.system.flock import FileLock, hold, holders, still_holds
+from m31a_mp.system.flock import FileLock, hold, holders, lock_if_free, still_holds
 
 # Saving or compacting takes the lease for moments; it is worth waiting for. A collector keeps it for life.
 _LEASE_SECONDS = 0.5
@@ -105,6 +104,12 @@ class Lease:
 
 
 def _lock_if_free(fd: int) -> bool:
+    # Both take the same lock. To import filelock takes twice as long as to start Python, so only a process
+    # that finds the lease taken, and waits, imports it.
+    if lock_if_free(fd):
+        return True
+    from filelock import lock_descriptor
+
     return lock_descriptor(fd, blocking=False)
 
 

@@ -200,6 +200,32 @@ def holders(path: str) -> list[int]:
     return list(dict.fromkeys(int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == device))
 
 
+def is_held(path: str) -> bool:
+    """Whether a process holds the lock of an owner, who has written a line into the file."""
+    if holders(path):
+        return True
+    # A dead owner leaves its line, too. The lock tells it from a living owner in another pid namespace.
+    try:
+        return os.stat(path).st_size > 0 and is_locked(path)
+    except OSError:
+        return False
+
+
+def is_locked(path: str) -> bool:
+    """Whether the lock is taken, in whatever pid namespace; False if that cannot be found out.
+
+    This takes the lock for a moment if it is free.
+    """
+    try:
+        fd = files.open_private(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not lock_if_free(fd)
+    finally:
+        os.close(fd)
+
+
 def is_at(path: str, fd: int) -> bool:
     """Whether an open file is the file at the path. False if it was removed or replaced."""
     inode = files.inode_of(fd)

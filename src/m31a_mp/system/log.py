@@ -9,6 +9,9 @@ from select import POLLOUT, poll
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
+
+    Hear = Callable[[str, tuple[object, ...]], None]
 
 _WARNING = 30  # logging.WARNING
 _STDERR = 2
@@ -18,6 +21,28 @@ _LINE_BYTES = 4096
 # The losses that were reported on stderr: the message and the session's directory.
 _told: set[tuple[str, object]] = set()
 
+# Those that get the warnings instead of `logging`; the last one does.
+_listeners: list[Hear] = []
+
+
+class listening:  # noqa: N801  # used like a function
+    """In this block, a function gets the warnings instead of `logging`: the format, and its arguments.
+
+    The command line uses this, because the import of `logging` takes a fifth of the time that Python takes to
+    start.
+    """
+
+    __slots__ = ("_hear",)
+
+    def __init__(self, hear: Hear) -> None:
+        self._hear = hear
+
+    def __enter__(self) -> None:
+        _listeners.append(self._hear)
+
+    def __exit__(self, *_: object) -> None:
+        _listeners.remove(self._hear)
+
 
 def logger() -> logging.Logger | None:
     """Return the library's logger; None if the program has no handler for it."""
@@ -26,14 +51,18 @@ def logger() -> logging.Logger | None:
 
 
 def warn(message: str, *arguments: object) -> bool:
-    """Log a warning. Return whether a handler received it."""
+    """Log a warning. Return whether a listener or a handler received it."""
     found = logger()
-    if found:
-        try:
+    try:
+        if _listeners:
+            _listeners[-1](message, arguments)
+        elif found:
             found.warning(message, *arguments)
-        except Exception:
-            return True  # a handler of the program failed; recording must not raise
-    return found is not None
+        else:
+            return False
+    except Exception:  # noqa: S110  # a handler of the program failed; recording must not raise
+        pass
+    return True
 
 
 def warn_of_loss(message: str, directory: str, *arguments: object) -> bool:

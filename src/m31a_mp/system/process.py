@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from m31a_mp.system import files, fork
+
+_MICROSECONDS = 1_000_000
+_MAX_PID = 2**31 - 1  # pid_t; to kill(2), 0 and less are groups of processes
 
 
 class ProcessIdentity:
@@ -50,21 +54,16 @@ def seen_alive(identity: ProcessIdentity) -> bool:
 
     An unknown part of an identity proves nothing: in doubt, the process is alive.
     """
-    import psutil
-
     here = current()
     if _differ(identity.boot_id, here.boot_id) or _differ(identity.namespace, here.namespace):
         return False
-    if not psutil.pid_exists(identity.pid):
-        return False
     try:
-        if psutil.Process(identity.pid).status() == psutil.STATUS_ZOMBIE:
-            return False
-    except psutil.NoSuchProcess:
-        return bool(psutil.pid_exists(identity.pid))  # still there: only /proc is missing
-    except (psutil.Error, OSError, ValueError):
+        state, threads, started = _stat(identity.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return _is_there(identity.pid)  # perhaps only /proc is missing
+    except (OSError, IndexError, ValueError):
         return True  # the process exists but cannot be inspected; assume that it is alive
-    return not _differ(_started(identity.pid), identity.started)
+    return not (_has_ended(state, threads) or _differ(started, identity.started))
 
 
 def proven_dead(identity: ProcessIdentity) -> bool:
@@ -86,17 +85,23 @@ def proven_dead(identity: ProcessIdentity) -> bool:
         return not _is_there(identity.pid)
     except (OSError, IndexError, ValueError):
         return False
-    # With other threads, only the main thread has ended.
-    return (state in {"X", "Z"} and threads <= 1) or _differ(started, identity.started)
+    return _has_ended(state, threads) or _differ(started, identity.started)
+
+
+def _has_ended(state: str, threads: int) -> bool:
+    """Whether a process has ended that /proc still shows. With other threads, only the main thread has."""
+    return state in {"X", "Z"} and threads <= 1
 
 
 def _is_there(pid: int) -> bool:
     """Whether a process with that pid exists; /proc may hide it."""
+    if not 0 < pid <= _MAX_PID:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):
+    except OSError:
         pass
     return True
 
@@ -152,15 +157,15 @@ def name_and_state(pid: int) -> tuple[str, str] | None:
 
 def start_time(pid: int) -> str | None:
     """Return the start of the process for people: RFC 3339 in UTC; None if unknown."""
-    from datetime import UTC, datetime
-
-    import psutil
-
-    try:
-        started = psutil.Process(pid).create_time()
-    except (psutil.Error, OSError, ValueError):
+    started = _started(pid)
+    if not started:
         return None
-    return datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
+    if sys.platform == "linux":
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+        seconds = time.time() - age
+    else:
+        seconds = started / _MICROSECONDS
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(seconds))
 
 
 def _started(pid: int) -> int:
@@ -191,7 +196,7 @@ def _started_elsewhere(pid: int) -> int:
     import psutil
 
     try:
-        return int(psutil.Process(pid).create_time() * 1_000_000)
+        return int(psutil.Process(pid).create_time() * _MICROSECONDS)
     except (psutil.Error, OSError, ValueError):
         return 0
 

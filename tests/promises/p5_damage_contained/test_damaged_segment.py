@@ -17,6 +17,7 @@ from m31a_mp.session.paths import Session
 from m31a_mp.system import process
 from metrics_of import durations
 from strategies import Record
+from workers import changed
 
 
 @pytest.mark.usefixtures("dead")
@@ -176,3 +177,16 @@ class TestDamage:
         assert durations(compaction.metrics) == CALLS
         assert [item.data.rstrip(b"\n") for item in compaction.rejected] == [bad.rstrip(b"\n")]
         assert len(verify(session.sessions_dir, "s")) == 1
+
+
+@pytest.mark.parametrize("pid", [0, 2**31, 2**40, 2**64 - 1])
+def test_segment_of_a_number_that_is_no_pid_is_of_a_dead_process(
+    session: Session, monkeypatch: pytest.MonkeyPatch, pid: int
+) -> None:
+    me = process.current()
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "current", lambda: changed(me, pid=pid))
+        path = staged(session, LINES)
+    assert durations(compact(session.sessions_dir, session.id).metrics) == CALLS
+    assert not path.exists()
+    assert verify(session.sessions_dir, session.id) == []

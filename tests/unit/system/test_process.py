@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from m31a_mp import compact
-from m31a_mp.system import process
+from m31a_mp.system import files, process
 from workers import changed
 
 
@@ -46,10 +46,28 @@ def test_process_is_seen_until_it_ends_and_not_as_a_zombie() -> None:
 
 def test_doubt_means_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> str:
-        raise psutil.AccessDenied
+        raise PermissionError
 
-    monkeypatch.setattr(psutil.Process, "status", denied)
-    assert process.seen_alive(process.current())
+    me = process.current()
+    monkeypatch.setattr(files, "read", denied)
+    assert process.seen_alive(me)
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**31, 2**40, 2**70])
+def test_number_that_is_no_pid_is_of_no_process(pid: int) -> None:
+    assert not process.seen_alive(changed(process.current(), pid=pid))
+
+
+def test_process_that_only_proc_hides_is_seen_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(*_: object) -> str:
+        raise FileNotFoundError
+
+    me = process.current()
+    monkeypatch.setattr(files, "read", hidden)
+    assert process.seen_alive(me)
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert not process.seen_alive(changed(me, pid=child.pid))
 
 
 def test_forked_child_is_another_process() -> None:
