@@ -6,6 +6,7 @@ import importlib.util
 import random
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from m31a_mp.metrics.file import read_site
 from m31a_mp.metrics.site import new_id
 from m31a_mp.sharing.gather import Gathering
 from m31a_mp.sharing.state import State
-from m31a_mp.sharing.store import Store, open_store
+from m31a_mp.sharing.store import open_store
 
 TOOLS, MODELS, PHASES = 30, 5, 4
 CALLS = 600  # at each site, over ten minutes
@@ -39,20 +40,29 @@ def find_server() -> str | None:
 
 
 @contextmanager
-def _server(root: Path) -> Iterator[Store]:
-    socket = root / "server.sock"
-    command = [find_server() or "valkey-server", "--port", "0", "--unixsocket", str(socket), "--save", ""]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=root) as process:
-        try:
-            store = open_store(f"unix://{socket}")
-            while True:
-                with suppress(StoreError):
-                    store.sessions()
-                    break
-                time.sleep(0.01)
-            yield store
-        finally:
-            process.kill()
+def _server() -> Iterator[str]:
+    """Start a server. Its socket has a short path, as the kernel wants it. Return its URL."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        socket = f"{directory}/server.sock"
+        command = [find_server() or "valkey-server", "--port", "0", "--unixsocket", socket, "--save", ""]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory) as process:
+            try:
+                _await_server(process, f"unix://{socket}")
+                yield f"unix://{socket}"
+            finally:
+                process.kill()
+
+
+def _await_server(process: subprocess.Popen[bytes], url: str) -> None:
+    store = open_store(url)
+    while True:
+        with suppress(StoreError):
+            store.sessions()
+            store.close()
+            return
+        if process.poll() is not None:
+            raise MismatchError("the server ended")
+        time.sleep(0.01)
 
 
 def _contents(root: Path) -> list[bytes]:
@@ -91,16 +101,15 @@ def _states(contents: list[bytes], ids: list[str], number: int) -> Iterator[Stat
 def share(root: Path, sites: int) -> Sample:
     """Each of so many sites shares once: reads its number, compresses, and puts."""
     contents = _contents(root)
-    with _server(root) as store:
+    with _server() as url:
+        store = open_store(url)
         ids = [new_id() for _ in range(sites)]
         size = sum(len(state.data()) for state in _states(contents, ids[:_DIFFERENT], 1)) / _DIFFERENT
-        store.close()
         clock = Clock()
         for state in _states(contents, ids, 1):
             if store.put(SESSION, state):
                 raise MismatchError("a state was refused")
         sample = clock.stop(sites)
-        store.close()
         if len(store.headers(SESSION)) != sites:
             raise MismatchError(f"the server has not {sites} states")
     return sample | {"bytes": size}
@@ -109,11 +118,12 @@ def share(root: Path, sites: int) -> Sample:
 def gather(root: Path, sites: int, changed: int) -> Sample:
     """A look at so many sites, of which some changed since the last look."""
     contents = _contents(root)
-    with _server(root) as store:
+    with _server() as url:
+        store = open_store(url)
         ids = [new_id() for _ in range(sites)]
         for state in _states(contents, ids, 1):
             store.put(SESSION, state)
-        gathering = Gathering(SESSION, f"unix://{root / 'server.sock'}")
+        gathering = Gathering(SESSION, url)
         if changed < sites:
             gathering.look()
             for state in _states(contents, ids[:changed], 2):
