@@ -3,12 +3,12 @@
 
     scripts/generate.py
 
-`_recording.py` has the `record_*` methods, `metrics/_folding.py` adds what is read. Both are what one would
-write by hand for each kind, and as fast: a loop over the fields would double the time of a record, and
-checking the columns of a batch takes a third more than checking each record where it is added.
-`cli/_options.py` has the options of `m31a-mp run` and `m31a-mp record`, as their click commands declare them:
-a program that reads it needs neither click nor the declarations. All are checked in, and a test compares them
-with what this would write.
+`_recording.py` has the `record_*` methods, `kinds/_entries.py` the values that records add up to, and
+`metrics/_folding.py` adds what is read. They are what one would write by hand for each kind, and as fast: a
+loop over the fields would double the time of a record, and checking the columns of a batch takes a third more
+than checking each record where it is added. `cli/_options.py` has the options of `m31a-mp run` and `m31a-mp
+record`, as their click commands declare them: a program that reads it needs neither click nor declarations.
+All are checked in, and a test compares them with what this would write.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ from m31a_mp.kinds.declaration import (
     Value,
     Values,
     When,
+    Whole,
 )
 from m31a_mp.kinds.fields import CALL, COUNT, FILES, FLAG, NAME, PRICE, REQUIRED, SHORT_NAME, TEXT, Field
-from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, Timed
+from m31a_mp.kinds.parts import Counts, Earliest, Ever, Exact, LastTime, Latest, Sum, Timed, TimedCalls
+from m31a_mp.kinds.running import Running
 from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.timeline import COUNTS, Steps
 
@@ -56,6 +58,7 @@ def modules() -> dict[Path, str]:
     """The modules, and what should stand in them."""
     return {
         PACKAGE / "_recording.py": _format(_recording()),
+        PACKAGE / "kinds/_entries.py": _format(_entries()),
         PACKAGE / "metrics/_folding.py": _format(_folding()),
         PACKAGE / "cli/_options.py": _format(_options()),
     }
@@ -96,6 +99,8 @@ def _recording() -> Iterable[str]:
     yield "    from m31a_mp.session.paths import Session"
     yield "_INFINITE = float('inf')"
     methods = [line for kind in KINDS for line in _method(kind)]
+    measured = [kind for kind in KINDS if any(field.type == CALL.type for field in kind.fields.values())]
+    methods += [line for kind in measured for line in _put_method(kind)]
     fields = {name: field for kind in KINDS for name, field in _arguments(kind).items() if field}
     for name, field in sorted(fields.items()):
         limit = ', "", MAX_SHORT_NAME_BYTES' if field.type == SHORT_NAME.type else ""
@@ -139,6 +144,28 @@ def _method(kind: Kind) -> Iterable[str]:
     yield from _indented(_puts(kind))
 
 
+def _put_method(kind: Kind) -> Iterable[str]:
+    """The method for a measured call, which has an id: this library made the values, or checked them."""
+    fields = {
+        name: replace(field, default=REQUIRED) if field.type == CALL.type else field
+        for name, field in kind.fields.items()
+    }
+    typed = (
+        f"{name}: {CALL.annotation if field.type == CALL.type else field.annotation}"
+        for name, field in fields.items()
+    )
+    texts = _required_texts(
+        kind, {name: field for name, field in kind.fields.items() if not field.is_optional}
+    )
+    for name, field in fields.items():
+        if field.is_optional:
+            texts.append(f'{{"" if {name} is None else {_member(name, field)[1:-1]}}}')
+        elif kind.fields[name].is_optional:
+            texts.append(_member(name, field))
+    yield f"def _put_{kind.event}(self, {', '.join(typed)}) -> None:"
+    yield f"    self._put({kind.event!r}, {_spelled(''.join(texts))})"
+
+
 def _arguments(kind: Kind) -> dict[str, Field | None]:
     """The arguments of a method; None of one that stands for a group of fields, and spells them."""
     group_of = {name: group for group, names in kind.grouped.items() for name in names}
@@ -169,8 +196,8 @@ def _documentation(kind: Kind) -> Iterable[str]:
 
 def _is_odd(field: Field, names: list[str]) -> str:
     """Whether one of these values is not plainly right; of several counts in a row at once."""
-    if field == COUNT:
-        return " or ".join(_guards(dict.fromkeys(names, COUNT)))
+    if field == COUNT and len(names) > 1:
+        return f"not {' is '.join(f'type({name})' for name in names)} is int or ({' | '.join(names)}) >> 63"
     odd = [_IS_ODD[field.type].format(name) for name in names]
     return odd[0] if len(odd) == 1 else " or ".join(f"({one})" for one in odd)
 
@@ -270,6 +297,58 @@ def _member(name: str, field: Field | None) -> str:
     return f',"{name}":{_SHOWN[field.type].format(name)}'
 
 
+# --- The entries --------------------------------------------------------------------------------------
+
+
+def _entries() -> Iterable[str]:
+    yield f'"""The entries of each table: the values that records add up to.\n\n{_NOTE}\n"""'
+    yield "\nfrom __future__ import annotations\n"
+    yield "from typing import Any\n"
+    yield "from m31a_mp.kinds.bounded import BoundedCounts"
+    yield "from m31a_mp.kinds.durations import Calls, Durations"
+    yield "from m31a_mp.kinds.exact import ExactSum"
+    yield from _ENTRY.splitlines()
+    tables = [table for table in TABLES.values() if isinstance(table, Table)]
+    for table in tables:
+        yield f"class {_entry_class(table)}(Entry):"
+        yield f'    """An entry of `{table.name}`."""\n'
+        yield f"    __slots__ = {tuple(sorted(table.parts))}"
+        yield from (f"    {name}: {_VALUES[type(part)]}" for name, part in table.parts.items())
+    yield "ENTRIES: dict[str, type[Entry]] = {"
+    yield from (f"    {table.name!r}: {_entry_class(table)}," for table in tables)
+    yield "}"
+    yield '"""The class of the entries of each table, by the name of the table."""'
+
+
+_ENTRY = '''
+class Entry:
+    """All records of one name, added up.
+
+    Attributes:
+        first: The time of the first record, in ns. Entries are sorted by this time.
+    """
+
+    __slots__ = ("first",)
+    first: int
+'''
+_VALUES: dict[type, str] = {
+    Sum: "int",
+    LastTime: "int",
+    Exact: "ExactSum",
+    Latest: "tuple[Any, ...]",
+    Earliest: "tuple[Any, ...]",
+    Ever: "bool",
+    Timed: "Durations",
+    TimedCalls: "Calls",
+    Counts: "BoundedCounts | None",
+}
+"""The type of the value of each part. The compiled fold needs it to be quick."""
+
+
+def _entry_class(table: Table) -> str:
+    return f"{table.name.title().replace('_', '')}Entry"
+
+
 # --- The fold -----------------------------------------------------------------------------------------
 
 
@@ -277,48 +356,79 @@ def _folding() -> Iterable[str]:
     yield f'"""The fold of plain records of each kind.\n\n{_NOTE}\n"""'
     yield "\nfrom __future__ import annotations\n"
     yield "from typing import Any\n"
+    yield "import orjson\n"
     branches = [line for kind in KINDS for line in _branch(kind)]
     checks = sorted({name for line in branches for name in _IS_RIGHT.values() if f"{name}(" in line})
+    classes = sorted(_entry_class(table) for table in TABLES.values() if isinstance(table, Table))
+    yield f"from m31a_mp.kinds._entries import {', '.join(classes)}"
     yield "from m31a_mp.kinds.bounded import BoundedCounts"
     yield f"from m31a_mp.kinds.checks import {', '.join(checks)}"
+    yield "from m31a_mp.kinds.running import CallsUnderWay"
     yield "from m31a_mp.metrics.totals import Totals"
+    keys = dict.fromkeys(("event", "time", *(name for kind in KINDS for name in kind.fields)))
+    members = ",".join(f'"{key}":0' for key in keys)
+    yield "# The strings that the parser uses as keys. A look-up by the same string compares no characters."
+    yield f"_KEYS: list[str] = list(orjson.loads('{{{members}}}'))"
     yield "def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:"
     yield f"    {_FOLD_DOCUMENTATION}"
-    for table in TABLES.values():
-        state = f'totals.tables["{table.name}"]'
-        yield f"    {table.name}: Any = {state}{'.by_name' if isinstance(table, Table) else ''}"
-    yield "    start = end = 0  # the bounds of the current step of the timeline"
-    yield from _indented(_NO_STEP)
-    yield "    step_cost: list[float] = []"
-    yield "    updated = totals.updated"
-    yield "    others = []"
-    yield "    entry: Any"
-    yield "    value: Any"
-    yield "    for position, record in enumerate(records):"
-    yield "        try:"
-    yield '            event, time = record["event"], record["time"]'
-    yield "            if type(time) is not int or not start <= time < end:"
-    yield "                if type(time) is not int or not 0 <= time <= latest:"
-    yield "                    raise ValueError"
-    yield f"                {_ADD_STEP}"
-    yield from _indented(_NO_STEP, 4)
-    yield "                step_cost.clear()"
-    yield "                start, end = timeline.bounds(time, latest)"
-    for i, kind in enumerate(KINDS):
-        yield f'            {"elif" if i else "if"} event == "{kind.event}":'
-        yield from _indented(_branch(kind), 4)
-    yield "            else:"
+    yield f"    {', '.join(map(_key, keys))} = _KEYS"
+    yield from _indented(line for table in TABLES.values() for line in _state(table))
+    yield from _indented(_loop())
+
+
+def _loop() -> Iterable[str]:
+    yield "start = end = 0  # the bounds of the current step of the timeline"
+    yield from _NO_STEP
+    yield "step_cost: list[float] = []"
+    yield "updated = totals.updated"
+    yield "others = []"
+    yield "record: dict[str, Any]"
+    yield "event: str"
+    yield "value: Any"
+    yield "for position, parsed in enumerate(records):"
+    yield "    try:"
+    yield "        record = parsed"
+    yield f"        event = record[{_key('event')}]"
+    yield f"        time = record[{_key('time')}]"
+    yield "        if type(time) is not int or not start <= time < end:"
+    yield "            if type(time) is not int or not 0 <= time <= latest:"
     yield "                raise ValueError"
-    yield "        except (KeyError, TypeError, ValueError):"
-    yield "            others.append(position)"
-    yield "            continue"
-    yield "        if time < entry.first:"
-    yield "            entry.first = time"
-    yield "        if time > updated:"
-    yield "            updated = time"
-    yield f"    {_ADD_STEP}"
-    yield "    totals.updated = updated"
-    yield "    return others"
+    yield f"            {_ADD_STEP}"
+    yield from _indented(_NO_STEP, 3)
+    yield "            step_cost.clear()"
+    yield "            start, end = timeline.bounds(time, latest)"
+    for i, kind in enumerate(KINDS):
+        yield f'        {"elif" if i else "if"} event == "{kind.event}":'
+        yield from _indented(_branch(kind), 3)
+    yield "        else:"
+    yield "            raise ValueError"
+    yield "    except (KeyError, TypeError, ValueError):"
+    yield "        others.append(position)"
+    yield "        continue"
+    yield "    if time > updated:"
+    yield "        updated = time"
+    yield _ADD_STEP
+    yield "totals.updated = updated"
+    yield "return others"
+
+
+def _state(table: Table | Steps | Whole) -> Iterable[str]:
+    """The variables for the state of a table."""
+    state = f'totals.tables["{table.name}"]'
+    if isinstance(table, Table):
+        yield f"{table.name}: dict[str, {_entry_class(table)}] = {state}.by_name"
+        is_optional = any(
+            into.table is table and kind.fields[into.key].is_optional
+            for kind in KINDS
+            for into in kind.into
+            if isinstance(into, Into)
+        )
+        yield f"{_entry(table)}: {_entry_class(table)}{' | None' if is_optional else ''}"
+    elif isinstance(table, Running):
+        yield f"{table.name}: CallsUnderWay = {state}"
+        yield f"{_begun(table)} = {table.name}.calls"
+    else:
+        yield f"{table.name}: Any = {state}"
 
 
 _NO_STEP = [" = ".join([*(f"step_{name}" for name in COUNTS), "0"])]
@@ -343,7 +453,7 @@ def _branch(kind: Kind) -> Iterable[str]:
     yield f"if len(record) == {2 + len(required)}:  # nothing that may be left out is there"
     yield from _indented(_fold(kind, required))
     if kind.usual:
-        present = " and ".join(f'"{name}" in record' for name in kind.usual)
+        present = " and ".join(f"{_key(name)} in record" for name in kind.usual)
         yield f"elif len(record) == {2 + len(required) + len(kind.usual)} and {present}:"
         usual = {name: replace(kind.fields[name], default=REQUIRED) for name in kind.usual}
         yield from _indented(_fold(kind, required | usual))
@@ -358,58 +468,77 @@ def _fold(kind: Kind, given: Mapping[str, Field]) -> Iterable[str]:
     fields = {name: field for name, field in given.items() if name != key}
     for name, field in fields.items():
         default = "" if field.default is None else f", {field.default!r}"
-        yield f"{name} = record{f'.get({name!r}{default})' if field.is_optional else f'[{name!r}]'}"
+        yield f"{name} = record{f'.get({_key(name)}{default})' if field.is_optional else f'[{_key(name)}]'}"
     keys = {into.key for into in others if isinstance(into, Into) and isinstance(into.table, Table)}
     # A name that has an entry was checked when it got that.
     checked = {name: field for name, field in fields.items() if name not in keys}
     if checked:
         rules = [rule for rule in kind.rules if given.keys() >= {*rule.parts, rule.whole}]
         broken = (f"{' + '.join(rule.parts)} > {rule.whole}" for rule in rules)
-        yield f"if {' or '.join([*_guards(checked), *broken])}:"
+        yield f"if {' or '.join([*_guards(kind, checked), *broken])}:"
         yield "    raise ValueError"
     if isinstance(first, Ends):
         raise TypeError(f"{kind.event} only ends a call")
     if not isinstance(first, Into):
-        yield f"entry = {first.name}"
         values = (f"tuple({name})" if kind.fields[name].type == FILES.type else name for name in first.fields)
-        yield f"entry.add(time, {', '.join(values)})"
+        yield f"{first.name}.add(time, {', '.join(values)})"
+        yield from _earlier(first.name)
         return
-    yield f'entry = {first.table.name}[record["{key}"]]'
+    yield f"{_entry(first.table)} = {first.table.name}[record[{_key(key)}]]"
     yield from _into_tables(kind, given, first)
 
 
 def _into_tables(kind: Kind, given: Mapping[str, Field], first: Into) -> Iterable[str]:
-    """What adds a checked record to `entry`, that of the first table, and to the others."""
+    """What adds a checked record to the entry of the first table, and to the others."""
     others = kind.into[1:]
     tables = [into for into in others if isinstance(into, Into) and (into.key in given or not into.key)]
     for into in tables:  # all that may fail comes before the first addition
         if isinstance(into.table, Table):
             entry = f"{into.table.name}[{into.key}]"
             absent = f"None if {into.key} is None else " if given[into.key].is_optional else ""
-            yield f"{_entry(into)} = {absent}{entry}"
-    always = [first, *(into for into in tables if isinstance(into.table, Steps))]
-    yield from _additions(given, always, first)
-    for into in tables:
-        if isinstance(into.table, Table):
-            added = [*_additions(given, [into], first)]
-            added += [f"if time < {_entry(into)}.first:", f"    {_entry(into)}.first = time"]
-            if given[into.key].is_optional:
-                yield f"if {_entry(into)} is not None:"
-                yield from _indented(added)
-            else:
-                yield from added
+            yield f"{_entry(into.table)} = {absent}{entry}"
+    perhaps = [into for into in tables if into.key and given[into.key].is_optional]
+    always = [first, *(into for into in tables if into not in perhaps)]
+    yield from _additions(given, always)
+    for into in always:
+        yield from _first(into)
+    for into in perhaps:
+        yield f"if {_entry(into.table)} is not None:"
+        yield from _indented([*_additions(given, [into]), *_first(into)])
     for ends in kind.into:
         if isinstance(ends, Ends) and ends.call in given:
             end = f"{ends.table.name}.end({ends.call})"
             yield f"if {ends.call} is not None:\n    {end}" if given[ends.call].is_optional else end
 
 
-def _entry(into: Into) -> str:
-    return f"of_{into.key}"
+def _key(name: str) -> str:
+    return f"{name}_key"
 
 
-def _guards(fields: Mapping[str, Field]) -> Iterable[str]:
-    """Conditions of which one is true unless the values are plainly right."""
+def _entry(table: Table | Steps) -> str:
+    return f"{table.name}_entry"
+
+
+def _begun(table: Running) -> str:
+    return f"{table.name}_calls"
+
+
+def _first(into: Into) -> Iterable[str]:
+    if isinstance(into.table, Table):
+        yield from _earlier(_entry(into.table))
+
+
+def _earlier(entry: str) -> Iterable[str]:
+    yield f"if time < {entry}.first:"
+    yield f"    {entry}.first = time"
+
+
+def _guards(kind: Kind, fields: Mapping[str, Field]) -> Iterable[str]:
+    """Conditions of which one is true unless the values are plainly right.
+
+    Each type has a condition of its own: the compiler learns from it that the value is an int.
+    """
+    begun = {ends.call: f"{_begun(ends.table)}" for ends in kind.into if isinstance(ends, Ends)}
     for name, field in fields.items():
         if field.type == FLAG.type:
             yield f"type({name}) is not bool"
@@ -417,17 +546,17 @@ def _guards(fields: Mapping[str, Field]) -> Iterable[str]:
             yield f"({name} is not None and (type({name}) is not float or {name} < 0))"
         elif field.type != COUNT.type:
             wrong = f"not {_IS_RIGHT[field.type]}({name})"
+            if name in begun:  # an id that began a call was checked when it did
+                wrong = f"{name} not in {begun[name]} and {wrong}"
             given = f"{name} {'is not' if field.default is None else '!='} {field.default!r}"
-            yield f"({given} and {wrong})" if field.is_optional else wrong
+            yield f"({given} and {wrong})" if field.is_optional else f"({wrong})"
         elif field.default is None:
             yield f"({name} is not None and (type({name}) is not int or {name} >> 63))"
     counts = [n for n, field in fields.items() if field.type == COUNT.type and field.default is not None]
-    # What is shifted is not 0 if it has more bits than 63, or is negative.
-    if len(counts) > 1:
-        yield f"not {' is '.join(f'type({name})' for name in counts)} is int"
-        yield f"({' | '.join(counts)}) >> 63"
-    else:
-        yield from (f"type({name}) is not int or {name} >> 63" for name in counts)
+    yield from (f"type({name}) is not int" for name in counts)
+    if counts:  # what is shifted is not 0 if it has more bits than 63, or is negative
+        both = " | ".join(counts)
+        yield f"({both}) >> 63" if len(counts) > 1 else f"{both} >> 63"
 
 
 _IS_RIGHT = {
@@ -439,7 +568,7 @@ _IS_RIGHT = {
 }
 
 
-def _additions(given: Mapping[str, Field], targets: list[Into], first: Into) -> Iterable[str]:
+def _additions(given: Mapping[str, Field], targets: list[Into]) -> Iterable[str]:
     """What adds to some entries: without a condition, and then by conditions."""
     conditional: dict[str, dict[bool, list[str]]] = {}
     for into in targets:
@@ -448,13 +577,7 @@ def _additions(given: Mapping[str, Field], targets: list[Into], first: Into) -> 
                 continue  # it is None
             if isinstance(effect, If) and effect.flag not in given:
                 continue  # it is False
-            prefix = (
-                "step_"
-                if isinstance(into.table, Steps)
-                else "entry."
-                if into is first
-                else f"{_entry(into)}."
-            )
+            prefix = "step_" if isinstance(into.table, Steps) else f"{_entry(into.table)}."
             for condition, holds, line in _addition(given, into, prefix + name, name, effect):
                 if condition:
                     conditional.setdefault(condition, {True: [], False: []})[holds].append(line)
@@ -480,8 +603,8 @@ def _addition(
     part = into.table.parts[name]
     match effect:
         case Ended():
-            yield effect.success, True, f"{target}.append({effect.duration_ms})"
-            yield effect.success, False, f"{target}.append(~{effect.duration_ms})"
+            yield effect.success, True, f"{target}.waiting.append({effect.duration_ms})"
+            yield effect.success, False, f"{target}.waiting.append(~{effect.duration_ms})"
         case When():
             yield "", True, f"if time > {target}:\n    {target} = time"
         case Values():
@@ -498,12 +621,14 @@ def _addition(
         case Value():
             field = given[effect.field]
             condition = f"{effect.field} is None" if field.default is None or field.type == PRICE.type else ""
-            yield condition, False, _value_addition(part, target, effect.field)
+            to_step = isinstance(into.table, Steps) and isinstance(part, Exact)
+            added = f"{target}.append({effect.field})" if to_step else None
+            yield condition, False, added or _value_addition(part, target, effect.field)
 
 
 def _value_addition(part: object, target: str, field: str) -> str:
     if isinstance(part, Exact | Timed):
-        return f"{target}.append({field})"
+        return f"{target}.waiting.append({field})"
     if isinstance(part, Counts):
         return f"if {target} is None:\n    {target} = BoundedCounts()\n{target}.add({field})"
     if isinstance(part, Earliest):

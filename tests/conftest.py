@@ -95,6 +95,12 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.fixture
+def segments_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first records of a process go to a segment, too, and not straight to the journal."""
+    monkeypatch.setattr(staging, "STRAIGHT_RECORDS", 0)
+
+
+@pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment is full after a few records."""
     monkeypatch.setattr(writer, "FIRST_SEGMENT_BYTES", 1024)

@@ -102,12 +102,15 @@ class Moments:
     def __init__(self, nth: int, function: Callable[[], object]) -> None:
         self._left = nth
         self._function = function
+        # Kept beyond `settrace(None)`: 3.11 calls it once more if a collection of garbage, while it makes the
+        # frame object for that call, reaches the moment. It would call whatever lies there by then.
+        self._tracer = self._enter
         self.where = ""
 
     def trace(self, call: Callable[[], object]) -> bool:
         """Make a call; returns whether it had so many moments."""
         sys._getframe().f_trace_opcodes = True  # which is how 3.12 knows that it is to trace any
-        sys.settrace(self._enter)
+        sys.settrace(self._tracer)
         try:
             call()
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -11,7 +12,7 @@ from typing import Any
 import orjson
 
 from benchmarks.measuring import Clock, Crew, Sample, fork, wait_for
-from benchmarks.peers import PEERS, SESSION, MismatchError, Ours, feed
+from benchmarks.peers import CALLS, PEERS, SESSION, MismatchError, Ours, feed
 from m31a_mp import Collector, Usage, attach, compact, load, verify
 from m31a_mp.journal.append import Journal
 
@@ -286,3 +287,29 @@ def dead_writers(root: Path, peer: str, processes: int) -> Sample:
     one.finish()
     one.check([3] * processes)
     return sample
+
+
+def backlog(root: Path, writers: int, seconds: float) -> Sample:
+    """Take in what writers recorded at full speed for so long while nobody flushed. None may be dropped."""
+    one = Ours(root)
+    one.start()
+
+    def work(gate: Callable[[], object]) -> Sample:
+        write, records = one.writer(), 0
+        gate()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            feed(write, len(CALLS))
+            records += len(CALLS)
+        return {"records": records}
+
+    crew = Crew(root, writers, work)
+    crew.gate()
+    fed = [result["records"] for result in crew.results()]
+    clock = Clock()
+    one.flush()
+    sample = clock.stop(sum(fed))
+    dropped = one.collector.snapshot().dropped
+    one.finish()
+    one.check(fed)
+    return {**sample, "dropped": sum(dropped.values())}

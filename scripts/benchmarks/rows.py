@@ -76,10 +76,27 @@ def record(bench: Bench) -> Report:
     report.compare()
     report.notes = ["slow ones do fewer; OpenTelemetry counts within one process only"]
     report.targets = [
-        Target("time, of prometheus_client's", 1 / 4, report.worse_ratio(PROMETHEUS)),
+        Target("time, of prometheus_client's", 0.16, report.worse_ratio(PROMETHEUS)),
         Target("time, of filelock, append, release", 1 / 50, report.worse_ratio(NAIVE)),
         Target("time, of the floor", 2.5, report.worse_ratio(floor)),
+        Target("time, of the floor with dict and time made", 1.5, report.worse_ratio(built)),
     ]
+    return report
+
+
+def measured(bench: Bench) -> Report:
+    calls = bench.amount(200_000, 2_000)
+    report = Report("measured", f"{calls:,} times `with tool_call()`, two records each", "call")
+    plain = "record_tool_call()"
+    bench.take_turns(
+        report,
+        [
+            Contender(OURS, writing.measured_call, {"records": calls}),
+            Contender(plain, writing.record, {"peer": OURS, "records": calls}),
+        ],
+    )
+    report.compare()
+    report.targets = [Target("time, of a record", 5, report.worse_ratio(plain))]
     return report
 
 
@@ -276,7 +293,25 @@ def dead(bench: Bench) -> Report:
         "flush() also deletes what they left, and fsyncs; MultiProcessCollector.collect() only reads"
     ]
     report.targets = [
-        Target("time, of MultiProcessCollector.collect()", 1 / 10, report.worse_ratio(PROMETHEUS))
+        Target("time, of MultiProcessCollector.collect()", 1 / 5, report.worse_ratio(PROMETHEUS))
+    ]
+    return report
+
+
+def backlog(bench: Bench) -> Report:
+    given = {"writers": 32, "seconds": bench.amount(600, 5) / 10}
+    report = Report("backlog", "flush() after {writers} writers recorded for {seconds:g} s".format(**given))
+    loads = "orjson.loads of them"
+    some = {"writers": 1, "records": bench.amount(1_000_000, 5_000)}
+    bench.take_turns(
+        report,
+        [Contender(OURS, reading.backlog, given), Contender(loads, reading.lone_loads, some)],
+    )
+    report.compare()
+    report.notes = ["the lines that orjson.loads parses one by one lie in memory"]
+    report.targets = [
+        Target("dropped records", 0, report.median(OURS, "dropped")),
+        Target("time, of orjson.loads one by one", 3, report.worse_ratio(loads)),
     ]
     return report
 
@@ -431,6 +466,7 @@ def start(bench: Bench) -> Report:
 
 ROWS: dict[str, Callable[[Bench], Report]] = {
     "record": record,
+    "measured": measured,
     "tail": tail,
     "scaling": scaling,
     "compaction": compaction,
@@ -438,6 +474,7 @@ ROWS: dict[str, Callable[[Bench], Report]] = {
     "look": look,
     "flush": flush,
     "dead": dead,
+    "backlog": backlog,
     "import": importing,
     "worker": worker,
     "sites": sites,

@@ -13,7 +13,8 @@ from statistics import median
 import orjson
 
 from benchmarks.measuring import Clock, Crew, Sample, Tail, clock_overhead, cpu_seconds, percentiles
-from benchmarks.peers import CALLS, PEERS, MismatchError, Peer, Record, event, feed
+from benchmarks.peers import CALLS, PEERS, SESSION, MismatchError, Ours, Peer, Record, event, feed
+from m31a_mp import verify
 
 
 def record(root: Path, peer: str, records: int) -> Sample:
@@ -28,6 +29,31 @@ def record(root: Path, peer: str, records: int) -> Sample:
     one.finish()
     sample = clock.stop(records)
     one.check([len(CALLS), records])
+    return sample
+
+
+def measured_call(root: Path, records: int) -> Sample:
+    """`with tool_call()` around nothing, until everything is handed over: two records each."""
+    one = Ours(root)
+    one.start()
+    feed(one.writer(), len(CALLS))
+    tool_call = one.recorder.tool_call
+    clock = Clock()
+    for name, _, _ in islice(cycle(CALLS), records):
+        with tool_call(name):
+            pass
+    one.settle()
+    sample = clock.stop(records)
+    one.collector.flush()
+    tools = one.collector.snapshot().tools
+    one.finish()
+    calls, successes = sum(tool.call_count for tool in tools), sum(tool.success_count for tool in tools)
+    before = sum(success for _, success, _ in CALLS)
+    if (calls, successes) != (len(CALLS) + records, before + records):
+        raise MismatchError(f"{calls} calls and {successes} successes were counted")
+    one.collector.stop()
+    if findings := verify(root, SESSION):
+        raise MismatchError(f"verify() found {'; '.join(map(str, findings[:3]))}")
     return sample
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from m31a_mp.collector import Collector
     from m31a_mp.errors import (
         DamagedMetricsError,
+        ExportError,
         GatheredSessionError,
         InterruptedCallError,
         JournalLockedError,
@@ -83,6 +84,7 @@ __all__ = [
     "CompletionMetric",
     "DamagedMetricsError",
     "EditStrategyMetric",
+    "ExportError",
     "Finding",
     "GatheredSessionError",
     "InterruptedCallError",

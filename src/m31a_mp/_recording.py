@@ -340,3 +340,14 @@ class Recording:
             phase = check_name("phase", phase)
             reason = check_name("reason", reason)
         self._put("cancellation", f"{_PHASE[phase]}{_REASON[reason]}")
+
+    def _put_tool_call(
+        self, name: str, success: bool, duration_ms: int, error: str | None, call: str
+    ) -> None:
+        self._put(
+            "tool_call",
+            f'{(_TOOL_CALL_TRUE if success else _TOOL_CALL_FALSE)[name]}{duration_ms}{"" if error is None else _ERROR[error]},"call":"{call}"',
+        )
+
+    def _put_tool_started(self, name: str, call: str) -> None:
+        self._put("tool_started", f'{_NAME[name]},"call":"{call}"')

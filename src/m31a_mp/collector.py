@@ -21,6 +21,7 @@ from m31a_mp.system.turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from m31a_mp.exports.sender import Sender
     from m31a_mp.refresh import Refresher
     from m31a_mp.sharing.sharer import Sharer
 
@@ -43,6 +44,7 @@ class Collector(Recorder):
         durability: str = PROCESS,
         flush_interval: float | None = None,
         share: str | os.PathLike[str] | None = None,
+        otlp: bool = False,
     ) -> None:
         """Open a session. An existing session is resumed, including records that a crash left behind.
 
@@ -62,11 +64,14 @@ class Collector(Recorder):
                 `file:///DIRECTORY`, or the path of a directory. A daemon thread shares each new
                 `metrics.json`. No call waits for it except `stop()`, for at most 5 seconds. None: as the
                 environment variable `M31A_MP_SHARE` says; without it, nothing is shared.
+            otlp: Whether a daemon thread of this process sends the metrics to OpenTelemetry after each flush.
+                The variables OTEL_EXPORTER_OTLP_* say where and how. A receiver that is slow or gone costs
+                one warning, and in `stop()` at most a second. Needs the extra `otlp`.
 
         Raises:
+            ImportError: `otlp` is true, or `share` names a server, and the extra is not installed.
             ValueError: The id, `durability` or `share` is not valid, or `flush_interval` is not finite and
                 above 0.
-            ImportError: `share` names a server, and the package `redis` is not installed.
             SessionOwnedError: The session has a living owner; the error names the process.
             DamagedMetricsError: The existing `metrics.json` is not valid. Nothing was changed.
             OSError: The directory could not be made, read or written.
@@ -83,6 +88,7 @@ class Collector(Recorder):
         self._started = time.time_ns()
         self._lease: Lease | None = None
         self._refresher: Refresher | None = None
+        self._sender: Sender | None = None
         self._published: Published | None = None
         self._turn = Turn("a call that merges", session.root)
         self._sharer: Sharer | None = None
@@ -90,11 +96,13 @@ class Collector(Recorder):
             from m31a_mp.sharing.store import store_url  # sharing is rare
 
             self._share = store_url(share, os.environ.get(SHARE_VARIABLE))
+        make_sender = _sender_type() if enabled and otlp else None
         if enabled:
             session.make()
             try:
                 self._compact(session)
                 self._start_sharing(session, is_asked=share is not None)
+                self._sender = make_sender() if make_sender else None
                 ending.opened(session, self, self._started)
                 if interval:
                     from m31a_mp.refresh import Refresher
@@ -173,6 +181,8 @@ class Collector(Recorder):
         self._share_last(session)
         if self._refresher:
             self._refresher.join()
+        if self._sender:
+            self._sender.end()
 
     def share_now(self, deadline: float) -> str:
         """Share the latest `metrics.json`, and wait for it. Not for users.
@@ -282,6 +292,8 @@ class Collector(Recorder):
         self._published = merged.published
         if self._sharer:
             self._sharer.wake()
+        if self._sender:
+            self._sender.put(merged.published.totals.to_metrics(session.id))
         return merged
 
     def _compact_once(self, session: Session) -> Merged:
@@ -295,3 +307,9 @@ class Collector(Recorder):
 
     def _owns(self) -> bool:
         return self._lease is not None and self._lease.held
+
+
+def _sender_type() -> type[Sender]:
+    from m31a_mp.exports.sender import Sender  # needs an extra
+
+    return Sender

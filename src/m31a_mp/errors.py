@@ -84,3 +84,11 @@ class GatheredSessionError(MetricsError, RuntimeError):
 
 class InterruptedCallError(MetricsError, RuntimeError):
     """A signal handler or a finalizer called `flush()` or `snapshot()` while it interrupted the same call."""
+
+
+class ExportError(MetricsError, ConnectionError):
+    """A receiver could not be reached, or did not take the metrics. The session is not concerned.
+
+    Attributes:
+        path: The URL of the receiver.
+    """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from m31a_mp import timing
-from m31a_mp._recording import Recording
+from m31a_mp._recording import _NAME, Recording
 from m31a_mp.kinds import checks
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import Session
@@ -38,6 +38,10 @@ SHARE_VARIABLE = "M31A_MP_SHARE"
 
 PROCESS = "process"
 DISK = "disk"
+
+
+def _do_nothing(*_: object) -> None:
+    pass
 
 
 class Recorder(Recording):
@@ -132,14 +136,11 @@ class Recorder(Recording):
         Args:
             name: The tool.
         """
-        name = checks.check_name("name", name)
-
-        return Stopwatch(
-            lambda call: self.record_tool_started(name, call),
-            lambda success, duration_ms, error, call: self.record_tool_call(
-                name, success, duration_ms, error, call
-            ),
-        )
+        if type(name) is not str or name not in _NAME:  # the names of this process that were right
+            name = checks.check_name("name", name)
+        if self._session is None:
+            return Stopwatch(name, _do_nothing, _do_nothing)
+        return Stopwatch(name, self._put_tool_started, self._put_tool_call)
 
     def tool(self, name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Measure each call of a function, and record it as a tool call: `@recorder.tool("bash")`.
@@ -162,8 +163,9 @@ class Recorder(Recording):
         """
         phase = checks.check_name("phase", phase)
         return Stopwatch(
-            lambda _: self.record_phase_transition(phase),
-            lambda success, duration_ms, *_: self.record_phase_duration(phase, duration_ms, success),
+            phase,
+            lambda phase, _: self.record_phase_transition(phase),
+            lambda phase, success, duration_ms, *_: self.record_phase_duration(phase, duration_ms, success),
         )
 
     def run(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from contextvars import ContextVar
+from sys import _getframe
 from time import monotonic_ns
 
 from m31a_mp.kinds import checks
 from m31a_mp.system import fork
 from m31a_mp.system.calls import new_call
+from m31a_mp.system.fork import mark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from subprocess import CompletedProcess
-    from types import FrameType, TracebackType
+    from types import TracebackType
     from typing import Any, ParamSpec, TypeVar
 
     P = ParamSpec("P")
@@ -65,8 +66,16 @@ class Measured:
     def error(self, error: str | None) -> None:
         self._error = None if error is None else checks.check_short_name("error", error)
 
-    def milliseconds(self) -> int:
-        return (monotonic_ns() - self._started) // 1_000_000
+    def outcome(self, raised: type[BaseException] | None) -> tuple[bool, int, str | None]:
+        """Return the success, the milliseconds so far, and the error. Not for users.
+
+        Args:
+            raised: The class of the exception that leaves the block.
+        """
+        error = self._error
+        if raised and error is None:
+            error = _short(raised.__name__)
+        return self._success and error is None, (monotonic_ns() - self._started) // 1_000_000, error
 
 
 # The blocks of all stopwatches in this context (task, thread) that are not left yet, newest last. All share
@@ -84,35 +93,73 @@ class Stopwatch:
     Each block is measured by itself. A block may end in another thread or context than it began.
     """
 
-    __slots__ = ("_enter", "_leave", "_under_way")
+    __slots__ = ("_enter", "_leave", "_name", "_under_way")
 
     def __init__(
-        self, enter: Callable[[str], None], leave: Callable[[bool, int, str | None, str], None]
+        self,
+        name: str,
+        enter: Callable[[str, str], None],
+        leave: Callable[[str, bool, int, str | None, str], None],
     ) -> None:
         """Make a stopwatch. Not for users.
 
         Args:
-            enter: Called at the beginning of a block with the id of the call.
-            leave: Called at the end of a block with the success, the milliseconds, the error, and the id.
+            name: The name of the tool or the phase.
+            enter: Called at the beginning of a block with the name and the id of the call.
+            leave: Called at the end of a block with the name, success, milliseconds, error, and the id.
         """
+        self._name = name
         self._leave = leave
         self._enter = enter
         self._under_way: dict[Measured, None] = {}
 
-    def __enter__(self) -> Measured:
-        return self._begin(sys._getframe().f_back)  # noqa: SLF001  # as in `_candidates`
+    def __enter__(self, depth: int = 1) -> Measured:
+        if not mark[0]:
+            fork.came_through()
+        generation = fork.generation  # read first: a signal handler may fork in here, and return in the child
+        call = new_call()
+        try:
+            self._enter(self._name, call)
+            measured = Measured(id(_getframe(depth)), call, generation)
+            self._under_way[measured] = None
+        except BaseException as error:
+            # A signal handler raised. Record an end: a call that has begun would otherwise stay running.
+            if generation == fork.generation:
+                self._leave(self._name, False, 0, _short(type(error).__name__), call)
+            raise
+        entered = _entered.get()
+        if entered and (len(entered) > _FEW or entered[-1].is_left):
+            # Some blocks may have been left in another context, or are never left.
+            entered = tuple(block for block in entered if not block.is_left)[-_MOST:] if entered[1:] else ()
+        _entered.set((*entered, measured) if entered else (measured,))
+        return measured
 
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
+        depth: int = 1,
     ) -> None:
-        self._end(sys._getframe().f_back, exc_type)  # noqa: SLF001
+        frame, entered = id(_getframe(depth)), _entered.get()
+        measured = entered[-1] if entered else None
+        if measured and measured.entered_by == frame and self._take(measured):
+            if len(entered) > 1:  # otherwise the next block of this context takes its place: the usual case
+                _entered.set(entered[:-1])
+        else:
+            measured = self._find(frame)
+            _entered.set(tuple(block for block in entered if block is not measured))
+        measured.is_left = True
+        if not mark[0]:
+            fork.came_through()
+        # A child that was forked in the block leaves the end to its parent.
+        if measured.generation == fork.generation:
+            success, duration_ms, error = measured.outcome(exc_type)
+            self._leave(self._name, success, duration_ms, error, measured.call)
 
     # Not coroutine functions: the calling frame would not be the user's.
     def __aenter__(self) -> Coroutine[Any, Any, Measured]:
-        return _returning(self._begin(sys._getframe().f_back))  # noqa: SLF001
+        return _returning(self.__enter__(2))
 
     def __aexit__(
         self,
@@ -120,45 +167,8 @@ class Stopwatch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> Coroutine[Any, Any, None]:
-        self._end(sys._getframe().f_back, exc_type)  # noqa: SLF001
+        self.__exit__(exc_type, exc, traceback, 2)
         return _returning(None)
-
-    def _begin(self, frame: FrameType | None) -> Measured:
-        fork.settle()
-        generation = fork.generation  # read first: a signal handler may fork in here, and return in the child
-        call = new_call()
-        try:
-            self._enter(call)
-            measured = Measured(id(frame), call, generation)
-            self._under_way[measured] = None
-        except BaseException as error:
-            # A signal handler raised. Record an end: a call that has begun would otherwise stay running.
-            if generation == fork.generation:
-                self._leave(False, 0, _short(type(error).__name__), call)
-            raise
-        entered = _entered.get()
-        if entered and (len(entered) > _FEW or entered[-1].is_left):
-            # Some blocks may have been left in another context, or are never left.
-            entered = tuple(block for block in entered if not block.is_left)[-_MOST:]
-        _entered.set((*entered, measured))
-        return measured
-
-    def _end(self, frame: FrameType | None, exc_type: type[BaseException] | None) -> None:
-        entered = _entered.get()
-        measured = entered[-1] if entered else None
-        if measured and measured.entered_by == id(frame) and self._take(measured):
-            _entered.set(entered[:-1])  # the usual case
-        else:
-            measured = self._find(id(frame))
-            _entered.set(tuple(block for block in entered if block is not measured))
-        measured.is_left = True
-        error = measured.error
-        if exc_type and error is None:
-            error = _short(exc_type.__name__)
-        fork.settle()
-        # A child that was forked in the block leaves the end to its parent.
-        if measured.generation == fork.generation:
-            self._leave(measured.success and error is None, measured.milliseconds(), error, measured.call)
 
     def _find(self, frame: int) -> Measured:
         """Remove the block that is being left from the running ones, and return it."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from test_scripts import SCRIPTS, UNMEASURED
 
-ROWS = ["record", "tail", "scaling", "compaction", "snapshot", "dead", "import", "worker", "start", "sites"]
+ROWS = ["record", "measured", "tail", "scaling", "compaction", "snapshot", "dead", "backlog", "import"]
+ROWS += ["worker", "start", "sites"]
 
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,8 @@ from m31a_mp.inspection.status import Reading, reading
 from m31a_mp.session.paths import Session
 from workers import Forked
 
-COMMANDS = ["run", "record", "show", "watch", "report", "ls", "compact", "verify", "share", "gather"]
+COMMANDS = ["run", "record", "show", "watch", "report", "ls", "compact", "verify"]
+COMMANDS += ["share", "gather", "export", "serve"]
 RECORDS = ["tool", "llm", "phase", "heal", "bisect", "cancellation"]
 
 

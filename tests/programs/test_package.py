@@ -76,7 +76,7 @@ def test_documents_and_changelog_of_the_package_are_where_the_wheel_takes_its_fi
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     target = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
     (package,) = target["packages"]
-    assert set(target) == {"packages"}  # nothing is left out
+    assert set(target) == {"packages", "hooks"}  # nothing is left out
     for name in ("CHANGELOG.md", "README.md", "cli/README.md", "py.typed"):
         assert (ROOT / package / name).is_file(), name
 
@@ -110,6 +110,7 @@ def test_wheel_records_where_nothing_but_what_it_needs_is_installed(tmp_path: Pa
 
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
     [wheel] = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")  # pure Python: to compile it must be asked for
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", wheel)

@@ -89,6 +89,7 @@ def test_worker_imports_little(tmp_path: Path) -> None:
         "fcntl",
         "itertools",
         "mmap",
+        "resource",
         "select",
         "struct",
         "zlib",

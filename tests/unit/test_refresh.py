@@ -145,6 +145,7 @@ class TestInterval:
 
 
 class TestStop:
+    @pytest.mark.usefixtures("segments_at_once")
     def test_stop_in_the_middle_of_a_refresh_waits_for_that_and_nothing_else(
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -39,6 +39,8 @@ _COMMANDS = {
     "verify": "Check all files of a session.",
     "share": "Share a session with other machines.",
     "gather": "Gather the sites of a session into a directory.",
+    "export": "Give the metrics of a session to Prometheus or OpenTelemetry.",
+    "serve": "Serve the metrics of the running sessions to Prometheus.",
 }
 
 _EPILOG = """\
@@ -62,8 +64,8 @@ Exit status:
   Any other status of run is the command's own.
 
 A session is named by its directory, or by the environment variable
-M31A_MP_SESSION, which run sets for its command. Without either, show, watch
-and verify take the session in ./sessions that was used last.
+M31A_MP_SESSION, which run sets for its command. Without either, show, watch,
+verify and export take the session in ./sessions that was used last.
 """
 
 

@@ -253,7 +253,7 @@ class _Reading:
 def _is_complete(item: reader.Item) -> bool:
     if isinstance(item, Batch):
         return item.room == len(item.records)
-    return isinstance(item, reader.Line) and item.text.endswith(b"\n")
+    return isinstance(item, reader.Lines) and item.text.endswith(b"\n")
 
 
 @dataclass(frozen=True, slots=True)

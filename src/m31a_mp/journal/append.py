@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from errno import ENOSPC
 
 from m31a_mp.errors import JournalLockedError
 from m31a_mp.journal.batch import MAX_LINE_BYTES, Batch
@@ -83,6 +84,7 @@ class Journal:
         fd = files.open_private(self._session.journal, os.O_RDWR | os.O_CREAT)
         with files.changing(fd):
             size = _repair_tail(fd)
+            files.check_size(size + len(data))
             try:
                 with files.step("lengthen journal"):
                     os.ftruncate(fd, size + len(data))
@@ -96,6 +98,32 @@ class Journal:
                 except OSError:
                     pass
                 raise
+
+    def append_line(self, line: bytes, stored: list[int]) -> None:
+        """Append one record on its own, as a program in another language does. The caller holds the lock.
+
+        The record has no number, so that it must not be appended again if it may be in the journal.
+
+        Args:
+            line: The record's line, with its newline.
+            stored: Gains an item if the record is in the journal, even if this call raises: a signal handler
+                may raise at any point.
+
+        Raises:
+            OSError: The record could not be written. It is not in the journal.
+        """
+        fd = files.open_private(self._session.journal, os.O_RDWR | os.O_CREAT)
+        with files.changing(fd):
+            size = _repair_tail(fd)
+            files.check_size(size + len(line))
+            # One call of C code writes, and notes that: no handler runs in between.
+            write = filter((len(line) - 1).__le__, map(os.pwrite, (fd,), (line,), (size,)))
+            with files.step("append line"):
+                stored.extend(write)
+            if not stored:  # a full disk may cause a short write
+                with files.step("cut short line"):
+                    os.ftruncate(fd, size)
+                raise OSError(ENOSPC, os.strerror(ENOSPC), self._session.journal)
 
     def sync(self) -> None:
         """Make all appended records durable. The caller holds the lock.
@@ -137,10 +165,10 @@ def _repair_tail(fd: int) -> int:
         The length of the journal in bytes.
     """
     size = os.fstat(fd).st_size
+    if not size or os.pread(fd, 1, size - 1) in {b"\n", b"\0"}:
+        return size
     tail = os.pread(fd, MAX_LINE_BYTES, max(0, size - MAX_LINE_BYTES))
     rest = tail[max(tail.rfind(b"\n"), tail.rfind(b"\0")) + 1 :]  # the NULs of a torn batch stay
-    if not rest:
-        return size
     if is_balanced(rest) or len(rest) == MAX_LINE_BYTES:
         # A whole foreign record without its newline counts. A line over the limit is set aside when read.
         with files.step("complete torn tail"):

@@ -1,7 +1,8 @@
 """The bytes of a journal.
 
 A journal is a text file of lines. A line is either a record, which any program may append on its own under
-`flock journal.lock`, or the header of a batch, which describes the lines after it:
+`flock journal.lock`, as this library does with the first records of a process; or the header of a batch,
+which describes the lines after it:
 
     {"batch":"5e1f0c2ad1b2a3c4","first":1,"count":2,"bytes":190,"crc32":"0badcafe"}
     {"event":"tool_call","time":1795388400123456789,"name":"bash","success":true,"duration_ms":12}

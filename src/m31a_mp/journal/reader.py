@@ -23,8 +23,8 @@ _FIRST_STEP = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A record that was appended on its own."""
+class Lines:
+    """Records that were appended on their own, one or more, each with its newline but perhaps the last."""
 
     offset: int
     text: bytes
@@ -46,7 +46,7 @@ class Torn:
     offset: int
 
 
-Item = Batch | Line | Damage | Torn
+Item = Batch | Lines | Damage | Torn
 
 
 def open_to_read(path: str) -> BinaryIO:
@@ -83,15 +83,37 @@ def read(stream: BinaryIO, offset: int = 0) -> Iterator[Item]:
                 headers_trusted = headers_trusted and is_right
                 yield from items
             else:
-                yield Line(offset, line)
+                yield Lines(offset, line + _read_lines(stream, 2 * len(line)))
         elif len(line) == MAX_LINE_BYTES:
             _skip_line(stream)
             yield Damage(offset, f"a line of more than {MAX_LINE_BYTES} bytes", line)
         else:
             if _is_whole(line) and not line.startswith(_HEADER_START):
-                yield Line(offset, line)
+                yield Lines(offset, line)
             return  # stop here: the rest of this line, appended meanwhile, would be read as a separate line
         offset = stream.tell()
+
+
+def _read_lines(stream: BinaryIO, step: int) -> bytes:
+    """Read the lines before the next header, NUL or torn line, not more than `MAX_LINE_BYTES` in all.
+
+    Args:
+        stream: A journal, behind a line.
+        step: Bytes to read at first. As long as at least half of a step are lines, the next one is twice as
+            long: what is read in vain is no more than a few times what is returned.
+    """
+    lines = b""
+    while len(lines) + step <= MAX_LINE_BYTES:
+        start, piece = stream.tell(), stream.read(step)
+        text = piece[: _find_header(piece, 0)].partition(b"\0")[0]
+        text = text[: text.rfind(b"\n") + 1]
+        lines += text
+        if len(text) < len(piece):
+            stream.seek(start + len(text))
+        if len(text) < step // 2:
+            break
+        step *= 2
+    return lines
 
 
 def _is_torn_header(text: bytes) -> bool:

@@ -1,6 +1,6 @@
 """The id of a running call: unique among all processes and times, and contains the calling process.
 
-    4242.81723.4026531836.5f0c(...)9e2.8c1f22d07a55e310.1f@host
+    4242.81723.4026531836.5f0c(...)9e2.8c1f22d07a55e310.31@host
 
 The parts are the pid, the start of the process, its pid namespace, the boot, a random number for this run of
 the program, and the number of the call. The name of the machine, for people, follows. Another program may use

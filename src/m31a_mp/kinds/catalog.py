@@ -2,9 +2,9 @@
 
 A record is one line of JSON: `event` is the name of the method without `record_`, `time` the nanoseconds
 since the epoch, the other keys are the method's arguments. `scripts/generate.py` writes the method
-(`_recording`) and the fold (`metrics/_folding`) from a declaration. The checks of foreign lines, the states
-with their merge, checkpoint and entries, `m31a-mp record`, and the tests' strategies and expectations use the
-declarations at run time.
+(`_recording`), the classes of entries (`kinds/_entries`) and the fold (`metrics/_folding`) from the
+declarations. The checks of foreign lines, the states with their merge, checkpoint and fields,
+`m31a-mp record`, and the tests' strategies and expectations use the declarations at run time.
 
 To add a kind, declare it here and run `scripts/generate.py`. Add a new type of entries to `model`.
 """

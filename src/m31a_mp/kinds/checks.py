@@ -123,7 +123,9 @@ def is_text(value: object, limit: int = MAX_NAME_BYTES) -> bool:
 
 def is_name(value: object, limit: int = MAX_NAME_BYTES) -> bool:
     """Whether a JSON value is a name that `check_name` accepts."""
-    return bool(value) and is_text(value, limit)
+    if type(value) is not str or not 0 < len(value) <= limit:
+        return False
+    return value.isascii() or len(value.encode()) <= limit
 
 
 def is_short_name(value: object) -> bool:

@@ -21,10 +21,10 @@ class Durations:
     """Durations in milliseconds.
 
     Attributes:
-        append: Adds a duration.
+        waiting: Durations that are not counted yet. Whoever adds a duration appends it here.
     """
 
-    __slots__ = ("_counts", "_greatest", "_histogram", "_least", "_total", "_waiting", "append")
+    __slots__ = ("_counts", "_greatest", "_histogram", "_least", "_total", "waiting")
 
     def __init__(
         self,
@@ -38,8 +38,7 @@ class Durations:
         self._least = least
         self._greatest = greatest
         self._counts: Counter[int] | None = None
-        self._waiting: list[int] = []
-        self.append = self._waiting.append
+        self.waiting: list[int] = []
 
     @property
     def total(self) -> int:
@@ -66,7 +65,7 @@ class Durations:
 
     def settle(self) -> None:
         """Count waiting durations to save memory."""
-        if len(self._waiting) > _FEW:
+        if len(self.waiting) > _FEW:
             self._gather()
             if self._counts and len(self._counts) > _MAX_DISTINCT:
                 self._take_in()
@@ -81,10 +80,10 @@ class Durations:
             self._histogram.merge(other._histogram)
 
     def _gather(self) -> None:
-        if self._waiting:
+        if self.waiting:
             self._counts = self._counts or Counter()
-            self._counts.update(self._waiting)
-            self._waiting.clear()
+            self._counts.update(self.waiting)
+            self.waiting.clear()
 
     def _take_in(self) -> None:
         self._gather()
@@ -116,7 +115,8 @@ class Calls(Durations):
     """Calls: their number, outcomes and durations.
 
     Attributes:
-        append: Adds a call: its duration if it succeeded, or `~duration`, which is negative, if it failed.
+        waiting: Calls that are not counted yet. Whoever adds a call appends its duration here if it
+            succeeded, or `~duration`, which is negative, if it failed.
     """
 
     __slots__ = ("_calls", "_failures", "_successes")

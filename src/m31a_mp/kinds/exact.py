@@ -13,33 +13,31 @@ class ExactSum:
     """A sum of floats that is rounded only when it is shown.
 
     Attributes:
-        append: Adds a float. The float waits in a list until the sum is computed or settled.
-        extend: Adds several floats.
+        waiting: The floats whose sum it is. Whoever adds a float appends it here. There are few of them
+            after the sum is computed or settled.
     """
 
-    __slots__ = ("_addends", "append", "extend")
+    __slots__ = ("waiting",)
 
     def __init__(self, addends: list[float] | None = None) -> None:
-        self._addends: list[float] = addends or []
-        self.append = self._addends.append
-        self.extend = self._addends.extend
+        self.waiting: list[float] = addends or []
 
     def settle(self) -> None:
         """Add up the waiting floats if there are many, to save memory."""
-        if len(self._addends) > _ADDENDS_KEPT:
+        if len(self.waiting) > _ADDENDS_KEPT:
             self.parts()
 
     def parts(self) -> list[float]:
         """Return the sum as a few floats: its rounded value, the rounded rest, and so on, until no rest."""
         parts: list[float] = []
         try:
-            while rest := math.fsum([*self._addends, *(-part for part in parts)]):
+            while rest := math.fsum([*self.waiting, *(-part for part in parts)]):
                 parts.append(rest)
         except OverflowError:
             # JSON has no infinity: limit the sum to the largest or the least float.
-            scaled = math.fsum(addend * _SCALE for addend in self._addends)
+            scaled = math.fsum(addend * _SCALE for addend in self.waiting)
             parts = [max(-_MAX_FLOAT, min(scaled / _SCALE, _MAX_FLOAT))]
-        self._addends[:] = parts  # their sum is the same
+        self.waiting[:] = parts  # their sum is the same
         return parts
 
     def value(self) -> float:

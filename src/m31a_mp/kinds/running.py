@@ -68,9 +68,16 @@ class CallsUnderWay(State):
         Raises:
             ValueError: There are too many running calls.
         """
-        if not self._has_ended(call):
+        if (self._ended or self._ended_before) and self._has_ended(call):
+            return
+        calls = self.calls
+        size = self._bytes + _ESCAPED * len(name) + len(call)
+        if call in calls or len(calls) >= MAX_RUNNING or size > MAX_RUNNING_BYTES:  # a second one, or no room
             self.check_room(name, call)
             self._begin(time, name, call)
+        else:
+            calls[call] = (time, name)
+            self._bytes = size
 
     def check_room(self, name: str, call: str) -> None:
         """Raise ValueError if one more call would be too many."""
@@ -79,8 +86,9 @@ class CallsUnderWay(State):
 
     def end(self, call: str) -> None:
         """Note that a call ended. An end without a beginning is ignored if too many wait already."""
-        if call in self.calls:
-            self.take(call)
+        begun = self.calls.pop(call, None)
+        if begun:
+            self._bytes -= _ESCAPED * len(begun[1]) + len(call)
         elif len(self._ended) < MAX_RUNNING and self._ended_bytes + len(call) <= MAX_RUNNING_BYTES:
             self._ended.add(call)
             self._ended_bytes += len(call)

@@ -15,20 +15,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from m31a_mp.kinds._entries import ENTRIES as ENTRY_CLASSES
+from m31a_mp.kinds._entries import Entry
 from m31a_mp.kinds.parts import Derived, Exact, Part, Restoring, Timed, TimedCalls
 from m31a_mp.kinds.state import State
 from m31a_mp.model import ENTRIES, SessionMetrics, entry_to_json
-
-
-class Entry:
-    """All records of one name, added up. A subclass has a slot for each part of its table.
-
-    Attributes:
-        first: The time of the first record, in ns. Entries are sorted by this time.
-    """
-
-    __slots__ = ("first",)
-    first: int
 
 
 class Table:
@@ -46,7 +37,6 @@ class Table:
         self.key = key
         self.parts: dict[str, Part] = {n: p for n, p in parts.items() if not isinstance(p, Derived)}
         self.derived = {n: p for n, p in parts.items() if isinstance(p, Derived)}
-        self._entry: type[Entry] = type(name, (Entry,), {"__slots__": tuple(self.parts)})
 
     def new(self) -> Entries:
         """Return the table without entries."""
@@ -54,7 +44,7 @@ class Table:
 
     def entry(self, first: int) -> Entry:
         """Return an entry without additions."""
-        entry = self._entry()
+        entry = ENTRY_CLASSES[self.name]()
         entry.first = first
         for name, part in self.parts.items():
             setattr(entry, name, part.zero())

@@ -11,7 +11,7 @@ records that need too many steps at one width also do so together with more reco
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from operator import attrgetter
+from operator import add
 from typing import Any
 
 from m31a_mp.kinds.checks import saturated
@@ -30,28 +30,27 @@ COUNTS = tuple(name for name in Timeline.columns() if name != "costs")
 
 
 class Step:
-    """The sums of one step: a number for each of `COUNTS`, and the cost."""
+    """The sums of one step.
 
-    __slots__ = (*COUNTS, "cost")
-    cost: ExactSum
+    Attributes:
+        counts: A number for each of `COUNTS`.
+        cost: The cost.
+    """
+
+    __slots__ = ("cost", "counts")
 
     def __init__(self) -> None:
-        for name in COUNTS:
-            setattr(self, name, 0)
+        self.counts = [0] * len(COUNTS)
         self.cost = ExactSum()
 
     def add(self, counts: Iterable[int], costs: Iterable[float]) -> None:
         """Add a number to each of `COUNTS`, and to the cost."""
-        for name, count in zip(COUNTS, counts, strict=True):
-            setattr(self, name, getattr(self, name) + count)
-        self.cost.extend(costs)
+        self.counts = list(map(add, self.counts, counts))
+        self.cost.waiting.extend(costs)
 
     def merge(self, other: Step) -> None:
         """Add the sums of another step."""
-        self.add(_counts_of(other), other.cost.parts())
-
-
-_counts_of = attrgetter(*COUNTS)
+        self.add(other.counts, other.cost.parts())
 
 
 class Steps:
@@ -140,7 +139,7 @@ class StepsState(State):
             self.declaration.name: Timeline(
                 self._seconds,
                 [number * self._seconds for number in numbers],
-                **{name: [saturated(count) for count in map(attrgetter(name), steps)] for name in COUNTS},
+                **{name: [saturated(step.counts[i]) for step in steps] for i, name in enumerate(COUNTS)},
                 costs=[step.cost.value() for step in steps],
             )
         }

@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
+from m31a_mp.kinds._entries import EditStrategiesEntry, LlmsEntry, ModelsEntry, PhasesEntry, ToolsEntry
 from m31a_mp.kinds.bounded import BoundedCounts
 from m31a_mp.kinds.checks import is_call, is_files, is_name, is_short_name, is_text
+from m31a_mp.kinds.running import CallsUnderWay
 from m31a_mp.metrics.totals import Totals
+
+# The strings that the parser uses as keys. A look-up by the same string compares no characters.
+_KEYS: list[str] = list(
+    orjson.loads(
+        '{"event":0,"time":0,"name":0,"success":0,"duration_ms":0,"error":0,"call":0,"phase":0,"prompt_tokens":0,"completion_tokens":0,"total_tokens":0,"cached_tokens":0,"cache_write_tokens":0,"reasoning_tokens":0,"cost":0,"model":0,"prompt_hash":0,"truncated_input":0,"strategy":0,"task_id":0,"action":0,"description":0,"heals_used":0,"tool_calls":0,"files":0,"error_type":0,"config_load_ms":0,"provider_ms":0,"tui_ms":0,"timeout":0,"reason":0}'
+    )
+)
 
 
 def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
@@ -23,27 +34,69 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
     Returns:
         The positions of the other records, which are not counted.
     """
-    tools: Any = totals.tables["tools"].by_name
-    llms: Any = totals.tables["llms"].by_name
-    phases: Any = totals.tables["phases"].by_name
-    models: Any = totals.tables["models"].by_name
-    edit_strategies: Any = totals.tables["edit_strategies"].by_name
+    (
+        event_key,
+        time_key,
+        name_key,
+        success_key,
+        duration_ms_key,
+        error_key,
+        call_key,
+        phase_key,
+        prompt_tokens_key,
+        completion_tokens_key,
+        total_tokens_key,
+        cached_tokens_key,
+        cache_write_tokens_key,
+        reasoning_tokens_key,
+        cost_key,
+        model_key,
+        prompt_hash_key,
+        truncated_input_key,
+        strategy_key,
+        task_id_key,
+        action_key,
+        description_key,
+        heals_used_key,
+        tool_calls_key,
+        files_key,
+        error_type_key,
+        config_load_ms_key,
+        provider_ms_key,
+        tui_ms_key,
+        timeout_key,
+        reason_key,
+    ) = _KEYS
+    tools: dict[str, ToolsEntry] = totals.tables["tools"].by_name
+    tools_entry: ToolsEntry
+    llms: dict[str, LlmsEntry] = totals.tables["llms"].by_name
+    llms_entry: LlmsEntry
+    phases: dict[str, PhasesEntry] = totals.tables["phases"].by_name
+    phases_entry: PhasesEntry
+    models: dict[str, ModelsEntry] = totals.tables["models"].by_name
+    models_entry: ModelsEntry | None
+    edit_strategies: dict[str, EditStrategiesEntry] = totals.tables["edit_strategies"].by_name
+    edit_strategies_entry: EditStrategiesEntry
     plan_outcomes: Any = totals.tables["plan_outcomes"]
     startup: Any = totals.tables["startup"]
     completions: Any = totals.tables["completions"]
     cancellations: Any = totals.tables["cancellations"]
-    running: Any = totals.tables["running"]
+    running: CallsUnderWay = totals.tables["running"]
+    running_calls = running.calls
     timeline: Any = totals.tables["timeline"]
     start = end = 0  # the bounds of the current step of the timeline
     step_tool_calls = step_failures = step_interactions = step_tokens = step_unknown_costs = 0
     step_cost: list[float] = []
     updated = totals.updated
     others = []
-    entry: Any
+    record: dict[str, Any]
+    event: str
     value: Any
-    for position, record in enumerate(records):
+    for position, parsed in enumerate(records):
         try:
-            event, time = record["event"], record["time"]
+            record = parsed
+            event = record[event_key]
+            time = record[time_key]
             if type(time) is not int or not start <= time < end:
                 if type(time) is not int or not 0 <= time <= latest:
                     raise ValueError
@@ -61,160 +114,169 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                 start, end = timeline.bounds(time, latest)
             if event == "tool_call":
                 if len(record) == 5:  # nothing that may be left out is there
-                    success = record["success"]
-                    duration_ms = record["duration_ms"]
+                    success = record[success_key]
+                    duration_ms = record[duration_ms_key]
                     if type(success) is not bool or type(duration_ms) is not int or duration_ms >> 63:
                         raise ValueError
-                    entry = tools[record["name"]]
+                    tools_entry = tools[record[name_key]]
                     step_tool_calls += 1
                     if success:
-                        entry.calls.append(duration_ms)
+                        tools_entry.calls.waiting.append(duration_ms)
                     else:
-                        entry.calls.append(~duration_ms)
+                        tools_entry.calls.waiting.append(~duration_ms)
                         step_failures += 1
-                elif len(record) == 6 and "call" in record:
-                    success = record["success"]
-                    duration_ms = record["duration_ms"]
-                    call = record["call"]
+                    if time < tools_entry.first:
+                        tools_entry.first = time
+                elif len(record) == 6 and call_key in record:
+                    success = record[success_key]
+                    duration_ms = record[duration_ms_key]
+                    call = record[call_key]
                     if (
                         type(success) is not bool
-                        or not is_call(call)
+                        or (call not in running_calls and not is_call(call))
                         or type(duration_ms) is not int
                         or duration_ms >> 63
                     ):
                         raise ValueError
-                    entry = tools[record["name"]]
+                    tools_entry = tools[record[name_key]]
                     step_tool_calls += 1
                     if success:
-                        entry.calls.append(duration_ms)
+                        tools_entry.calls.waiting.append(duration_ms)
                     else:
-                        entry.calls.append(~duration_ms)
+                        tools_entry.calls.waiting.append(~duration_ms)
                         step_failures += 1
+                    if time < tools_entry.first:
+                        tools_entry.first = time
                     running.end(call)
                 else:
-                    success = record["success"]
-                    duration_ms = record["duration_ms"]
-                    error = record.get("error")
-                    call = record.get("call")
+                    success = record[success_key]
+                    duration_ms = record[duration_ms_key]
+                    error = record.get(error_key)
+                    call = record.get(call_key)
                     if (
                         type(success) is not bool
                         or (error is not None and not is_short_name(error))
-                        or (call is not None and not is_call(call))
+                        or (call is not None and call not in running_calls and not is_call(call))
                         or type(duration_ms) is not int
                         or duration_ms >> 63
                     ):
                         raise ValueError
-                    entry = tools[record["name"]]
+                    tools_entry = tools[record[name_key]]
                     step_tool_calls += 1
                     if success:
-                        entry.calls.append(duration_ms)
+                        tools_entry.calls.waiting.append(duration_ms)
                     else:
-                        entry.calls.append(~duration_ms)
+                        tools_entry.calls.waiting.append(~duration_ms)
                         step_failures += 1
                     if error is not None:
-                        if entry.errors is None:
-                            entry.errors = BoundedCounts()
-                        entry.errors.add(error)
+                        if tools_entry.errors is None:
+                            tools_entry.errors = BoundedCounts()
+                        tools_entry.errors.add(error)
+                    if time < tools_entry.first:
+                        tools_entry.first = time
                     if call is not None:
                         running.end(call)
             elif event == "tool_started":
-                name = record["name"]
-                call = record["call"]
-                if not is_name(name) or not is_call(call):
+                name = record[name_key]
+                call = record[call_key]
+                if (not is_name(name)) or (not is_call(call)):
                     raise ValueError
-                entry = running
-                entry.add(time, name, call)
+                running.add(time, name, call)
+                if time < running.first:
+                    running.first = time
             elif event == "llm_interaction":
                 if len(record) == 7:  # nothing that may be left out is there
-                    prompt_tokens = record["prompt_tokens"]
-                    completion_tokens = record["completion_tokens"]
-                    total_tokens = record["total_tokens"]
-                    cost = record["cost"]
+                    prompt_tokens = record[prompt_tokens_key]
+                    completion_tokens = record[completion_tokens_key]
+                    total_tokens = record[total_tokens_key]
+                    cost = record[cost_key]
                     if (
                         (cost is not None and (type(cost) is not float or cost < 0))
-                        or not type(prompt_tokens) is type(completion_tokens) is type(total_tokens) is int
+                        or type(prompt_tokens) is not int
+                        or type(completion_tokens) is not int
+                        or type(total_tokens) is not int
                         or (prompt_tokens | completion_tokens | total_tokens) >> 63
                     ):
                         raise ValueError
-                    entry = llms[record["phase"]]
-                    entry.prompt_tokens += prompt_tokens
-                    entry.completion_tokens += completion_tokens
-                    entry.total_tokens += total_tokens
-                    entry.interaction_count += 1
+                    llms_entry = llms[record[phase_key]]
+                    llms_entry.prompt_tokens += prompt_tokens
+                    llms_entry.completion_tokens += completion_tokens
+                    llms_entry.total_tokens += total_tokens
+                    llms_entry.interaction_count += 1
                     step_interactions += 1
                     step_tokens += total_tokens
                     if cost is None:
-                        entry.unknown_cost_count += 1
+                        llms_entry.unknown_cost_count += 1
                         step_unknown_costs += 1
                     else:
-                        entry.cost.append(cost)
+                        llms_entry.cost.waiting.append(cost)
                         step_cost.append(cost)
-                elif len(record) == 9 and "model" in record and "duration_ms" in record:
-                    prompt_tokens = record["prompt_tokens"]
-                    completion_tokens = record["completion_tokens"]
-                    total_tokens = record["total_tokens"]
-                    cost = record["cost"]
-                    model = record["model"]
-                    duration_ms = record["duration_ms"]
+                    if time < llms_entry.first:
+                        llms_entry.first = time
+                elif len(record) == 9 and model_key in record and duration_ms_key in record:
+                    prompt_tokens = record[prompt_tokens_key]
+                    completion_tokens = record[completion_tokens_key]
+                    total_tokens = record[total_tokens_key]
+                    cost = record[cost_key]
+                    model = record[model_key]
+                    duration_ms = record[duration_ms_key]
                     if (
                         (cost is not None and (type(cost) is not float or cost < 0))
-                        or not type(prompt_tokens)
-                        is type(completion_tokens)
-                        is type(total_tokens)
-                        is type(duration_ms)
-                        is int
+                        or type(prompt_tokens) is not int
+                        or type(completion_tokens) is not int
+                        or type(total_tokens) is not int
+                        or type(duration_ms) is not int
                         or (prompt_tokens | completion_tokens | total_tokens | duration_ms) >> 63
                     ):
                         raise ValueError
-                    entry = llms[record["phase"]]
-                    of_model = models[model]
-                    entry.prompt_tokens += prompt_tokens
-                    entry.completion_tokens += completion_tokens
-                    entry.total_tokens += total_tokens
-                    entry.interaction_count += 1
+                    llms_entry = llms[record[phase_key]]
+                    models_entry = models[model]
+                    llms_entry.prompt_tokens += prompt_tokens
+                    llms_entry.completion_tokens += completion_tokens
+                    llms_entry.total_tokens += total_tokens
+                    llms_entry.interaction_count += 1
+                    models_entry.interaction_count += 1
+                    models_entry.prompt_tokens += prompt_tokens
+                    models_entry.completion_tokens += completion_tokens
+                    models_entry.total_tokens += total_tokens
+                    models_entry.durations.waiting.append(duration_ms)
                     step_interactions += 1
                     step_tokens += total_tokens
                     if cost is None:
-                        entry.unknown_cost_count += 1
+                        llms_entry.unknown_cost_count += 1
+                        models_entry.unknown_cost_count += 1
                         step_unknown_costs += 1
                     else:
-                        entry.cost.append(cost)
+                        llms_entry.cost.waiting.append(cost)
+                        models_entry.cost.waiting.append(cost)
                         step_cost.append(cost)
-                    of_model.interaction_count += 1
-                    of_model.prompt_tokens += prompt_tokens
-                    of_model.completion_tokens += completion_tokens
-                    of_model.total_tokens += total_tokens
-                    of_model.durations.append(duration_ms)
-                    if cost is None:
-                        of_model.unknown_cost_count += 1
-                    else:
-                        of_model.cost.append(cost)
-                    if time < of_model.first:
-                        of_model.first = time
+                    if time < llms_entry.first:
+                        llms_entry.first = time
+                    if time < models_entry.first:
+                        models_entry.first = time
                 else:
-                    prompt_tokens = record["prompt_tokens"]
-                    completion_tokens = record["completion_tokens"]
-                    total_tokens = record["total_tokens"]
-                    cached_tokens = record.get("cached_tokens", 0)
-                    cache_write_tokens = record.get("cache_write_tokens", 0)
-                    reasoning_tokens = record.get("reasoning_tokens", 0)
-                    cost = record["cost"]
-                    model = record.get("model")
-                    duration_ms = record.get("duration_ms")
-                    prompt_hash = record.get("prompt_hash")
-                    truncated_input = record.get("truncated_input", False)
+                    prompt_tokens = record[prompt_tokens_key]
+                    completion_tokens = record[completion_tokens_key]
+                    total_tokens = record[total_tokens_key]
+                    cached_tokens = record.get(cached_tokens_key, 0)
+                    cache_write_tokens = record.get(cache_write_tokens_key, 0)
+                    reasoning_tokens = record.get(reasoning_tokens_key, 0)
+                    cost = record[cost_key]
+                    model = record.get(model_key)
+                    duration_ms = record.get(duration_ms_key)
+                    prompt_hash = record.get(prompt_hash_key)
+                    truncated_input = record.get(truncated_input_key, False)
                     if (
                         (cost is not None and (type(cost) is not float or cost < 0))
                         or (duration_ms is not None and (type(duration_ms) is not int or duration_ms >> 63))
                         or (prompt_hash is not None and not is_short_name(prompt_hash))
                         or type(truncated_input) is not bool
-                        or not type(prompt_tokens)
-                        is type(completion_tokens)
-                        is type(total_tokens)
-                        is type(cached_tokens)
-                        is type(cache_write_tokens)
-                        is type(reasoning_tokens)
-                        is int
+                        or type(prompt_tokens) is not int
+                        or type(completion_tokens) is not int
+                        or type(total_tokens) is not int
+                        or type(cached_tokens) is not int
+                        or type(cache_write_tokens) is not int
+                        or type(reasoning_tokens) is not int
                         or (
                             prompt_tokens
                             | completion_tokens
@@ -228,117 +290,138 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                         or reasoning_tokens > completion_tokens
                     ):
                         raise ValueError
-                    entry = llms[record["phase"]]
-                    of_model = None if model is None else models[model]
-                    entry.prompt_tokens += prompt_tokens
-                    entry.completion_tokens += completion_tokens
-                    entry.total_tokens += total_tokens
-                    entry.interaction_count += 1
+                    llms_entry = llms[record[phase_key]]
+                    models_entry = None if model is None else models[model]
+                    llms_entry.prompt_tokens += prompt_tokens
+                    llms_entry.completion_tokens += completion_tokens
+                    llms_entry.total_tokens += total_tokens
+                    llms_entry.interaction_count += 1
                     step_interactions += 1
                     step_tokens += total_tokens
                     if cost is None:
-                        entry.unknown_cost_count += 1
+                        llms_entry.unknown_cost_count += 1
                         step_unknown_costs += 1
                     else:
-                        entry.cost.append(cost)
+                        llms_entry.cost.waiting.append(cost)
                         step_cost.append(cost)
                     if prompt_hash is not None:
                         value = (time, prompt_hash)
-                        if not entry.prompt_hash or value < entry.prompt_hash:
-                            entry.prompt_hash = value
+                        if not llms_entry.prompt_hash or value < llms_entry.prompt_hash:
+                            llms_entry.prompt_hash = value
                     if truncated_input:
-                        entry.truncated_input = True
-                    if of_model is not None:
-                        of_model.interaction_count += 1
-                        of_model.prompt_tokens += prompt_tokens
-                        of_model.completion_tokens += completion_tokens
-                        of_model.total_tokens += total_tokens
-                        of_model.cached_tokens += cached_tokens
-                        of_model.cache_write_tokens += cache_write_tokens
-                        of_model.reasoning_tokens += reasoning_tokens
+                        llms_entry.truncated_input = True
+                    if time < llms_entry.first:
+                        llms_entry.first = time
+                    if models_entry is not None:
+                        models_entry.interaction_count += 1
+                        models_entry.prompt_tokens += prompt_tokens
+                        models_entry.completion_tokens += completion_tokens
+                        models_entry.total_tokens += total_tokens
+                        models_entry.cached_tokens += cached_tokens
+                        models_entry.cache_write_tokens += cache_write_tokens
+                        models_entry.reasoning_tokens += reasoning_tokens
                         if cost is None:
-                            of_model.unknown_cost_count += 1
+                            models_entry.unknown_cost_count += 1
                         else:
-                            of_model.cost.append(cost)
+                            models_entry.cost.waiting.append(cost)
                         if duration_ms is not None:
-                            of_model.durations.append(duration_ms)
-                        if time < of_model.first:
-                            of_model.first = time
+                            models_entry.durations.waiting.append(duration_ms)
+                        if time < models_entry.first:
+                            models_entry.first = time
             elif event == "phase_transition":
-                entry = phases[record["phase"]]
-                entry.transition_count += 1
-                if time > entry.entered_at:
-                    entry.entered_at = time
+                phases_entry = phases[record[phase_key]]
+                phases_entry.transition_count += 1
+                if time > phases_entry.entered_at:
+                    phases_entry.entered_at = time
+                if time < phases_entry.first:
+                    phases_entry.first = time
             elif event == "phase_duration":
-                duration_ms = record["duration_ms"]
-                success = record["success"]
+                duration_ms = record[duration_ms_key]
+                success = record[success_key]
                 if type(success) is not bool or type(duration_ms) is not int or duration_ms >> 63:
                     raise ValueError
-                entry = phases[record["phase"]]
+                phases_entry = phases[record[phase_key]]
                 value = (time, duration_ms, success)
-                if value > entry.ended:
-                    entry.ended = value
-                if time > entry.ended_at:
-                    entry.ended_at = time
+                if value > phases_entry.ended:
+                    phases_entry.ended = value
+                if time > phases_entry.ended_at:
+                    phases_entry.ended_at = time
+                if time < phases_entry.first:
+                    phases_entry.first = time
             elif event == "heal_trigger":
-                entry = phases[record["phase"]]
-                entry.heal_trigger_count += 1
+                phases_entry = phases[record[phase_key]]
+                phases_entry.heal_trigger_count += 1
+                if time < phases_entry.first:
+                    phases_entry.first = time
             elif event == "bisect_trigger":
-                entry = phases[record["phase"]]
-                entry.bisect_trigger_count += 1
+                phases_entry = phases[record[phase_key]]
+                phases_entry.bisect_trigger_count += 1
+                if time < phases_entry.first:
+                    phases_entry.first = time
             elif event == "heal_outcome":
-                success = record["success"]
+                success = record[success_key]
                 if type(success) is not bool:
                     raise ValueError
-                entry = phases[record["phase"]]
+                phases_entry = phases[record[phase_key]]
                 if success:
-                    entry.heal_success_count += 1
+                    phases_entry.heal_success_count += 1
                 else:
-                    entry.heal_fail_count += 1
+                    phases_entry.heal_fail_count += 1
+                if time < phases_entry.first:
+                    phases_entry.first = time
             elif event == "heal_duration":
-                duration_ms = record["duration_ms"]
+                duration_ms = record[duration_ms_key]
                 if type(duration_ms) is not int or duration_ms >> 63:
                     raise ValueError
-                entry = phases[record["phase"]]
-                entry.heal_duration_ms += duration_ms
+                phases_entry = phases[record[phase_key]]
+                phases_entry.heal_duration_ms += duration_ms
+                if time < phases_entry.first:
+                    phases_entry.first = time
             elif event == "heal_loop":
-                entry = phases[record["phase"]]
-                entry.heal_loop_count += 1
+                phases_entry = phases[record[phase_key]]
+                phases_entry.heal_loop_count += 1
+                if time < phases_entry.first:
+                    phases_entry.first = time
             elif event == "bisect_outcome":
-                success = record["success"]
+                success = record[success_key]
                 if type(success) is not bool:
                     raise ValueError
-                entry = phases[record["phase"]]
+                phases_entry = phases[record[phase_key]]
                 if success:
-                    entry.bisect_success_count += 1
+                    phases_entry.bisect_success_count += 1
                 else:
-                    entry.bisect_fail_count += 1
+                    phases_entry.bisect_fail_count += 1
+                if time < phases_entry.first:
+                    phases_entry.first = time
             elif event == "edit_strategy":
-                entry = edit_strategies[record["strategy"]]
-                entry.count += 1
+                edit_strategies_entry = edit_strategies[record[strategy_key]]
+                edit_strategies_entry.count += 1
+                if time < edit_strategies_entry.first:
+                    edit_strategies_entry.first = time
             elif event == "plan_outcome":
-                task_id = record["task_id"]
-                action = record["action"]
-                description = record["description"]
-                success = record["success"]
-                duration_ms = record["duration_ms"]
-                heals_used = record["heals_used"]
-                tool_calls = record["tool_calls"]
-                files = record.get("files", ())
-                error_type = record.get("error_type", "")
+                task_id = record[task_id_key]
+                action = record[action_key]
+                description = record[description_key]
+                success = record[success_key]
+                duration_ms = record[duration_ms_key]
+                heals_used = record[heals_used_key]
+                tool_calls = record[tool_calls_key]
+                files = record.get(files_key, ())
+                error_type = record.get(error_type_key, "")
                 if (
-                    not is_name(task_id)
-                    or not is_text(action)
-                    or not is_text(description)
+                    (not is_name(task_id))
+                    or (not is_text(action))
+                    or (not is_text(description))
                     or type(success) is not bool
                     or (files != () and not is_files(files))
                     or (error_type != "" and not is_text(error_type))
-                    or not type(duration_ms) is type(heals_used) is type(tool_calls) is int
+                    or type(duration_ms) is not int
+                    or type(heals_used) is not int
+                    or type(tool_calls) is not int
                     or (duration_ms | heals_used | tool_calls) >> 63
                 ):
                     raise ValueError
-                entry = plan_outcomes
-                entry.add(
+                plan_outcomes.add(
                     time,
                     task_id,
                     action,
@@ -350,40 +433,46 @@ def fold_plain(totals: Totals, records: list[Any], latest: int) -> list[int]:
                     tuple(files),
                     error_type,
                 )
+                if time < plan_outcomes.first:
+                    plan_outcomes.first = time
             elif event == "startup":
-                duration_ms = record["duration_ms"]
-                config_load_ms = record["config_load_ms"]
-                provider_ms = record["provider_ms"]
-                tui_ms = record["tui_ms"]
+                duration_ms = record[duration_ms_key]
+                config_load_ms = record[config_load_ms_key]
+                provider_ms = record[provider_ms_key]
+                tui_ms = record[tui_ms_key]
                 if (
-                    not type(duration_ms) is type(config_load_ms) is type(provider_ms) is type(tui_ms) is int
+                    type(duration_ms) is not int
+                    or type(config_load_ms) is not int
+                    or type(provider_ms) is not int
+                    or type(tui_ms) is not int
                     or (duration_ms | config_load_ms | provider_ms | tui_ms) >> 63
                 ):
                     raise ValueError
-                entry = startup
-                entry.add(time, duration_ms, config_load_ms, provider_ms, tui_ms)
+                startup.add(time, duration_ms, config_load_ms, provider_ms, tui_ms)
+                if time < startup.first:
+                    startup.first = time
             elif event == "completion":
-                phase = record["phase"]
-                success = record["success"]
-                timeout = record["timeout"]
-                if not is_name(phase) or type(success) is not bool or type(timeout) is not bool:
+                phase = record[phase_key]
+                success = record[success_key]
+                timeout = record[timeout_key]
+                if (not is_name(phase)) or type(success) is not bool or type(timeout) is not bool:
                     raise ValueError
-                entry = completions
-                entry.add(time, phase, success, timeout)
+                completions.add(time, phase, success, timeout)
+                if time < completions.first:
+                    completions.first = time
             elif event == "cancellation":
-                phase = record["phase"]
-                reason = record["reason"]
-                if not is_name(phase) or not is_name(reason):
+                phase = record[phase_key]
+                reason = record[reason_key]
+                if (not is_name(phase)) or (not is_name(reason)):
                     raise ValueError
-                entry = cancellations
-                entry.add(time, phase, reason)
+                cancellations.add(time, phase, reason)
+                if time < cancellations.first:
+                    cancellations.first = time
             else:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             others.append(position)
             continue
-        if time < entry.first:
-            entry.first = time
         if time > updated:
             updated = time
     timeline.add(

@@ -4,7 +4,7 @@ A dead process may have left the ends of its calls in its segments. A call is th
 its process was dead before the last drain, and the call is still running after it.
 
 Doubt means alive. An identity may mislead: a container may have a boot id, a clock or a /proc of its own. But
-a process that recorded maps a segment, and the lock on that file is visible everywhere on the machine.
+a process that began a call maps a segment, and the lock on that file is visible everywhere on the machine.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ class Writer:
         for attempt in range(_ATTEMPTS):
             try:
                 self._session.make()
-                if not _has_room(directory, 2 * size):  # twice: the journal needs room for the records, too
+                if not has_room(directory, 2 * size):  # twice: the journal needs room for the records, too
                     raise OSError(ENOSPC, "the rest of the file system is reserved", directory)
                 return Segment.create(directory, writer, first, size)
             except (FileNotFoundError, FileExistsError):  # taken for stillborn, or left by a fork meanwhile
@@ -301,7 +301,7 @@ def _new_id() -> str:
     return os.urandom(8).hex()
 
 
-def _has_room(directory: str, size: int) -> bool:
+def has_room(directory: str, size: int) -> bool:
     """Whether a file of `size` bytes fits beside the reserve; True if the file system does not say."""
     status = os.statvfs(directory)
     reserved = min(status.f_blocks * status.f_frsize // _RESERVED_PART, _MAX_RESERVED_BYTES)

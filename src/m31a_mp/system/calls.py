@@ -7,39 +7,37 @@ from itertools import count
 
 from m31a_mp.kinds.call import Caller
 from m31a_mp.system import fork, process
+from m31a_mp.system.fork import mark
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-# Makes the next id of this process; None before the first id.
-_next: Callable[[], str] | None = None
+# The text before the number of a call, the numbers, and the text behind; None before the first call.
+_ids: tuple[str, count[int], str] | None = None
 
 
 def new_call() -> str:
     """Return a call id that is unique among all processes, now and later."""
-    global _next  # noqa: PLW0603
+    global _ids  # noqa: PLW0603
     while True:
-        fork.settle()
-        generation, make = fork.generation, _next
-        if make is None:
-            _next = make = _ids()
-        call = make()
+        if not mark[0]:
+            fork.came_through()
+        generation, ids = fork.generation, _ids
+        if ids is None:
+            _ids = ids = _new_ids()
+        before, numbers, behind = ids
+        call = f"{before}{next(numbers)}{behind}"
         if (
             generation == fork.generation
         ):  # else a signal handler forked meanwhile, and this id is the parent's
             return call
 
 
-def _ids() -> Callable[[], str]:
+def _new_ids() -> tuple[str, count[int], str]:
     me = process.current()
     caller = Caller(me.pid, me.started, me.namespace, me.boot_id, os.uname().nodename)
     before, behind = caller.ids(os.urandom(8).hex())
-    numbers = count(1)
-    return lambda: f"{before}{next(numbers):x}{behind}"
+    return before, count(1), behind
 
 
 @fork.after_in_child("process")
 def _forget_parent() -> None:
-    global _next  # noqa: PLW0603
-    _next = None
+    global _ids  # noqa: PLW0603
+    _ids = None

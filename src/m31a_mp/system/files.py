@@ -11,6 +11,7 @@ from _thread import _local, allocate_lock
 from _weakref import ref
 from errno import ECANCELED, EDQUOT, EFBIG, ENOSPC
 from io import FileIO
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
 
 from m31a_mp.system import fork
 
@@ -125,8 +126,12 @@ class step:  # noqa: N801  # used like a function; a class takes a fifth of a co
 
 def open_private(path: str, flags: int) -> int:
     """Open a file of the session, never through a symlink. A file that this call creates has mode 0600."""
-    if not flags & os.O_CREAT:
-        return os.open(path, flags | _PRIVATE)
+    if not flags & os.O_EXCL:
+        try:
+            return os.open(path, flags & ~os.O_CREAT | _PRIVATE)  # mostly the file is there
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
     try:
         fd = os.open(path, flags | _PRIVATE | os.O_EXCL, _FILE_MODE)
     except FileExistsError:
@@ -206,8 +211,16 @@ def make_directory(path: str) -> None:
     os.chmod(path, _DIRECTORY_MODE)
 
 
+def check_size(size: int) -> None:
+    """Raise `EFBIG` if this process may not make files of that size. The kernel's signal could be fatal."""
+    limit = getrlimit(RLIMIT_FSIZE)[0]
+    if limit != RLIM_INFINITY and size > limit:
+        raise OSError(EFBIG, f"this process may not make files of more than {limit} bytes")
+
+
 def write_all(fd: int, data: bytes, offset: int = 0) -> None:
     """Write all of `data` at `offset`, or raise. A full disk may cause a short write instead of an error."""
+    check_size(offset + len(data))
     written = os.pwrite(fd, data, offset)
     while written < len(data):
         more = os.pwrite(fd, data[written:], offset + written)

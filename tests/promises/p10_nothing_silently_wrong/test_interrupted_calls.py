@@ -184,13 +184,13 @@ def test_proc_of_another_pid_namespace_proves_nothing() -> None:
 def test_handler_that_raises_as_the_block_is_entered_leaves_no_call_under_way(
     collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = collector.record_tool_started
+    record = collector._put_tool_started
 
     def record_and_raise(name: str, call: str) -> None:
         record(name, call)
         raise BoomError
 
-    monkeypatch.setattr(collector, "record_tool_started", record_and_raise)
+    monkeypatch.setattr(collector, "_put_tool_started", record_and_raise)
     with pytest.raises(BoomError), collector.tool_call("hangs"):
         pytest.fail("the block was entered")
     metrics = flushed(collector, tmp_path)

@@ -227,4 +227,4 @@ def test_line_that_grows_while_it_is_read_is_not_read_in_two_halves() -> None:
                 self.seek(place)
             return line
 
-    assert list(reader.read(Growing(LINE + LINE[:20]))) == [reader.Line(0, LINE)]
+    assert list(reader.read(Growing(LINE + LINE[:20]))) == [reader.Lines(0, LINE)]

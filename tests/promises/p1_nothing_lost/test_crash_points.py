@@ -35,14 +35,45 @@ def _whole_life(sessions: Path, acknowledge: Acknowledge) -> None:
     with locked(Session.named("s", sessions)):
         record_calls(collector, acknowledge, 60)
     record_calls(collector, acknowledge, 1)
-    if not os.fork():
-        record_calls(collector, acknowledge, 3)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.wait()
+    _record_and_die(sessions, acknowledge)
     collector.flush()
     record_calls(collector, acknowledge, 1)
     collector.stop()
     record_calls(collector, acknowledge, 1)
+
+
+def _straight_to_the_journal(sessions: Path, acknowledge: Acknowledge) -> None:
+    """Processes that record little, one behind a torn line; the disk is full once, the lock taken once."""
+    collector = Collector("s", sessions)
+    record_calls(collector, acknowledge, 2)
+    _append_foreign(sessions, _LINE[:-20])
+    for _ in range(2):
+        _record_and_die(sessions, acknowledge)
+    with _writing_short_once():
+        record_calls(collector, acknowledge, 1)
+    with locked(Session.named("s", sessions)):
+        _record_and_die(sessions, acknowledge)
+    collector.flush()
+    collector.stop()
+
+
+def _record_and_die(sessions: Path, acknowledge: Acknowledge) -> None:
+    if not os.fork():
+        record_calls(attach("s", sessions), acknowledge, 3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+
+
+@contextmanager
+def _writing_short_once() -> Iterator[None]:
+    pwrite, shorter = os.pwrite, iter([20])
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        return pwrite(fd, data[: next(shorter, len(data))], offset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", write)
+        yield
 
 
 def _to_the_disk(sessions: Path, acknowledge: Acknowledge) -> None:
@@ -57,6 +88,7 @@ def _to_the_disk(sessions: Path, acknowledge: Acknowledge) -> None:
 
 def _failing_disk(sessions: Path, acknowledge: Acknowledge) -> None:
     """There is no room for a large segment, none for the journal, and metrics.json cannot be replaced."""
+    staging.STRAIGHT_RECORDS = 0
     collector = Collector("s", sessions)
     record_calls(collector, acknowledge, 1)
     with _failing_once("rename", ENOSPC):
@@ -137,7 +169,14 @@ def _calls_that_take_time(sessions: Path, acknowledge: Acknowledge) -> None:
     collector.stop()
 
 
-CLEAN = [_whole_life, _to_the_disk, _failing_disk, _torn_tails, _calls_that_take_time]
+CLEAN = [
+    _whole_life,
+    _straight_to_the_journal,
+    _to_the_disk,
+    _failing_disk,
+    _torn_tails,
+    _calls_that_take_time,
+]
 SCENARIOS = [*CLEAN, _damage, _rebuilt]
 
 
@@ -179,6 +218,7 @@ def _ten_more_come_through(sessions: Path, before: int) -> None:
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+@pytest.mark.usefixtures("segments_at_once")
 def test_death_within_the_store_of_a_record_keeps_all_that_was_acknowledged(
     part: float, tmp_path: Path
 ) -> None:

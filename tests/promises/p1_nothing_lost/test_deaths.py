@@ -144,6 +144,7 @@ def own_with_a_child_that_lives_on(sessions_dir: Path, numbers: Counters, hold: 
     os._exit(0)
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_owner_killed_while_its_forked_child_lives_is_succeeded_at_once(tmp_path: Path) -> None:
     numbers = Counters(tmp_path / "numbers", 2)
     hold, release = os.pipe()

@@ -22,6 +22,8 @@ from m31a_mp.system.process import ProcessIdentity
 from metrics_of import SESSION, count_of, segments
 from workers import Forked, changed
 
+pytestmark = pytest.mark.usefixtures("segments_at_once")
+
 IDENTITY = struct.Struct("=QQQ36s")  # at byte 48 of a segment
 
 
@@ -126,6 +128,8 @@ def test_programs_that_replace_one_another_in_a_process_leave_no_segments(
     program = """
 import os, sys
 from m31a_mp import Recorder
+from m31a_mp.segments import staging
+staging.STRAIGHT_RECORDS = 0
 Recorder.from_env().record_tool_call("tool", True, 1)
 left = int(sys.argv[1])
 if left:
@@ -232,6 +236,8 @@ in_a_namespace = pytest.mark.skipif(bool(NO_NAMESPACES), reason=NO_NAMESPACES)
 RECORDER = """
 import os, sys
 from m31a_mp import Recorder
+from m31a_mp.segments import staging
+staging.STRAIGHT_RECORDS = 0
 recorder = Recorder.from_env()
 for line in sys.stdin:
     recorder.record_tool_call("tool", True, 1)
@@ -345,6 +351,8 @@ def test_owner_in_another_pid_namespace_keeps_live_segments_and_deletes_dead_one
 CLOSER = """
 import os, sys
 from m31a_mp import Recorder
+from m31a_mp.segments import staging
+staging.STRAIGHT_RECORDS = 0
 recorder = Recorder.from_env()
 recorder.record_tool_call("tool", True, 1)
 os.closerange(3, 1000)

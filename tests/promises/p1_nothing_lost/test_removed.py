@@ -26,6 +26,8 @@ from m31a_mp.session.paths import Session
 from metrics_of import calls
 from workers import Forked, leased, locked
 
+pytestmark = pytest.mark.usefixtures("segments_at_once")
+
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("end", [Recorder.flush, Recorder.stop])

@@ -12,6 +12,8 @@ from m31a_mp.session.paths import Session
 from metrics_of import durations
 from strategies import around_line_ends, killed_while_appending
 
+pytestmark = pytest.mark.usefixtures("segments_at_once")
+
 
 class TestKilledWhileAppending:
     """The process that drains is killed in its write; the segments still have everything."""

@@ -20,6 +20,7 @@ from m31a_mp.session.paths import Session
 
 
 class TestHarmlessness:
+    @pytest.mark.usefixtures("segments_at_once")
     def test_record_that_finds_no_room_is_dropped_counted_and_warned_of_once(
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -41,6 +42,7 @@ class TestHarmlessness:
         assert published
         assert published.dropped == {"no_space": 5}
 
+    @pytest.mark.usefixtures("segments_at_once")
     def test_drops_are_shown_though_no_later_record_found_room(
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

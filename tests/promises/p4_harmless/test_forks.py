@@ -195,6 +195,7 @@ class ForkOnce:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_fork_while_a_writer_is_made_gives_the_child_another_one(sessions: Path) -> None:
     def record_in_both() -> None:
         fork = ForkOnce()
@@ -221,6 +222,7 @@ def test_fork_while_a_writer_is_made_gives_the_child_another_one(sessions: Path)
 
 
 @pytest.mark.parametrize("call", ["stop", "flush that tells of drops"])
+@pytest.mark.usefixtures("segments_at_once")
 def test_records_of_a_child_forked_in_the_middle_of_handing_over_are_counted(
     call: str, sessions: Path
 ) -> None:

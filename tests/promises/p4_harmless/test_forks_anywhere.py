@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -121,18 +122,33 @@ def do_nothing(_: Recorder, __: int) -> None:
     pass
 
 
+def leave_garbage(recorder: Recorder, _: int) -> None:
+    """Leave a recorder of another session that only a collection of garbage lets go of."""
+    gc.disable()
+    gc.set_threshold(1)  # when it is enabled again, the next object starts one
+    garbage: list[object] = [attach("other", os.path.dirname(recorder.directory or ""))]
+    garbage.append(garbage)
+
+
+def first_record_that_collects_garbage(recorder: Recorder, nth: int) -> None:
+    gc.enable()
+    first_record(recorder, nth)
+
+
 def fill_segment(recorder: Recorder, nth: int) -> None:
     for _ in range(3):
         recorder.record_tool_call(f"before {nth}", True, 1)
 
 
 Call = Callable[[Recorder, int], None]
-CALLS: list[tuple[Call, Call]] = [
-    (do_nothing, first_record),
-    (fill_segment, record_that_changes_segment),
-    (fill_segment, stop_recorder),
+# What comes before, the call, and how many records go straight to the journal.
+CALLS: list[tuple[Call, Call, int]] = [
+    (do_nothing, first_record, 1),
+    (do_nothing, first_record, 0),
+    (fill_segment, record_that_changes_segment, 0),
+    (fill_segment, stop_recorder, 0),
 ]
-CALL_NAMES = ["first record", "record that changes segment", "stop"]
+CALL_NAMES = ["first record", "first record that makes a segment", "record that changes segment", "stop"]
 
 
 class ForkingAgainAndAgain:
@@ -142,7 +158,8 @@ class ForkingAgainAndAgain:
     more ("late"), or when its parent has handed all of that over ("last").
     """
 
-    def __init__(self, sessions: Path, places: Path, prepare: Call, call: Call) -> None:
+    def __init__(self, sessions: Path, places: Path, prepare: Call, call: Call, straight: int) -> None:
+        self._straight = straight
         self._sessions = sessions
         self._places = places
         self._prepare = prepare
@@ -150,6 +167,7 @@ class ForkingAgainAndAgain:
 
     def run(self, moments: type[Moments | SystemCalls], orders: Sequence[str]) -> None:
         writer.FIRST_SEGMENT_BYTES, writer.MAX_SEGMENT_BYTES = 640, 1024
+        staging.STRAIGHT_RECORDS = self._straight
         with self._places.open("w") as told:
             for nth in itertools.count(1):
                 if not (where := self._fork_at(moments, nth, orders[nth % len(orders)])):
@@ -167,9 +185,11 @@ class ForkingAgainAndAgain:
         def fork() -> None:
             nonlocal pid
             pid = os.fork()
-            if pid == 0 and order != "first":
-                os.read(hold, 1)
-            elif pid and order == "first":
+            if pid == 0:
+                os.close(release)  # else the child would outlive a parent that fails, and wait forever
+                if order != "first":
+                    os.read(hold, 1)
+            elif order == "first":
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
         moment = moments(nth, fork)
@@ -214,18 +234,21 @@ class ForkingAgainAndAgain:
 @pytest.mark.slow
 @traces_every_instruction
 @pytest.mark.parametrize(
-    ("prepare", "call", "least"),
+    ("prepare", "call", "straight", "least"),
     [
         (*CALLS[0], 80),
-        (*CALLS[1], 200),
-        (*CALLS[2], 150),
+        (*CALLS[1], 80),
+        (*CALLS[2], 200),
+        (*CALLS[3], 150),
+        (leave_garbage, first_record_that_collects_garbage, 0, 80),
+        (leave_garbage, first_record_that_collects_garbage, 1, 80),
     ],
-    ids=CALL_NAMES,
+    ids=[*CALL_NAMES, "first record that collects garbage", "straight record that collects garbage"],
 )
-def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(
-    prepare: Call, call: Call, least: int, sessions: Path, tmp_path: Path
+def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(  # noqa: PLR0913, PLR0917
+    prepare: Call, call: Call, straight: int, least: int, sessions: Path, tmp_path: Path
 ) -> None:
-    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call)
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call, straight)
     with Forked(forking.run, Moments, ["first", "late", "last"]) as child:  # where nothing else traces
         assert child.wait() == 0
     forking.assert_nothing_is_lost(least)
@@ -233,19 +256,20 @@ def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing
 
 @pytest.mark.parametrize("order", ["first", "late", "last"])
 @pytest.mark.parametrize(
-    ("prepare", "call", "least"),
-    [(*calls, least) for calls, least in zip(CALLS, (4, 10, 6), strict=True)],
+    ("prepare", "call", "straight", "least"),
+    [(*calls, least) for calls, least in zip(CALLS, (3, 4, 10, 6), strict=True)],
     ids=CALL_NAMES,
 )
 def test_fork_right_before_a_system_call_loses_nothing_however_late_the_child_makes_it(  # noqa: PLR0913, PLR0917
     prepare: Call,
     call: Call,
+    straight: int,
     least: int,
     order: str,
     sessions: Path,
     tmp_path: Path,
 ) -> None:
-    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call)
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call, straight)
     with Forked(forking.run, SystemCalls, [order]) as child:
         assert child.wait() == 0
     forking.assert_nothing_is_lost(least)

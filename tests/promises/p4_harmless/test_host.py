@@ -42,6 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("segments_at_once")
 def test_full_segments_take_no_descriptor_however_many_the_lock_keeps_back(session: Session) -> None:
     recorder = attach("s", session.sessions_dir)
     recorder.record_tool_call("first", True, 1)
@@ -146,6 +147,7 @@ def test_process_that_serves_many_sessions_has_few_descriptors_and_loses_nothing
         assert tool.call_count == 2
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_session_that_is_served_again_and_again_keeps_its_segment(sessions: Path) -> None:
     for _ in range(100):
         attach("s", sessions).record_tool_call("bash", True, 1)

@@ -38,6 +38,7 @@ def test_workers_leave_the_inodes_that_publishing_needs(small_disk: Path) -> Non
         assert calls(load(small_disk, "s")) == seen
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_program_that_closed_all_descriptors_keeps_a_file_of_the_size_of_a_segment(tmp_path: Path) -> None:
     def program() -> None:
         recorder = attach("s", tmp_path)
@@ -122,6 +123,7 @@ def test_finalizer_of_an_object_that_lives_to_the_end_of_the_interpreter_records
     assert [llm.interaction_count for llm in metrics.llms] == [300]
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_end_of_a_process_that_dropped_in_many_sessions_waits_for_their_locks_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

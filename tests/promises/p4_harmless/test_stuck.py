@@ -81,6 +81,7 @@ def flush_as_worker(collector: Collector) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("flush", [flush_as_owner, flush_as_worker])
+@pytest.mark.usefixtures("segments_at_once")
 def test_flush_while_the_holder_of_the_lock_is_stopped_says_who_holds_it(
     flush: Callable[[Collector], None], collector: Collector, tmp_path: Path
 ) -> None:

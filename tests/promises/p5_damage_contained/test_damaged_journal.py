@@ -12,7 +12,7 @@ from damage import JOURNAL, UNITS, batch, line
 from m31a_mp import Collector, SessionMetrics, Usage, attach, compact, verify
 from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import MAX_LINE_BYTES, Batch
-from m31a_mp.journal.reader import Line, read
+from m31a_mp.journal.reader import Lines, read
 from m31a_mp.metrics import rejected
 from m31a_mp.session.paths import Session
 from metrics_of import durations
@@ -103,7 +103,7 @@ class TestCut:
             Journal(session).append([Batch("00000000000000aa", 1, line("next"))])
         with Path(session.journal).open("rb") as stream:
             items = list(read(stream))
-        assert items[0] == Line(0, line("whole"))
+        assert items[0] == Lines(0, line("whole"))
         assert isinstance(items[-1], Batch)
         assert items[-1].records == line("next")
 
@@ -295,6 +295,7 @@ class TestForeignLines:
         data = b' { "event" : "heal_trigger" , "phase" : "plan" } \r\n'
         assert self.count(session, data, 0).phases[0].heal_trigger_count == 1
 
+    @pytest.mark.usefixtures("segments_at_once")
     def test_lines_without_a_time_count_as_recorded_when_folded_in_their_order(
         self, session: Session
     ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from m31a_mp import Collector, attach, compact, verify
 from m31a_mp.session.paths import Session
 from metrics_of import count
@@ -66,6 +68,7 @@ def test_what_was_set_aside_stays_a_finding_until_its_file_is_removed(session: S
     assert verify(session.sessions_dir, "s") == []
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_what_a_crash_leaves_is_no_finding(session: Session) -> None:
     attach("s", session.sessions_dir).record_tool_call("staged", True, 1)
     Path(session.sealed_as(1)).write_bytes(LINE)

@@ -20,6 +20,7 @@ from metrics_of import SESSION, calls_of, checkpoint_writers, flushed, loaded, p
 from workers import Forked, Workers, perform, tool_call
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_flush_deletes_the_segments_of_the_dead_and_keeps_those_of_the_living(
     started: Workers, collector: Collector, tmp_path: Path
 ) -> None:

@@ -165,7 +165,7 @@ def test_append_to_an_endless_last_line_takes_no_memory_and_both_count(
         stream.seek(-2000, os.SEEK_END)
         tail = stream.read()
     Path(session.journal).unlink()
-    assert b"x\n" + b'{"batch":' in tail
+    assert b"x\n" + b'{"event":' in tail
     assert b'"name":"mine"' in tail
 
 

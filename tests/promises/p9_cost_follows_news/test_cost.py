@@ -19,12 +19,13 @@ from m31a_mp import Collector, Usage, attach, load, verify
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
-from workers import Forked, perform
+from workers import Forked, locked, perform
 
 # --- What Python asks of the system -------------------------------------------------------------------
 
 # Functions in C that are no system call, of modules most of whose functions are one.
-HARMLESS = {"time.time_ns", "time.monotonic", "_thread.get_ident", "mmap.write", "mmap.tell"}
+CLOCKS = {"time.time_ns", "time.monotonic", "time.monotonic_ns"}
+HARMLESS = {*CLOCKS, "_thread.get_ident", "mmap.write", "mmap.tell"}
 SYSTEM_MODULES = {
     module.__name__
     for module in map(sys.modules.__getitem__, ("posix", "fcntl", "mmap", "time", "_io", "_thread"))
@@ -119,7 +120,30 @@ CALLS: list[tuple[str, tuple[Any, ...]]] = [
 ]
 
 
+def test_first_record_of_a_process_opens_two_files_and_makes_none(sessions: Path) -> None:
+    with Collector("s", sessions) as collector:
+        perform(collector, [CALLS[0]])
+        with watched() as asked:
+            perform(collector, [CALLS[0]])
+        assert asked.opened == ["journal.lock", "journal.ndjson"]
+        assert len(asked.calls) < 30
+        assert asked.bytes_read < 100  # of the journal only its last byte
+
+
+@pytest.mark.usefixtures("segments_at_once")
+def test_measured_call_with_room_in_its_segment_makes_no_system_call(sessions: Path) -> None:
+    recorder = attach("s", sessions)
+    with recorder.tool_call("bash"):
+        pass
+    with watched() as asked:
+        for _ in range(20):
+            with recorder.tool_call("bash"):
+                pass
+    assert (asked.calls, asked.opened, asked.bytes_read) == ([], [], 0)
+
+
 @pytest.mark.parametrize("call", CALLS, ids=[name for name, _ in CALLS])
+@pytest.mark.usefixtures("segments_at_once")
 def test_record_with_room_in_its_segment_makes_no_system_call(
     sessions: Path, call: tuple[str, tuple[Any, ...]]
 ) -> None:
@@ -241,6 +265,36 @@ def test_idle_writers_with_large_segments_cost_a_page_or_two_each(
             look(collector)
         assert asked.bytes_read < writers * 40 * 1024
         assert collector.snapshot().phases[0].heal_trigger_count == writers * 20_000
+
+
+def test_flush_after_workers_that_record_little_opens_no_file_for_any_of_them(sessions: Path) -> None:
+    opened = []
+    with Collector("s", sessions) as collector:
+        for workers in (1, 20):
+            for _ in range(workers):
+                die_after(3, sessions)
+            with watched() as asked:
+                collector.flush()
+            opened.append(len(asked.opened))
+            collector.flush()
+        assert opened[0] == opened[1]
+        assert collector.snapshot().tools[0].call_count == 63
+
+
+def test_backlog_of_many_writers_is_taken_in_whole_and_each_byte_read_a_few_times(sessions: Path) -> None:
+    session, writers, records = Session.named("s", sessions), 8, 12_000
+    with Collector("s", sessions) as collector:
+        stagings = [Staging(session) for _ in range(writers)]
+        with locked(session):  # so nothing can be handed over
+            for staging in stagings:
+                for _ in range(records):
+                    staging.put("heal_trigger", ',"phase":"plan"')
+        staged = sum(path.stat().st_size for path in (sessions / "s" / "segments").iterdir())
+        with watched() as asked:
+            collector.flush()
+        assert asked.bytes_read < 3 * staged
+        metrics = collector.snapshot()
+        assert (metrics.phases[0].heal_trigger_count, metrics.dropped) == (writers * records, {})
 
 
 def test_flush_without_news_reads_no_journal(sessions: Path) -> None:

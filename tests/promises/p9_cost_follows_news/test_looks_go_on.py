@@ -148,6 +148,7 @@ def test_second_look_folds_and_reads_only_what_is_new(
     assert sum(folded) < 30_000  # those of one segment
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_watch_counts_unmerged_and_staged_records_without_reading_them_again(sessions: Path) -> None:
     session = Session.named("s", sessions)
     looks = Looks(session)

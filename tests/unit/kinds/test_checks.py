@@ -127,6 +127,7 @@ class TestNumPy:
         assert (metrics.phases[0].duration_ms, metrics.phases[0].success) == (9, True)
         assert metrics.rejected == 0
 
+    @pytest.mark.usefixtures("segments_at_once")
     def test_lines_hold_plain_numbers(self, sessions: Path, kinds: Kinds) -> None:
         collector = Collector("s", sessions)
         collector.record_tool_call("bash", kinds.bools[0](1), kinds.integers[0](5))

@@ -27,7 +27,7 @@ LARGEST = sys.float_info.max
 def test_sum_that_overflows_stops_at_its_own_end(costs: list[float], total: float) -> None:
     sums = ExactSum()
     for cost in costs:
-        sums.append(cost)
+        sums.waiting.append(cost)
     assert sums.value() == pytest.approx(total)
 
 
@@ -43,7 +43,7 @@ class TestExactSum:
         exact = sum(map(Fraction, values), Fraction())
         total = ExactSum()
         for value in values:
-            total.append(value)
+            total.waiting.append(value)
         try:
             wanted = exact.numerator / exact.denominator
         except OverflowError:
@@ -54,29 +54,29 @@ class TestExactSum:
     def test_sum_that_is_stored_on_the_way_is_the_same(self, values: list[float], at: int) -> None:
         straight, resumed = ExactSum(), ExactSum()
         for value in values[:at]:
-            resumed.append(value)
+            resumed.waiting.append(value)
         resumed = ExactSum(orjson.loads(orjson.dumps(resumed.parts())))
         for value in values[at:]:
-            resumed.append(value)
+            resumed.waiting.append(value)
         for value in values:
-            straight.append(value)
+            straight.waiting.append(value)
         assert resumed.value() == straight.value()
 
     def test_memory_of_a_sum_does_not_grow_with_its_addends(self) -> None:
         total = ExactSum()
         for _ in range(10_000):
-            total.append(0.1)
+            total.waiting.append(0.1)
             total.settle()
-        assert len(total._addends) < 2000
+        assert len(total.waiting) < 2000
         assert len(total.parts()) < 5
         assert total.value() == float(Fraction(0.1) * 10_000)
 
     def test_sum_beyond_the_largest_float_stops_there_and_stays(self) -> None:
         total = ExactSum()
         for _ in range(3000):
-            total.append(1e308)
+            total.waiting.append(1e308)
         assert total.value() == LARGEST
         total = ExactSum(total.parts())
-        total.append(1.0)
+        total.waiting.append(1.0)
         assert total.value() == LARGEST
         assert math.isfinite(sum(total.parts()[1:]))

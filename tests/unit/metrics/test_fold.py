@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time_ns
@@ -15,14 +16,15 @@ from hypothesis import strategies as st
 
 from m31a_mp import Collector, PhaseMetric, ToolMetric, Usage, compact, load
 from m31a_mp.journal.batch import Batch
-from m31a_mp.journal.reader import Damage, Line
+from m31a_mp.journal.reader import Damage, Lines
+from m31a_mp.kinds import durations, exact
 from m31a_mp.metrics import fold
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.session.paths import Session
-from strategies import INT64_MAX, Record, bare, encoded, entries, expected, few_records, untimed
+from strategies import INT64_MAX, Record, bare, encoded, entries, expected, few_records, records, untimed
 
 
 def lines(records: list[Record], first: int) -> bytes:
@@ -137,14 +139,48 @@ def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: i
     data = b"".join(text + b"\n" for text in texts)
     batch, single = Fold(Totals(0)), Fold(Totals(0))
     for one in (batch, single):  # those of known names are counted fast
-        one.add_journal("j", [Line(0, line) for line in lines(_KNOWN, 0).splitlines(keepends=True)])
+        one.add_journal("j", [Lines(0, line) for line in lines(_KNOWN, 0).splitlines(keepends=True)])
     batch.totals.writer("a").last = known
     batch.add_batch("j", Batch("a", 1, data))
     offsets = [sum(len(text) + 1 for text in texts[:i]) for i in range(len(texts))]
-    single.add_journal("j", [Line(o, t) for o, t in list(zip(offsets, texts, strict=True))[known:]])
+    single.add_journal("j", [Lines(o, t + b"\n") for o, t in list(zip(offsets, texts, strict=True))[known:]])
     assert batch.totals.to_metrics("s") == single.totals.to_metrics("s")
     assert batch.totals.to_checkpoint() | {"writers": {}} == single.totals.to_checkpoint() | {"writers": {}}
-    assert (batch.records, batch.rejected) == (single.records, single.rejected)
+    rejected = [replace(item, data=item.data.removesuffix(b"\n")) for item in single.rejected]
+    assert (batch.records, batch.rejected) == (single.records, rejected)
+
+
+@given(st.lists(records, max_size=20), st.integers(1, 300))
+def test_pieces_and_what_is_counted_in_between_do_not_show(records: list[Record], size: int) -> None:
+    data = lines(records, 0)
+    results = []
+    for few in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if few:  # each piece has a few lines, and is counted at once
+                patch.setattr(fold, "_PIECE_BYTES", size)
+                patch.setattr(fold, "_SETTLED_RECORDS", 0)
+                patch.setattr(durations, "_FEW", 0)
+                patch.setattr(durations, "_MAX_DISTINCT", 1)
+                patch.setattr(exact, "_ADDENDS_KEPT", 1)
+            result = Fold(Totals(0))
+            for writer in "ab":  # the second batch finds the entries of the first
+                result.add_batch("j", Batch(writer, 1, data))
+            results.append((result.records, result.totals.to_metrics("s"), result.totals.to_checkpoint()))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("call", ['a"b', "a\\b", "\N{SNOWMAN}", "", "x" * 257, 5, 1.0, True, [], ["1"], {}])
+@pytest.mark.parametrize("is_running", [False, True])
+def test_end_of_a_call_with_an_id_that_none_can_have_is_set_aside(call: object, is_running: bool) -> None:
+    result = Fold(Totals(0))
+    begun = Record("tool_started", ("bash", "1")).line(1) if is_running else b""
+    result.add_batch("j", Batch("a", 1, Record("tool_call", ("bash", True, 1)).line(1) + begun))
+    ended = orjson.loads(Record("tool_call", ("bash", True, 1), {"call": "1"}).line(2)) | {"call": call}
+    result.add_batch("j", Batch("b", 1, orjson.dumps(ended) + b"\n"))
+    (item,) = result.rejected
+    assert item.reason.startswith("call ")
+    assert result.totals.to_metrics("s").tools[0].call_count == 1
+    assert len(result.totals.tables["running"]) == is_running
 
 
 HEAL = Record("heal_trigger", ("plan",)).line(1).rstrip()
@@ -285,7 +321,7 @@ def test_damage_and_lines_are_told_apart() -> None:
     result = Fold(Totals(0))
     good = Record("heal_trigger", ("plan",)).line(1)
     result.add_journal(
-        "j", [Line(0, good), Damage(50, "why", b"what"), Line(90, b"garbage\n"), Line(99, good)]
+        "j", [Lines(0, good), Damage(50, "why", b"what"), Lines(90, b"garbage\n"), Lines(99, good)]
     )
     assert [(item.offset, item.data.rstrip()) for item in result.rejected] == [
         (50, b"what"),

@@ -22,6 +22,8 @@ from m31a_mp.system.flock import FileLock
 from strategies import Record
 from workers import locked, unmap
 
+pytestmark = pytest.mark.usefixtures("segments_at_once")
+
 
 @pytest.fixture(autouse=True)
 def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from metrics_of import durations
 
+pytestmark = pytest.mark.usefixtures("segments_at_once")
+
 
 @pytest.fixture
 def mapped(monkeypatch: pytest.MonkeyPatch) -> None:

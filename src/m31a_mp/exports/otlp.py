@@ -1,0 +1,179 @@
+"""The metrics of a session for OpenTelemetry, by OTLP over HTTP. This module needs the extra `otlp`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from m31a_mp.errors import ExportError
+from m31a_mp.model import SessionMetrics
+
+try:
+    # `requests` imports this late: if a process forks while the thread that sends is in the middle of the
+    # import, the child waits for ever at its own import of the module.
+    import netrc  # noqa: F401
+
+    import requests
+    from opentelemetry.exporter.otlp.proto.http import metric_exporter
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+    from opentelemetry.sdk.metrics.export import MetricExportResult
+
+    from m31a_mp.exports.otlp_data import metrics_data
+except ImportError as error:
+    raise ImportError(
+        f"{error}; metrics for OpenTelemetry need its exporter: pip install 'm31a_mp[otlp]'", name=error.name
+    ) from None
+
+METRICS_PATH = "/v1/metrics"
+
+OLDER_NAMES = "gen_ai/dup"
+"""The word in the variable OTEL_SEMCONV_STABILITY_OPT_IN that asks for the older names, too."""
+
+# The most points of a request. A session with 100,000 tools would make a request of 100 MB.
+_BATCH = 10_000
+
+
+class Exporter:
+    """Sends the metrics of sessions to an endpoint. All variables OTEL_EXPORTER_OTLP_* hold.
+
+    Attributes:
+        endpoint: The URL, without a password.
+    """
+
+    def __init__(self, endpoint: str | None = None, *, older_names: bool | None = None) -> None:
+        """Prepare to send. Nothing is sent yet.
+
+        Args:
+            endpoint: The URL, to which `/v1/metrics` is added if it has no path. None: as the variables
+                OTEL_EXPORTER_OTLP_METRICS_ENDPOINT and OTEL_EXPORTER_OTLP_ENDPOINT say, else
+                `http://localhost:4318`.
+            older_names: Whether to send `gen_ai.client.token.usage` and `gen_ai.client.operation.duration`,
+                too. None: if the variable OTEL_SEMCONV_STABILITY_OPT_IN has the word `gen_ai/dup`.
+
+        Raises:
+            ValueError: The endpoint is not a URL of HTTP.
+        """
+        if endpoint is not None:
+            endpoint = _with_path(endpoint)
+        if older_names is None:
+            words = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
+            older_names = OLDER_NAMES in map(str.strip, words)
+        self._older_names = older_names
+        self._outcomes: list[Any] = []
+        session: Any = requests.Session()
+        session.request = self._noting(session.request)
+        self._exporter = metric_exporter.OTLPMetricExporter(
+            endpoint=endpoint, session=session, max_export_batch_size=_BATCH
+        )
+        self.endpoint = _shown(self._exporter._endpoint)  # noqa: SLF001  # it has no other name
+
+    def export(self, metrics: SessionMetrics) -> int:
+        """Send the state of a session. Sending it twice is harmless.
+
+        The endpoint may take as long as OTEL_EXPORTER_OTLP_TIMEOUT says, by default 10 seconds.
+
+        Returns:
+            The number of data points.
+
+        Raises:
+            ExportError: The endpoint could not be reached, or did not take everything.
+        """
+        data = metrics_data(metrics, older_names=self._older_names)
+        self._outcomes.clear()
+        with _quiet(metric_exporter.__name__):
+            result = self._exporter.export(data)
+        if result is not MetricExportResult.SUCCESS:
+            raise self._error(f"did not take the metrics: {_reason(self._outcomes)}")
+        for outcome in self._outcomes:
+            if what := _left_out(outcome):
+                raise self._error(f"did not take all metrics: {what}")
+        return _count_points(data)
+
+    def _error(self, what: str) -> ExportError:
+        return ExportError(f"{self.endpoint} {what}", self.endpoint)
+
+    def _noting(self, request: Callable[..., Any]) -> Callable[..., Any]:
+        """Note the outcome of each request: the exporter says only that it failed."""
+
+        def noting(*arguments: Any, **options: Any) -> Any:
+            try:
+                response = request(*arguments, **options)
+            except Exception as error:
+                self._outcomes.append(error)
+                raise
+            self._outcomes.append(response)
+            return response
+
+        return noting
+
+
+def _count_points(data: Any) -> int:
+    scopes = [scope for part in data.resource_metrics for scope in part.scope_metrics]
+    return sum(len(metric.data.data_points) for scope in scopes for metric in scope.metrics)
+
+
+# --- Outcomes of requests -----------------------------------------------------------------------------
+
+
+def _reason(outcomes: list[Any]) -> str:
+    """Return why the last request failed, in few words."""
+    if not outcomes:
+        return "no request could be made"
+    outcome = outcomes[-1]
+    if not isinstance(outcome, Exception):
+        return f"it answered {outcome.status_code} {outcome.reason}"
+    if isinstance(outcome, requests.Timeout):
+        return "it did not answer in time"
+    deepest: BaseException = outcome
+    while inner := deepest.__cause__ or deepest.__context__:
+        deepest = inner
+    return getattr(deepest, "strerror", None) or str(deepest)
+
+
+def _left_out(outcome: Any) -> str:
+    """Return what a receiver says that it left out of a request that succeeded; empty if it took all."""
+    if isinstance(outcome, Exception):
+        return ""  # the exporter tried again
+    if outcome.is_redirect:  # the exporter does not follow, and takes it for a success
+        return f"it answered {outcome.status_code} {outcome.reason}, and points elsewhere"
+    answer = ExportMetricsServiceResponse()
+    try:
+        answer.ParseFromString(outcome.content)
+    except Exception:
+        return ""  # some receivers answer in another format
+    rejected = answer.partial_success.rejected_data_points
+    reason = answer.partial_success.error_message or "no reason is given"
+    return f"it rejected {rejected:,} data points: {reason}" if rejected else ""
+
+
+def _with_path(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{endpoint!r} is not an endpoint: it has to be a URL, as http://localhost:4318")
+    return parts._replace(path=METRICS_PATH).geturl() if parts.path in {"", "/"} else endpoint
+
+
+def _shown(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep the exporter from logging each attempt in this thread. The caller tells the outcome."""
+    thread = threading.get_ident()
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    log = logging.getLogger(name)
+    log.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_of_others)
