@@ -18,6 +18,7 @@ from m31a_mp.segments import staging, writer
 from m31a_mp.session.paths import Session
 from m31a_mp.system import process
 from metrics_of import SESSION
+from servers import BINARIES, Server, server_kind
 from workers import Workers, changed, workers_of
 
 settings.register_profile("m31a_mp", deadline=None, print_blob=True)
@@ -68,6 +69,23 @@ def _nothing_staged() -> Iterator[None]:
     """No session of another test gives its segments back in this one."""
     yield
     staging._active.clear()
+
+
+@pytest.fixture(scope="session", params=BINARIES or ["none"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of each kind, which the tests of a process share."""
+    with server_kind(request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=["directory", *(BINARIES or ["none"])])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty store of each kind."""
+    if request.param == "directory":
+        yield str(tmp_path / "store")
+    else:
+        with server_kind(request.param) as made:
+            yield made.url
 
 
 @pytest.fixture

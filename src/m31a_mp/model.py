@@ -234,6 +234,36 @@ class RunningCall:
 
 
 @dataclass(slots=True)
+class SiteMetric:
+    """One site of a gathered session: a machine, or another directory.
+
+    Attributes:
+        id: The site's id, 32 hexadecimal digits.
+        host: The name of the machine.
+        number: The number of the state that is counted. A site's states are numbered upwards.
+        shared_at: The time when the site last shared; aware, in UTC.
+        has_ended: Whether the site's owner stopped, so that it does not share any more.
+        tool_calls, llm_interactions: The numbers of tool calls and of interactions with language models.
+        dropped: The number of records that the site dropped.
+        rejected: The number of pieces of input that the site set aside.
+        sites: The number of sites that the state was gathered from; 0 if it is not a gathered one.
+        problem: Why the state is not counted, or may be counted in part twice; empty if all is well.
+    """
+
+    id: str
+    host: str
+    number: int
+    shared_at: datetime
+    has_ended: bool = field(default=False, metadata=OPTIONAL)
+    tool_calls: int = 0
+    llm_interactions: int = 0
+    dropped: int = field(default=0, metadata=OPTIONAL)
+    rejected: int = field(default=0, metadata=OPTIONAL)
+    sites: int = field(default=0, metadata=OPTIONAL)
+    problem: str = field(default="", metadata=OPTIONAL)
+
+
+@dataclass(slots=True)
 class Timeline:
     """The activity over time: columns with a value for each step of time that has records.
 
@@ -324,6 +354,7 @@ class SessionMetrics:
         startup: The latest start of the program; None if none was recorded.
         running: The running tool calls, longest first.
         timeline: The activity over time; None without records.
+        sites: The sites that were gathered; empty if the session was not gathered.
     """
 
     session_id: str
@@ -345,6 +376,7 @@ class SessionMetrics:
     cancellation_count: int = field(default=0, metadata=OPTIONAL)
     running: list[RunningCall] = field(default_factory=list, metadata=OPTIONAL)
     timeline: Timeline | None = field(default=None, metadata=OPTIONAL)
+    sites: list[SiteMetric] = field(default_factory=list, metadata=OPTIONAL)
     rest: dict[str, Any] | None = field(default=None, repr=False, compare=False)
     """Hidden state for exact merges; None if another program made the metrics. Not for users."""
 
@@ -423,7 +455,7 @@ def entry_to_json(entry: Any) -> dict[str, Any]:
 
 def has_records(metrics: SessionMetrics) -> bool:
     """Whether anything was ever recorded."""
-    return any(getattr(metrics, name) for name in (*ENTRIES, *SINGLE))
+    return any(getattr(metrics, name) for name in (*ENTRIES, *SINGLE) if name != "sites")
 
 
 def format_time(time: datetime) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from m31a_mp.inspection.snapshot import Looks
     from m31a_mp.model import SessionMetrics
     from m31a_mp.plan import PlanOutcome
+    from m31a_mp.sharing.keeper import Keeper
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -31,6 +32,9 @@ SESSION_VARIABLE = "M31A_MP_SESSION"
 
 DURABILITY_VARIABLE = "M31A_MP_DURABILITY"
 """The environment variable that holds the durability of the records of child processes."""
+
+SHARE_VARIABLE = "M31A_MP_SHARE"
+"""The environment variable that names the store in which sites share their sessions."""
 
 PROCESS = "process"
 DISK = "disk"
@@ -58,6 +62,8 @@ class Recorder(Recording):
             raise ValueError(f"durability must be {PROCESS!r} or {DISK!r}, not {durability!r}")
         self._session = session
         self._durability = durability
+        self._share: str | None = None
+        self._keeper: Keeper | None = None
         self._told = False
         self._looks: Looks | None = None
         if session:
@@ -96,14 +102,28 @@ class Recorder(Recording):
             return Recorder(None)
         sessions_dir, session_id = os.path.split(os.path.abspath(directory))
         durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
-        return Recorder(Session.named(session_id, sessions_dir), durability)
+        return Recorder(Session.named(session_id, sessions_dir), durability)._sharing(None)  # noqa: SLF001
 
     def env(self) -> dict[str, str]:
-        """Return the variables that a child process needs for `Recorder.from_env()`."""
+        """Return the variables that a child process needs for `Recorder.from_env()`.
+
+        One of them is the URL of the store that the session is shared in, with its password.
+        """
         return {
             SESSION_VARIABLE: self._session.root if self._session else "",
             DURABILITY_VARIABLE: self._durability,
-        }
+        } | ({SHARE_VARIABLE: self._share} if self._share else {})
+
+    def _sharing(self, share: str | os.PathLike[str] | None) -> Self:
+        """Have this process share the session while no other one owns it."""
+        if share is not None or os.environ.get(SHARE_VARIABLE):
+            from m31a_mp.sharing.keeper import keeping
+            from m31a_mp.sharing.store import store_url
+
+            self._share = store_url(share, os.environ.get(SHARE_VARIABLE))
+            if self._session and self._share:
+                self._keeper = keeping(self._session, self._share)
+        return self
 
     def tool_call(self, name: str) -> Stopwatch:
         """Measure a block, and record it as a call of a tool: `with recorder.tool_call("bash"):`.
@@ -258,6 +278,8 @@ class Recorder(Recording):
             return
         try:
             self._staging.close()
+            if self._keeper:
+                self._keeper.share_now()
         except Exception as error:
             warn("records of %s are not handed over to its journal: %s", self._session.root, error)
 
@@ -281,19 +303,29 @@ class Recorder(Recording):
         return f"<{type(self).__name__} {where}>"
 
 
-def attach(session_id: str, sessions_dir: str | os.PathLike[str], *, durability: str = PROCESS) -> Recorder:
+def attach(
+    session_id: str,
+    sessions_dir: str | os.PathLike[str],
+    *,
+    durability: str = PROCESS,
+    share: str | os.PathLike[str] | None = None,
+) -> Recorder:
     """Record into a session that another process owns, or will own.
 
     Args:
         session_id: The session's id.
         sessions_dir: The directory of the sessions, the same as the owner's.
         durability: The failure that a record survives when its call has returned; see `Collector`.
+        share: The store in which the session is shared with other machines; see `Collector`. While the
+            session has no owner, one of the processes that attach like this merges and shares it once a
+            second, in a daemon thread. If it dies, another one goes on. None: as `M31A_MP_SHARE` says.
 
     Returns:
-        A recorder. It accesses no files before its first record.
+        A recorder. Without `share`, it accesses no files before its first record.
 
     Raises:
-        ValueError: The id is not one path component of at most 200 bytes.
+        ValueError: The id is not one path component of at most 200 bytes, or `share` names no store.
         FileNotFoundError: `sessions_dir` is relative, and the working directory does not exist any more.
+        ImportError: `share` names a server, and the package `redis` is not installed.
     """
-    return Recorder(Session.named(session_id, sessions_dir), durability)
+    return Recorder(Session.named(session_id, sessions_dir), durability)._sharing(share)  # noqa: SLF001

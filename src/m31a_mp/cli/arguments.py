@@ -103,4 +103,16 @@ def session_option(function: Function, variable: str | None = SESSION_VARIABLE) 
     )(function)
 
 
+def interval_option(text: str) -> Callable[[Function], Function]:
+    """Return the option for seconds between two looks or merges."""
+    return click.option(
+        "--interval",
+        type=click.FloatRange(0.05, 86400),
+        default=1.0,
+        show_default=True,
+        metavar="SECONDS",
+        help=text,
+    )
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -11,6 +11,7 @@ from m31a_mp.cli import tables
 from m31a_mp.cli.arguments import complete_directory, json_option
 from m31a_mp.cli.naming import DEFAULT_SESSIONS, USE_OTHER_RELEASE, TroubleError, is_session_at, path_word
 from m31a_mp.cli.progress import counting_progress
+from m31a_mp.cli.stores import from_option, gathering_of, store_of
 from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, sessions_in, status
 from m31a_mp.recorder import SESSION_VARIABLE
@@ -23,6 +24,7 @@ Examples:
   m31a-mp ls sessions
   m31a-mp ls sessions --json |
       jq '.sessions[] | select(.state == "not closed")'
+  m31a-mp ls --from redis://cache
 
 A session is running while its owner or a recording process lives. A session is
 not closed if its owner ended without releasing it: `m31a-mp compact`, or the
@@ -35,9 +37,14 @@ _Row = Status | tables.Unreadable
 
 @click.command("ls", epilog=_EPILOG)
 @click.argument("directory", metavar="[DIRECTORY]", required=False, shell_complete=complete_directory)
+@from_option
 @json_option
-def command(directory: str | None, as_json: bool) -> int:
+def command(directory: str | None, url: str | None, as_json: bool) -> int:
     """List the sessions in a directory: state, owner, age, totals."""
+    if url:
+        if directory:
+            raise click.UsageError("--from lists the sessions in a store; it takes no directory")
+        return _list_gathered(url, as_json=as_json)
     sessions_dir = os.path.abspath(directory or _default())
     try:
         sessions = sessions_in(sessions_dir)
@@ -59,6 +66,33 @@ def command(directory: str | None, as_json: bool) -> int:
     else:
         click.echo(f"no sessions in {shown(sessions_dir)}")
     return 1 if any(isinstance(row, tables.Unreadable) for row in rows) else 0
+
+
+def _list_gathered(url: str, *, as_json: bool) -> int:
+    """List the sessions in a store."""
+    store = store_of(url)
+    try:
+        ids = store.sessions()
+    finally:
+        store.close()
+    found = []
+    with counting_progress("gathering", len(ids)) as count:
+        for session_id in ids:
+            gathering = gathering_of(session_id, url)
+            try:
+                found.append((session_id, gathering.look()))
+            except FileNotFoundError:
+                pass  # expired meanwhile
+            finally:
+                gathering.close()
+            count()
+    if as_json:
+        tables.print_json({"store": store.url, "sessions": [tables.gathered_json(*one) for one in found]})
+    elif found:
+        tables.console().print(tables.gathered_list_view(found))
+    else:
+        click.echo(f"no sessions in {shown(store.url)}")
+    return 1 if any(site.problem for _, metrics in found for site in metrics.sites) else 0
 
 
 def _default() -> str:
@@ -86,5 +120,5 @@ def _look(session: Session, count: Callable[[], None]) -> _Row | None:
 def _json(sessions_dir: str, row: _Row) -> dict[str, object]:
     if isinstance(row, Status):
         return tables.row_json(row)
-    unknown = dict.fromkeys(("state", "owner", "started_at", "updated_at", "unmerged", "totals"))
+    unknown = dict.fromkeys(("state", "owner", "started_at", "updated_at", "unmerged", "unshared", "totals"))
     return {"session": os.path.join(sessions_dir, row.name), **unknown, "error": row.reason}

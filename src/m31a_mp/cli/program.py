@@ -37,6 +37,8 @@ _COMMANDS = {
     "ls": "List the sessions in a directory.",
     "compact": "Merge the records of a session that its owner did not close.",
     "verify": "Check all files of a session.",
+    "share": "Share a session with other machines.",
+    "gather": "Gather the sites of a session into a directory.",
     "export": "Give the metrics of a session to Prometheus or OpenTelemetry.",
     "serve": "Serve the metrics of the running sessions to Prometheus.",
 }

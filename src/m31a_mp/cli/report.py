@@ -11,9 +11,10 @@ import click
 
 from m31a_mp.cli import CANNOT_START
 from m31a_mp.cli.arguments import complete_file, sessions_argument
+from m31a_mp.cli.found import Found
 from m31a_mp.cli.naming import TroubleError, path_word, shell_words
 from m31a_mp.cli.program import tell
-from m31a_mp.cli.show import Found, find, without_repeats
+from m31a_mp.cli.show import find, without_repeats
 from m31a_mp.metrics.merge import merge
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.system import files

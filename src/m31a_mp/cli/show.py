@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
 
 import click
 
@@ -12,13 +10,14 @@ from m31a_mp.cli import tables
 from m31a_mp.cli.arguments import json_option, sessions_argument
 from m31a_mp.cli.comparison import comparison_json
 from m31a_mp.cli.entries import Choice
+from m31a_mp.cli.found import Found
 from m31a_mp.cli.naming import TroubleError, existing_or_latest
 from m31a_mp.cli.options import choice_options
+from m31a_mp.cli.stores import from_option, gathered_in
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
-from m31a_mp.inspection.status import Status, status
+from m31a_mp.inspection.status import status
 from m31a_mp.metrics.file import read_file
 from m31a_mp.metrics.merge import merge
-from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.system.log import shown
 
@@ -31,6 +30,7 @@ Examples:
   m31a-mp show sessions/a sessions/b sessions/c
   m31a-mp show --compare sessions/before sessions/after
   m31a-mp show /elsewhere/metrics.json
+  m31a-mp show demo --from redis://cache
 
 Works while the session runs, and also if it was not closed. Counts every
 record, merged or not. Also shows a bare metrics.json of any program. Shows
@@ -41,47 +41,23 @@ lists the missing columns. A pipe gets all columns, and --json has full names.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A session, or only a file of metrics.
-
-    Attributes:
-        name: The path of the directory or the file.
-        metrics: The metrics.
-        status: The status of the session; None of a file.
-    """
-
-    name: str
-    metrics: SessionMetrics
-    status: Status | None = None
-
-    @property
-    def directory(self) -> str:
-        """The session's directory, the same for a session and its metrics.json."""
-        return os.path.realpath(self.name).removesuffix("/metrics.json")
-
-    def json(self) -> dict[str, Any]:
-        return tables.status_json(self.status) if self.status else tables.file_json(self.name, self.metrics)
-
-    def view(self, choice: Choice) -> tables.View:
-        if self.status:
-            return tables.status_view(self.status, choice)
-        return tables.file_view(self.name, self.metrics, choice)
-
-
 @click.command("show", epilog=_EPILOG)
 @sessions_argument
+@from_option
 @choice_options
 @click.option("--compare", is_flag=True, help="Show how the second session differs from the first.")
 @json_option
-def command(directories: tuple[str, ...], choice: Choice, *, compare: bool, as_json: bool) -> int:
+def command(
+    directories: tuple[str, ...], choice: Choice, *, url: str | None, compare: bool, as_json: bool
+) -> int:
     """Show the metrics of a session: tools, model use, phases, live writers."""
     if compare and len(directories) != 2:  # noqa: PLR2004  # before and after
         raise click.UsageError("--compare takes two sessions")
     if compare and choice.sort:
         raise click.UsageError("--compare has an order of its own, the largest differences first: no --sort")
     # Do not read the variable by click, which would split it at spaces for several sessions.
-    found = [find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
+    named = directories or [os.environ.get(SESSION_VARIABLE)]
+    found = [_gather(one, url) if url else find(one) for one in named]
     if compare:
         _show_comparison(found, choice, as_json=as_json)
     elif len(found) > 1:
@@ -107,6 +83,14 @@ def find(directory: str | None) -> Found:
         raise TroubleError(str(error), "name a session's directory, or a metrics.json") from None
 
 
+def _gather(named: str | None, url: str) -> Found:
+    session_id, gathering = gathered_in(named, url)
+    try:
+        return Found(session_id, gathering.look(), store=gathering.url)
+    finally:
+        gathering.close()
+
+
 def _show_sum(named: list[Found], choice: Choice, *, as_json: bool) -> None:
     """Show the sum of sessions. A session that was named several times counts once."""
     found, notes = without_repeats(named)
@@ -115,7 +99,7 @@ def _show_sum(named: list[Found], choice: Choice, *, as_json: bool) -> None:
         sums = {"totals": tables.totals(whole), "metrics": whole.to_json()}
         tables.print_json({"sessions": [one.json() for one in found]} | sums)
     else:
-        rows = [(os.path.relpath(one.name), one.metrics) for one in found]
+        rows = [(one.label, one.metrics) for one in found]
         tables.console().print(tables.sum_view(rows, whole, choice, notes))
 
 
@@ -125,7 +109,7 @@ def without_repeats(named: list[Found]) -> tuple[list[Found], list[str]]:
     for one in named:
         same.setdefault(one.directory, []).append(one)
     notes = [
-        f"{shown(os.path.relpath(first.name))} was named {_times(1 + len(others))} and counts once"
+        f"{shown(first.label)} was named {_times(1 + len(others))} and counts once"
         for first, *others in same.values()
         if others
     ]
@@ -142,5 +126,5 @@ def _show_comparison(found: list[Found], choice: Choice, *, as_json: bool) -> No
         sessions = [{"session": one.name, "totals": tables.totals(one.metrics)} for one in found]
         tables.print_json({"sessions": sessions} | comparison_json(before, after))
     else:
-        names = [os.path.relpath(one.name) for one in found]
+        names = [one.label for one in found]
         tables.console().print(tables.comparison_view(names, before, after, choice))

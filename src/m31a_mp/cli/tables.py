@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -19,7 +20,8 @@ from m31a_mp.cli.layout import Cell, Column, Table, bad, cut
 from m31a_mp.cli.naming import shell_words
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
 from m31a_mp.metrics import rejected
-from m31a_mp.model import SessionMetrics, format_time
+from m31a_mp.model import SessionMetrics, SiteMetric, format_time
+from m31a_mp.sharing.state import RENEW_SECONDS
 from m31a_mp.system.log import shown
 from m31a_mp.system.process import describe, name_and_state
 from m31a_mp.wording import ago, cost, count
@@ -30,6 +32,9 @@ JSON_VERSION = 1
 # In a pipe, a table is as wide as its content.
 _PIPE_COLUMNS = 10_000
 _STATE_STYLES = {State.RUNNING: "green", State.NOT_CLOSED: "yellow", State.FINISHED: ""}
+_ID_CELLS = 8  # enough to tell sites apart
+_NOTES = 10  # the most sites with problems that are told one by one
+_SILENT_SECONDS = 3 * RENEW_SECONDS
 _NAME_CELLS = 200  # the most cells of a name in running text; an id has no more
 
 
@@ -84,6 +89,7 @@ def status_json(status: Status) -> dict[str, Any]:
             for w in status.writers
         ],
         "unmerged": _unmerged(status),
+        "unshared": _unshared_json(status),
         "totals": totals(status.metrics),
         "metrics": status.metrics.to_json(),
     }
@@ -97,6 +103,7 @@ def file_json(path: str, metrics: SessionMetrics) -> dict[str, Any]:
         "owner": None,
         "writers": [],
         "unmerged": 0,
+        "unshared": None,
         "totals": totals(metrics),
         "metrics": metrics.to_json(),
     }
@@ -111,9 +118,27 @@ def row_json(status: Status) -> dict[str, Any]:
         "started_at": format_time(status.metrics.started_at),
         "updated_at": format_time(status.metrics.updated_at),
         "unmerged": _unmerged(status),
+        "unshared": _unshared_json(status),
         "totals": totals(status.metrics),
         "error": None,
     }
+
+
+def gathered_json(session_id: str, metrics: SessionMetrics) -> dict[str, Any]:
+    """Return the JSON of a gathered session in a list."""
+    return {
+        "session": session_id,
+        "sites": len(metrics.sites),
+        "started_at": format_time(metrics.started_at),
+        "updated_at": format_time(metrics.updated_at),
+        "totals": totals(metrics),
+        "error": "; ".join(site.problem for site in metrics.sites if site.problem) or None,
+    }
+
+
+def _unshared_json(status: Status) -> dict[str, str] | None:
+    told = status.unshared
+    return {"since": format_time(told.since), "reason": told.reason} if told else None
 
 
 def _unmerged(status: Status) -> int:
@@ -164,6 +189,27 @@ _SUMMED = (
     Column("interactions", 5),
     Column("tokens", 4),
     Column("cost", 3),
+)
+_SITES = (
+    Column("site", 2, is_right=False),
+    Column("host", is_right=False, may_be_cut=True),
+    Column("last share", 1, short="last", is_right=False),
+    Column("calls", 3),
+    Column("interactions", 4),
+    Column("dropped", 5),
+    Column("rejected", 6),
+    Column("sites", 7),
+)
+_GATHERED = (
+    Column("session", is_right=False, may_be_cut=True),
+    Column("sites", 2),
+    Column("age", 8),
+    Column("last record", 4, short="last"),
+    Column("running", 5),
+    Column("calls", 1),
+    Column("failed", 3),
+    Column("tokens", 7),
+    Column("cost", 6),
 )
 _SESSIONS = (
     Column("session", is_right=False, may_be_cut=True),
@@ -231,7 +277,11 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
     if status.owner:
         head.append(f", owned by {_who(status.owner.pid)}")
     is_running = status.state is State.RUNNING
-    parts = [head, *metrics_views(status.metrics, choice, is_running=is_running)]
+    parts = [
+        head,
+        *_sites(status.metrics, choice),
+        *metrics_views(status.metrics, choice, is_running=is_running),
+    ]
     if status.writers:
         parts.append(_live_table(status.writers, choice))
     notes = []
@@ -240,6 +290,8 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
         notes.append(f"{unmerged} of these not in metrics.json yet{_merge_note(status)}")
     if not is_running:
         notes += _running_notes(status.metrics)
+    if note := _unshared_note(status):
+        notes.append(note)
     notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(status.directory)}")
     return View(parts, notes)
 
@@ -248,7 +300,95 @@ def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
     """Return a file of metrics as tables."""
     head = Text(f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold")
     notes = [*_running_notes(metrics), *_loss_notes(metrics, "")]
-    return View([head, *metrics_views(metrics, choice)], notes)
+    return View([head, *_sites(metrics, choice), *metrics_views(metrics, choice)], notes)
+
+
+def gathered_view(session_id: str, store: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
+    """Return a session that was gathered from sites as tables."""
+    head = Text.assemble(
+        (f"session {cut(shown(session_id), _NAME_CELLS)}", "bold"), f", gathered from {shown(store)}"
+    )
+    parts = [head, *_sites(metrics, choice), *metrics_views(metrics, choice, is_running=_is_alive(metrics))]
+    return View(parts, [*_site_notes(metrics), *_loss_notes(metrics, "")])
+
+
+def gathered_list_view(sessions: Sequence[tuple[str, SessionMetrics]]) -> View:
+    """Return gathered sessions, one per line."""
+    table, notes = Table("", _GATHERED), []
+    for name, metrics in sessions:
+        sums = totals(metrics)
+        table.rows.append(
+            [
+                shown(name),
+                f"{len(metrics.sites):,}",
+                ago(metrics.started_at),
+                ago(metrics.updated_at),
+                f"{sums['running']:,}" if sums["running"] else "-",
+                f"{sums['tool_calls']:,}",
+                bad(sums["tool_failures"]),
+                f"{sums['total_tokens']:,}",
+                cost(sums["cost"], int(sums["unknown_cost_count"]), int(sums["llm_interactions"])),
+            ]
+        )
+        notes += [f"{shown(name)}: {note}" for note in _site_notes(metrics)]
+    return View([table], notes)
+
+
+def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
+    """Return the table of the sites, if the session was gathered. Those with problems come first."""
+    if not metrics.sites:
+        return []
+    table = Table("Sites", _SITES, more=choice.rest(metrics.sites, "site"))
+    in_order = sorted(metrics.sites, key=lambda site: (not site.problem, not _is_silent(site)))
+    for site in in_order[: choice.top]:
+        last: Cell = "-"
+        if site.number:
+            last = f"{ago(site.shared_at)} ago"
+            if site.has_ended:
+                last = f"ended {last}"
+            elif _is_silent(site):
+                last = (f"silent for {ago(site.shared_at)}", "yellow")
+        table.rows.append(
+            [
+                (site.id[:_ID_CELLS], "red" if site.problem else ""),
+                shown(site.host) or "-",
+                last,
+                f"{site.tool_calls:,}",
+                f"{site.llm_interactions:,}",
+                bad(site.dropped),
+                bad(site.rejected),
+                f"{site.sites:,}" if site.sites else "-",
+            ]
+        )
+    return [table]
+
+
+def _is_silent(site: SiteMetric) -> bool:
+    """Whether a site that has not ended did not share for so long that it may be dead or cut off."""
+    return not site.has_ended and (datetime.now(UTC) - site.shared_at).total_seconds() > _SILENT_SECONDS
+
+
+def _is_alive(metrics: SessionMetrics) -> bool:
+    return any(not site.has_ended and not _is_silent(site) for site in metrics.sites)
+
+
+def _site_notes(metrics: SessionMetrics) -> list[str]:
+    """Return a note on each site with a problem, and one on those that are silent."""
+    told = [site for site in metrics.sites if site.problem]
+    notes = [
+        f"site {site.id[:_ID_CELLS]} ({shown(site.host) or 'host not known'}): {shown(site.problem)}"
+        for site in told[:_NOTES]
+    ]
+    if len(told) > _NOTES:
+        notes.append(f"and {count(len(told) - _NOTES, 'other site')} with problems")
+    if silent := sum(map(_is_silent, metrics.sites)):
+        notes.append(f"{count(silent, 'site')} did not share for a while: what is newer there is not counted")
+    return notes
+
+
+def _unshared_note(status: Status) -> str:
+    told = status.unshared
+    return f"not shared for {ago(told.since)}: {shown(told.reason)}" if told else ""
 
 
 def sum_view(
@@ -292,6 +432,8 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
             table.rows.append([shown(row.name), (row.state, "bold red"), *unknown])
             notes.append(f"{shown(row.name)}: {shown(row.reason)}")
             continue
+        if note := _unshared_note(row):
+            notes.append(f"{shown(os.path.basename(row.directory))}: {note}")
         sums = totals(row.metrics)
         table.rows.append(
             [

@@ -12,17 +12,19 @@ import click
 from rich.console import Console
 
 from m31a_mp.cli import SIGNAL_BASE, tables
-from m31a_mp.cli.arguments import json_option, session_argument
+from m31a_mp.cli.arguments import interval_option, json_option, session_argument
 from m31a_mp.cli.counts import WholeNumber
 from m31a_mp.cli.entries import Choice
+from m31a_mp.cli.found import Found
 from m31a_mp.cli.naming import existing_or_latest
 from m31a_mp.cli.options import choice_options
 from m31a_mp.cli.program import forget_output
 from m31a_mp.cli.screen import QUIT, Screen
+from m31a_mp.cli.stores import from_option, gathered_in
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import MetricsError
 from m31a_mp.inspection.snapshot import Looks
-from m31a_mp.inspection.status import Status, status
+from m31a_mp.inspection.status import status
 from m31a_mp.system.log import shown
 
 _EPILOG = """\
@@ -31,12 +33,15 @@ Examples:
   m31a-mp watch sessions/demo
   m31a-mp watch --sort total --top 10 sessions/demo
   m31a-mp watch --interval 5 --count 12 --json sessions/demo
+  m31a-mp watch demo --from redis://cache
 
 On a terminal, watch draws in place: arrow keys, PgUp, PgDn, Home, End, j and k
 scroll, q or Ctrl-C ends it and restores the terminal. In the background it
 waits for the terminal. Elsewhere it prints one snapshot after the other, with
 --json one per line. Recording processes are never stopped or slowed.
 """
+
+Look = Callable[[], Found]
 
 _ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _AWAITED = _ENDS | {signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH}
@@ -52,23 +57,22 @@ _GIVEN_BACK = -2
 
 @click.command("watch", epilog=_EPILOG)
 @session_argument
-@click.option(
-    "--interval",
-    type=click.FloatRange(0.05, 86400),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Time between snapshots.",
-)
+@from_option
+@interval_option("Time between snapshots.")
 @click.option("--count", type=WholeNumber(1), metavar="N", help="End after N snapshots.")
 @choice_options
 @json_option
-def command(
-    directory: str | None, interval: float, count: int | None, choice: Choice, *, as_json: bool
+def command(  # noqa: PLR0913  # most of them by name
+    directory: str | None,
+    interval: float,
+    count: int | None,
+    choice: Choice,
+    *,
+    url: str | None,
+    as_json: bool,
 ) -> int:
     """Show a session live, at a steady rate, until q or Ctrl-C."""
-    session = existing_or_latest(directory, "m31a-mp watch")
-    look = partial(status, session, Looks(session))
+    look = _look_from(directory, url) if url else _look_at(directory)
     found = look()  # an error in the first snapshot ends the program
     with SignalPipe(_AWAITED) as pipe:
         console = tables.console()
@@ -83,6 +87,22 @@ def command(
                 raise
             forget_output()
             return _status_of(signal.SIGHUP)  # the terminal is gone; SIGHUP will follow
+
+
+def _look_at(directory: str | None) -> Look:
+    session = existing_or_latest(directory, "m31a-mp watch")
+    looks = Looks(session)
+
+    def look() -> Found:
+        found = status(session, looks)
+        return Found(found.directory, found.metrics, found)
+
+    return look
+
+
+def _look_from(named: str | None, url: str) -> Look:
+    session_id, gathering = gathered_in(named, url)
+    return lambda: Found(session_id, gathering.look(), store=gathering.url)
 
 
 def _events(
@@ -108,9 +128,7 @@ def _events(
         yield _LOOK
 
 
-def _print(
-    look: Callable[[], Status], found: Status, events: Iterator[int], emit: Callable[[Status], None]
-) -> int:
+def _print(look: Look, found: Found, events: Iterator[int], emit: Callable[[Found], None]) -> int:
     """Print one snapshot after the other."""
     emit(found)
     for event in events:
@@ -123,20 +141,18 @@ def _print(
     return 0
 
 
-def _print_one(found: Status, *, console: Console, choice: Choice, as_json: bool) -> None:
+def _print_one(found: Found, *, console: Console, choice: Choice, as_json: bool) -> None:
     if as_json:
-        tables.print_json(tables.status_json(found), in_one_line=True)
+        tables.print_json(found.json(), in_one_line=True)
     else:
-        console.print(tables.status_view(found, choice))
+        console.print(found.view(choice))
         console.print()
         console.file.flush()
 
 
-def _draw(
-    look: Callable[[], Status], found: Status, events: Iterator[int], screen: Screen, choice: Choice
-) -> int:
+def _draw(look: Look, found: Found, events: Iterator[int], screen: Screen, choice: Choice) -> int:
     """Draw snapshots in place, on the terminal's alternate screen."""
-    screen.show(tables.status_view(found, choice))
+    screen.show(found.view(choice))
     for event in events:
         if event in _ENDS:
             return _status_of(event)
@@ -147,7 +163,7 @@ def _draw(
             except (MetricsError, OSError) as error:
                 # Keep the last snapshot: the error may be temporary.
                 note = f"not to be read now: {shown(str(error))}"
-            screen.show(tables.status_view(found, choice), note)
+            screen.show(found.view(choice), note)
             continue
         if event == _INPUT:
             for key in screen.read():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from m31a_mp.inspection.snapshot import Looks
+from m31a_mp.inspection.unshared import Unshared, unshared
 from m31a_mp.model import SessionMetrics
 from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
@@ -76,6 +77,7 @@ class Status:
         unmerged: The number of records that are not in `metrics.json` yet.
         interrupted: The number of interrupted calls that are not in `metrics.json` yet.
         metrics: The metrics of all records, unmerged ones included.
+        unshared: Why other machines do not have the latest state; None if they have it, or need not.
     """
 
     directory: str
@@ -85,6 +87,7 @@ class Status:
     unmerged: int
     interrupted: int
     metrics: SessionMetrics
+    unshared: Unshared | None = None
 
 
 def status(session: Session, looks: Looks | None = None) -> Status:
@@ -104,11 +107,12 @@ def status(session: Session, looks: Looks | None = None) -> Status:
     writers = live_writers(session, looks)
     owner = owner_of(session)
     is_running = owner is not None or bool(writers)
-    unmerged, interrupted, metrics = (looks or Looks(session)).look(
-        lambda fold: (fold.records, fold.interrupted, fold.totals.to_metrics(session.id))
+    unmerged, interrupted, metrics, site = (looks or Looks(session)).look(
+        lambda fold: (fold.records, fold.interrupted, fold.totals.to_metrics(session.id), fold.totals.site)
     )
     state = State.RUNNING if is_running else _state_at_rest(session)
-    return Status(session.root, state, owner, writers, unmerged, interrupted, metrics)
+    told = unshared(session, site)
+    return Status(session.root, state, owner, writers, unmerged, interrupted, metrics, told)
 
 
 def _state_at_rest(session: Session) -> State:

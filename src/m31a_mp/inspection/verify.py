@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from m31a_mp.errors import DamagedMetricsError
 from m31a_mp.inspection.snapshot import fold_everything
+from m31a_mp.inspection.unshared import unshared
 from m31a_mp.metrics import rejected
+from m31a_mp.metrics.site import note_path
+from m31a_mp.model import format_time
 from m31a_mp.session.paths import Session
 
 
@@ -33,9 +36,10 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
     """Read all files of a session, and change nothing.
 
     Traces of a crash (a torn tail, a sealed journal, segments of dead processes) are no findings, because the
-    next compaction merges them. Findings are damage, and earlier rejected input as long as it is in
-    `journal.rejected.ndjson`. A running append is no finding: if the journal seems damaged, it is read again
-    under its lock. If the lock is not free for 5 seconds, the finding says that it is not certain.
+    next compaction merges them. Findings are damage, earlier rejected input as long as it is in
+    `journal.rejected.ndjson`, and a state that could not be shared with other machines. A running append is
+    no finding: if the journal seems damaged, it is read again under its lock. If the lock is not free for 5
+    seconds, the finding says that it is not certain.
 
     Args:
         sessions_dir: The directory of the sessions.
@@ -60,8 +64,12 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
     except DamagedMetricsError as error:
         findings.append(Finding(session.name_of(session.metrics), 0, f"it cannot be used: {error.reason}"))
         fold = fold_everything(session, from_zero=True)
-    return findings + [
+    findings += [
         Finding(item.file, item.offset, item.reason)
         for item in fold.rejected
         if (item.file, item.offset) not in known
     ]
+    if told := unshared(session, fold.totals.site):
+        reason = f"the session is not shared since {format_time(told.since)}: {told.reason}"
+        findings.append(Finding(session.name_of(note_path(session)), 0, reason))
+    return findings

@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import accumulate
+from operator import add
 from typing import Any
 
 from m31a_mp.kinds.checks import INT64_MAX, as_float, kind
@@ -107,8 +108,9 @@ class Histogram:
         self.zero_count += other.zero_count
         if other.counts:
             self._reach(other.offset, other.offset + len(other.counts) - 1)
-            for index, count in enumerate(other.counts, other.offset - self.offset):
-                self.counts[index] += count
+            start = other.offset - self.offset
+            mine = slice(start, start + len(other.counts))
+            self.counts[mine] = map(add, self.counts[mine], other.counts)
 
     def _reach(self, first: int, last: int) -> None:
         """Extend the buckets to the indices from `first` to `last`."""
@@ -185,12 +187,14 @@ class Histogram:
             raise ValueError(f"has a scale other than {SCALE}")
         offset, counts = value.get("offset", 0), value.get("bucket_counts", [])
         zero_count = value.get("zero_count", 0)
-        if not isinstance(counts, list) or not all(_is_count(count) for count in (zero_count, *counts)):
+        if not isinstance(counts, list) or not _are_counts([zero_count, *counts]):
             raise ValueError("has counts that are not integers from 0 to 2**63 - 1")
         if type(offset) is not int or (
             counts and not _LOWEST <= offset <= offset + len(counts) - 1 <= _HIGHEST
         ):
             raise ValueError("has buckets outside the range of durations")
+        if counts and counts[0] and counts[-1]:  # as this library writes it
+            return cls(zero_count, offset, list(counts))
         filled = [i for i, count in enumerate(counts) if count]
         if not filled:
             return cls(zero_count)
@@ -198,5 +202,5 @@ class Histogram:
         return cls(zero_count, offset + first, counts[first : last + 1])
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= INT64_MAX
+def _are_counts(values: list[Any]) -> bool:
+    return set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= INT64_MAX

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from errno import ELOOP, ENXIO
 from typing import TypeVar
 
-from m31a_mp.errors import SessionOwnedError
+from m31a_mp.errors import GatheredSessionError, SessionOwnedError
 from m31a_mp.journal import reader
 from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.metrics import file as metrics_file
@@ -140,6 +140,9 @@ def compact_session(  # noqa: PLR0913  # most of them by name
     damage = metrics_file.set_aside_if_damaged(session) if rebuild else None
     published = known if known and known.is_current(session) else None
     before = published.totals if published else None if damage else metrics_file.read_totals(session)
+    if before and before.sites:
+        message = f"{session.metrics} is gathered from sites; record into another session"
+        raise GatheredSessionError(message, session.metrics)
     fold = Fold(before or Totals(started))
     if damage:
         fold.reject(damage)

@@ -19,6 +19,7 @@ from m31a_mp.kinds import json
 from m31a_mp.kinds.catalog import TABLES, TIMELINE
 from m31a_mp.kinds.tables import Entries, fragment
 from m31a_mp.metrics.rejected import Rejected
+from m31a_mp.metrics.site import Site, following
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
 from m31a_mp.model import ENTRIES, SessionMetrics
 from m31a_mp.session.lease import owning
@@ -27,7 +28,7 @@ from m31a_mp.system import files
 
 _CHECKPOINT = "m31a_mp"
 # More than the names, writers and numbers of the largest possible session (totals.py) take.
-_MAX_BYTES = 512 * 1024 * 1024
+MAX_BYTES = 512 * 1024 * 1024
 
 
 def load(sessions_dir: str | os.PathLike[str], session_id: str) -> SessionMetrics | None:
@@ -74,7 +75,9 @@ def save(sessions_dir: str | os.PathLike[str], session_id: str, metrics: Session
 def _save(session: Session, document: dict[str, Any]) -> None:
     old = _read(session) or {}
     if _CHECKPOINT in old:  # keep the checkpoint: new numbers do not change which records are counted
-        document[_CHECKPOINT] = old[_CHECKPOINT]
+        document[_CHECKPOINT] = checkpoint = old[_CHECKPOINT]
+        if site := read_site(old):
+            checkpoint["site"] = following(site, session).kept()
     for name in ENTRIES.keys() & document.keys():
         document[name] = [_entry(entry) for entry in document[name]]
     files.sync_parents(session.root)
@@ -102,21 +105,29 @@ def read_file(path: str) -> SessionMetrics:
         UnsupportedVersionError: A later version of this library wrote the file.
         OSError: The file cannot be read.
     """
+    with open(path, "rb") as stream:
+        data = stream.read(MAX_BYTES + 1)
+    return parse(data, path)[0]
+
+
+def parse(data: bytes, path: str) -> tuple[SessionMetrics, Totals]:
+    """Parse the bytes of a `metrics.json`. `path` says in messages where they are from.
+
+    Raises:
+        DamagedMetricsError, UnsupportedVersionError: See `read_file`.
+    """
 
     def damaged(reason: str) -> DamagedMetricsError:
         return DamagedMetricsError(f"{path} has no metrics: {reason}", path, reason)
 
-    with open(path, "rb") as stream:
-        data = stream.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise damaged(f"it has more than {_MAX_BYTES} bytes")
+    if len(data) > MAX_BYTES:
+        raise damaged(f"it has more than {MAX_BYTES} bytes")
     document = _parse(data, path, damaged)
     try:
         metrics = _with_rest(document)
     except ValueError as error:
         raise damaged(str(error)) from None
-    _restored(metrics, document, damaged)  # check the checkpoint now: a later merge needs it
-    return metrics
+    return metrics, _restored(metrics, document, damaged)  # a later merge needs a valid checkpoint
 
 
 def read_totals(session: Session) -> Totals | None:
@@ -132,6 +143,14 @@ def read_totals(session: Session) -> Totals | None:
     if not 0 <= totals.journal <= MAX_JOURNAL:
         raise _damaged(session, f"its last journal cannot have been number {totals.journal}")
     return totals
+
+
+def read_site(document: Any) -> Site | None:
+    """Read the site from a parsed `metrics.json`; None if it has none, or no valid one."""
+    try:
+        return Site.restored(document[_CHECKPOINT]["site"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def set_aside_if_damaged(session: Session) -> Rejected | None:
@@ -189,6 +208,7 @@ def publish(session: Session, totals: Totals) -> Published:
     Raises:
         OSError: The file could not be written. The old file is still there, whole.
     """
+    totals.site = following(totals.site, session)
     files.replace(session.metrics, encoded(session.id, totals))
     return Published(totals, identity(session))
 
@@ -226,7 +246,7 @@ def _read(session: Session) -> dict[str, Any] | None:
         return _damaged(session, reason)
 
     try:
-        data = files.read_private(session.metrics, _MAX_BYTES)
+        data = files.read_private(session.metrics, MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -19,7 +19,8 @@ from m31a_mp.kinds.parts import Restoring, integer
 from m31a_mp.kinds.tables import Entries
 from m31a_mp.kinds.timeline import COUNTS
 from m31a_mp.kinds.times import from_ns, plausible, to_ns
-from m31a_mp.model import SessionMetrics, has_records
+from m31a_mp.metrics.site import Site
+from m31a_mp.model import SessionMetrics, SiteMetric, has_records
 
 CHECKPOINT_VERSION = 1
 # The limits keep a hostile journal from taking all memory.
@@ -58,6 +59,8 @@ class Totals:
         rejected: The number of rejected pieces of input.
         names_bytes: Bytes of all names, as JSON.
         set_aside: Files that are counted as rejected, and were about to be moved out of the way.
+        site: The site, and the number of the latest publication; None before the first one.
+        sites: The sites that the totals were gathered from, by their ids; empty for a session of its own.
     """
 
     started: int | None = None
@@ -71,6 +74,8 @@ class Totals:
     rejected: int = 0
     names_bytes: int = 0
     set_aside: set[str] = field(default_factory=set)
+    site: Site | None = None
+    sites: dict[str, SiteMetric] = field(default_factory=dict)
 
     def entry(self, table: str, name: str, time: int) -> Any:
         """Return the entry of a name in a table. A missing entry is made, first recorded at `time`."""
@@ -160,6 +165,7 @@ class Totals:
             **shown,
             dropped={reason: saturated(n) for reason, n in sorted(self.dropped.items())},
             rejected=saturated(self.rejected),
+            sites=sorted(self.sites.values(), key=lambda site: (site.host, site.id)),
         )
 
     def _rest(self, but: Container[str] = ()) -> dict[str, Any]:
@@ -181,6 +187,9 @@ class Totals:
         for reason, count in other.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         self.rejected += other.rejected
+        for site in other.sites.values():
+            if site.id not in self.sites or self.sites[site.id].number < site.number:
+                self.sites[site.id] = site
         self.names_bytes = self._size_of_names()
 
     def _size_of_names(self) -> int:
@@ -194,6 +203,7 @@ class Totals:
             "journal": self.journal,
             "set_aside": sorted(self.set_aside),
             "writers": {w: {"last": m.last, "dropped": m.dropped} for w, m in self.writers.items()},
+            **({"site": self.site.kept()} if self.site else {}),
             **self._rest(but),
         }
 
@@ -217,6 +227,8 @@ class Totals:
         for name, table in totals.tables.items():
             table.restore(metrics, checkpoint.get(name, {}), at)
         totals.set_aside = set(map(str, checkpoint.get("set_aside", [])))
+        totals.site = Site.restored(checkpoint["site"]) if "site" in checkpoint else None
+        totals.sites = {site.id: site for site in metrics.sites}
         totals.dropped = dict(metrics.dropped)
         totals.rejected = metrics.rejected
         totals.names_bytes = totals._size_of_names()

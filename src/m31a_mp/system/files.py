@@ -260,6 +260,29 @@ def replace(path: str, data: bytes) -> None:
     sync_directory(directory)
 
 
+def hand_out(path: str, data: bytes, *, is_precious: bool = True) -> None:
+    """Replace a file by rename, for others to read. The new bytes need not survive a power cut.
+
+    Unlike with `replace`, several processes may do this at the same time, and the file system need not know
+    modes. After a power cut the file has all old or all new bytes, unless `is_precious` is false.
+    """
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{os.getpid()}.{os.urandom(4).hex()}{_TEMPORARY}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+    try:
+        with FileIO(fd, "w"):
+            write_all(fd, data)
+            if is_precious:
+                os.fsync(fd)  # otherwise the rename may reach the disk first
+        os.replace(temporary, path)
+    except BaseException:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass  # the store is gone
+        raise
+
+
 def delete_if_there(path: str) -> None:
     """Delete a file. A missing file is no error."""
     try:

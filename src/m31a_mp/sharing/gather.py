@@ -1,0 +1,217 @@
+"""Gathering: read the latest state of each site, and add them up. Needs no lock and no owner."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from errno import ENOENT
+
+from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.kinds.times import from_ns
+from m31a_mp.metrics import file as metrics_file
+from m31a_mp.metrics.totals import Totals
+from m31a_mp.model import SessionMetrics, SiteMetric
+from m31a_mp.session.paths import check_session_id
+from m31a_mp.sharing.adding import Adding
+from m31a_mp.sharing.state import BadStateError, Header, State
+from m31a_mp.sharing.store import open_store
+from m31a_mp.system.log import warn
+
+
+def gather(session_id: str, url: str | os.PathLike[str]) -> SessionMetrics:
+    """Add up the latest states of all sites that share a session.
+
+    Args:
+        session_id: The session's id, the same at all sites.
+        url: The store that the sites share in: the URL of a Redis or Valkey server (`redis://`, `rediss://`,
+            `unix://`, `valkey://`), `file:///DIRECTORY`, or the path of a directory.
+
+    Returns:
+        The metrics that one machine would have, costs to the last digit, with the sites in `sites`. The state
+        of a site that cannot be used is not counted; `sites` says why, and the log has a warning.
+
+    Raises:
+        TypeError, ValueError: The id or the URL is not valid.
+        FileNotFoundError: No site has shared the session there.
+        StoreError: The store cannot be reached or refuses.
+        ImportError: The URL names a server, and the package `redis` is not installed.
+    """
+    gathering = Gathering(session_id, url)
+    try:
+        return gathering.look()
+    finally:
+        gathering.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The latest state of a site that was read.
+
+    Attributes:
+        header: The header.
+        state: The state, as it came.
+        totals: The totals of the site; None if the state cannot be used.
+        shown: What `sites` says of the site.
+        contains: Other sites whose states the totals contain, and the number of the last one of each.
+    """
+
+    header: Header
+    state: State
+    totals: Totals | None
+    shown: SiteMetric
+    contains: Mapping[str, int]
+
+
+class Gathering:
+    """The latest states of the sites of one session. A look reads only the states that are new."""
+
+    def __init__(self, session_id: str, url: str | os.PathLike[str]) -> None:
+        """See `gather`. Nothing is read yet."""
+        self.session_id = check_session_id(session_id)
+        self._store = open_store(os.fspath(url))
+        self._known: dict[str, Gathered] = {}
+        self._unread: dict[str, str] = {}
+        self._told: set[str] = set()
+        self._adding = Adding()
+        self.leave_out = ""
+        """The id of a site that is not counted: the gathered session itself, if it is shared there, too."""
+
+    @property
+    def url(self) -> str:
+        """The URL of the store, without a password."""
+        return self._store.url
+
+    @property
+    def known(self) -> Mapping[str, Gathered]:
+        """The latest state of each site, by its id."""
+        return self._known
+
+    def look(self) -> SessionMetrics:
+        """Read what is new, and return the sum of the latest states.
+
+        Raises:
+            FileNotFoundError, StoreError: See `gather`.
+        """
+        self.read()
+        return self.sum().to_metrics(self.session_id)
+
+    def read(self) -> set[str]:
+        """Read what is new. Return the sites that have a new state.
+
+        A site that is not in the store any more keeps its latest state: nothing that was counted disappears.
+
+        Raises:
+            FileNotFoundError, StoreError: See `gather`.
+        """
+        headers = self._store.headers(self.session_id)
+        self._unread = {site: why for site, why in headers.items() if isinstance(why, str)}
+        listed = {site: header for site, header in headers.items() if isinstance(header, Header)}
+        new = set()
+        for site in listed.keys() & self._known.keys():
+            self._renew(site, listed[site])
+        changed = [site for site, header in listed.items() if self._is_news(site, header)]
+        states = self._store.get(self.session_id, changed)
+        self._unread |= dict.fromkeys(set(changed) - states.keys(), "its state is gone")
+        for site, data in states.items():
+            try:
+                state = State.parse(data)
+                if state.header.site != site:
+                    raise BadStateError("it is the state of another site")
+                if self.take(state):
+                    new.add(site)
+            except BadStateError as error:
+                self._unread[site] = str(error)
+        if not self._known and not self._unread:
+            reason = f"no site has shared session {self.session_id!r} there"
+            raise FileNotFoundError(ENOENT, reason, self._store.url)
+        return new
+
+    def take(self, state: State) -> bool:
+        """Take a state, if it is newer than the known one of its site. Return whether it is."""
+        is_new = self._is_news(state.header.site, state.header)
+        if is_new:
+            self._known[state.header.site] = _opened(state)
+        return is_new
+
+    def close(self) -> None:
+        """Close the connection to the store."""
+        self._store.close()
+
+    def _is_news(self, site: str, header: Header) -> bool:
+        known = self._known.get(site)
+        return known is None or known.header.number < header.number
+
+    def _renew(self, site: str, header: Header) -> None:
+        """Note the time of a later share of the known state."""
+        known = self._known[site]
+        if known.header.number == header.number:
+            known.shown.shared_at, known.shown.has_ended = from_ns(header.time), header.has_ended
+
+    def sum(self) -> Totals:
+        """Return the sum of the latest states that were read."""
+        containing = self._containing()
+        sites, counted = {}, {}
+        for site, gathered in sorted(self._known.items()):
+            others = containing.get(site, {})
+            if site == self.leave_out or any(last >= gathered.header.number for last in others.values()):
+                continue  # another site has all of it: the directory was moved there, or gathered
+            problems = [gathered.shown.problem, self._unread.get(site, "")]
+            problems += [
+                f"site {other} contains its states up to number {last}: they are counted twice"
+                for other, last in others.items()
+            ]
+            sites[site] = shown = copy(gathered.shown)
+            shown.problem = "; ".join(filter(None, problems))
+            if gathered.totals:
+                counted[site] = gathered.totals
+        for site in self._unread.keys() - sites.keys():
+            problem = f"not counted: {self._unread[site]}"
+            sites[site] = SiteMetric(site, "", 0, from_ns(0), problem=problem)
+        whole = self._adding.sum(counted)
+        whole.sites = sites
+        self._warn(sites)
+        return whole
+
+    def _containing(self) -> dict[str, dict[str, int]]:
+        """Return, for each site, the others that contain states of it, and the number of the last one."""
+        containing: dict[str, dict[str, int]] = {}
+        for other, gathered in self._known.items():
+            if other == self.leave_out:
+                continue
+            for site, last in gathered.contains.items():
+                if site != other:
+                    containing.setdefault(site, {})[other] = last
+        return containing
+
+    def _warn(self, sites: Mapping[str, SiteMetric]) -> None:
+        for site in sites.values():
+            if site.problem and site.problem not in self._told:
+                self._told.add(site.problem)
+                warn("site %s of session %s: %s", site.id, self.session_id, site.problem)
+
+
+def _opened(state: State) -> Gathered:
+    """Read the metrics in a state."""
+    header = state.header
+    shown = SiteMetric(header.site, header.place.host, header.number, from_ns(header.time), header.has_ended)
+    try:
+        metrics, totals = metrics_file.parse(state.content(), f"the state of site {header.site}")
+    except (BadStateError, DamagedMetricsError) as error:
+        shown.problem = f"not counted: {_reason(error)}"
+        return Gathered(header, state, None, shown, {})
+    sums = metrics.totals
+    shown.tool_calls, shown.llm_interactions = sums.tool_calls, sums.llm_interactions
+    shown.dropped, shown.rejected = sums.dropped, metrics.rejected
+    shown.sites = len(metrics.sites)
+    contains = {site.id: site.number for site in metrics.sites if site.number}
+    if totals.site:
+        contains |= totals.site.origins
+    return Gathered(header, state, totals, shown, contains)
+
+
+def _reason(error: BadStateError | DamagedMetricsError) -> str:
+    if isinstance(error, UnsupportedVersionError):
+        return f"its metrics.json {error.reason}. Use a later release here"
+    return error.reason if isinstance(error, DamagedMetricsError) else str(error)

@@ -1,0 +1,82 @@
+"""A gathered session on disk: `metrics.json` of the whole, and in `sites/` each site's state as it came."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from m31a_mp.errors import MetricsError
+from m31a_mp.metrics import file as metrics_file
+from m31a_mp.metrics.totals import Totals
+from m31a_mp.segments.reader import list_segments
+from m31a_mp.session.lease import owning
+from m31a_mp.session.paths import Session
+from m31a_mp.sharing.gather import Gathering
+from m31a_mp.sharing.state import BadStateError, State
+from m31a_mp.system import files
+
+_SUFFIX = ".state"
+
+
+class GatheredSession:
+    """A session directory into which the states of sites are gathered. It can be shared in turn."""
+
+    def __init__(self, session: Session, gathering: Gathering) -> None:
+        """Open the directory, which is made if it does not exist, and take in the states that are there.
+
+        Raises:
+            MetricsError: The directory has a session of its own.
+            SessionOwnedError: The session has a living owner.
+            OSError: The directory could not be made or read.
+        """
+        self._session = session
+        self._gathering = gathering
+        self._directory = f"{session.root}/sites"
+        self._is_current = False
+        session.make()
+        files.make_directory(self._directory)
+        owning(session, self._open)
+
+    def update(self) -> bool:
+        """Read what is new in the store, and publish the sum, durably. Return whether anything was new.
+
+        Raises:
+            FileNotFoundError: No site has shared the session, ever.
+            MetricsError, OSError: The store cannot be read, or the directory cannot be written.
+        """
+        new = self._gathering.read()
+        if not new and self._is_current:
+            return False
+        owning(self._session, lambda: self._publish(new))
+        self._is_current = True
+        return True
+
+    def _open(self) -> None:
+        self._check()
+        for path in files.find(self._directory, "", _SUFFIX):
+            with suppress(BadStateError), open(path, "rb") as stream:
+                self._gathering.take(State.parse(stream.read()))
+
+    def _check(self) -> Totals | None:
+        session = self._session
+        before = metrics_file.read_totals(session)
+        if (
+            (before and not before.sites)
+            or os.path.lexists(session.journal)
+            or any(list_segments(session.segments))
+        ):
+            message = f"{session.root} has records of its own; gather into another directory"
+            raise MetricsError(message, session.root)
+        return before
+
+    def _publish(self, new: set[str]) -> None:
+        before = self._check()
+        for site in sorted(new):
+            # The states first: after a crash in between, the next run finds them and publishes their sum.
+            files.replace(f"{self._directory}/{site}{_SUFFIX}", self._gathering.known[site].state.data())
+        if before and before.site:
+            self._gathering.leave_out = before.site.id  # what is shared from here is not gathered here again
+        totals = self._gathering.sum()
+        totals.site = before.site if before else None
+        files.sync_parents(self._session.root)
+        metrics_file.publish(self._session, totals)

@@ -1,0 +1,228 @@
+"""A store in a Redis or Valkey server: two hashes for each session, under one hash tag.
+
+    m31a_mp:{<session id>}:sites     site id -> number, a space, the header
+    m31a_mp:{<session id>}:states    site id -> the state
+
+The session id is percent-encoded. A script of the server replaces both in one step, if the number is greater.
+Both keys expire together, after the last share of any site.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+from weakref import WeakSet
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from m31a_mp.errors import StoreError
+from m31a_mp.metrics.site import is_id
+from m31a_mp.sharing.address import shown_url
+from m31a_mp.sharing.state import MAX_HEADER_BYTES, BadStateError, Header, State
+from m31a_mp.system import fork
+
+_SECONDS = 3.0  # for a connection, and for each answer
+_PREFIX = "m31a_mp:{"
+_SITES = "}:sites"
+_STATES = "}:states"
+_MOST_DAYS = 36_500
+_DAY_MS = 86_400_000
+_SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+_AT_ONCE = 64  # states in one answer of the server, which keeps it free for others in between
+
+# A state that is damaged has no number, and is replaced. Numbers stay far below 2**53, where Lua's are exact.
+_PUT = """
+local there = redis.call('HGET', KEYS[1], ARGV[1])
+if there then
+  local number = tonumber(string.match(there, '^(%d+) '))
+  local new = tonumber(ARGV[2])
+  if number and (number > new or (number == new and string.match(there, '"crc32":"(%x+)"') ~= ARGV[3])) then
+    return there
+  end
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[5])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+redis.call('PEXPIRE', KEYS[2], ARGV[6])
+return false
+"""
+
+Answer = TypeVar("Answer")
+
+
+class ServerStore:
+    """The states of sites in a server. See `Store`. One thread at a time may use an object."""
+
+    def __init__(self, url: str) -> None:
+        """See `open_store`.
+
+        Raises:
+            ValueError: The URL is not valid. The message does not show it: it may have a password.
+        """
+        scheme, _, rest = url.partition("://")
+        place, _, query = rest.partition("?")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        options.pop("health_check_interval", None)  # each share is a check; see _connected
+        self.url = shown_url(url)
+        self._expire_ms = int(_days(options.pop("expire_days", "30")) * _DAY_MS)
+        try:
+            client = redis.Redis.from_url(
+                f"{_SCHEMES.get(scheme, scheme)}://{place}?{urlencode(options)}",
+                # What the URL says wins over these.
+                socket_timeout=_SECONDS,
+                socket_connect_timeout=_SECONDS,
+                # Once more, at once: the server may have closed the connection since the last share.
+                retry=Retry(NoBackoff(), 1, (redis.exceptions.ConnectionError,)),
+                protocol=2,
+                redis_connect_func=_connected,
+            )
+        except Exception:
+            raise ValueError(
+                f"{self.url} cannot be the URL of a server. It is redis://USER:PASSWORD@HOST:PORT/DATABASE, "
+                "with special characters percent-encoded"
+            ) from None
+        self._client: Any = client
+        self._put = self._client.register_script(_PUT)
+
+    def put(self, session_id: str, state: State) -> Header | None:
+        """See `Store.put`."""
+        header = state.header
+        line = header.line()
+        arguments: list[Any] = [
+            header.site,
+            header.number,
+            header.crc32,
+            line.rstrip(),
+            line + state.body,
+            self._expire_ms,
+        ]
+        there = self._ask(session_id, partial(self._put, _keys(session_id), arguments))
+        if there is None:
+            return None
+        try:
+            return _header(there)
+        except BadStateError as error:
+            raise StoreError(
+                f"{self.url}: the state of this site is not replaced: {error}", self.url
+            ) from None
+
+    def headers(self, session_id: str) -> dict[str, Header | str]:
+        """See `Store.headers`."""
+        found: dict[str, Header | str] = {}
+        listed: dict[bytes, bytes] = self._ask(
+            session_id, partial(self._client.hgetall, _keys(session_id)[0])
+        )
+        for name, line in listed.items():
+            site = name.decode("ascii", "replace")
+            try:
+                header = _header(line)
+                if header.site != site or not is_id(site):
+                    raise BadStateError("it is the state of another site")
+                found[site] = header
+            except BadStateError as error:
+                found[site] = str(error)
+        return found
+
+    def get(self, session_id: str, sites: list[str]) -> dict[str, bytes]:
+        """See `Store.get`."""
+        found: dict[str, bytes] = {}
+        for start in range(0, len(sites), _AT_ONCE):
+            some = sites[start : start + _AT_ONCE]
+            values = self._ask(session_id, partial(self._client.hmget, _keys(session_id)[1], some))
+            found |= {site: value for site, value in zip(some, values, strict=True) if value is not None}
+        return found
+
+    def sessions(self) -> list[str]:
+        """See `Store.sessions`."""
+        pattern = f"{_PREFIX}*{_SITES}"
+        keys: list[bytes] = self._ask("", lambda: list(self._client.scan_iter(match=pattern, count=1000)))
+        names = {key.decode("utf-8", "replace") for key in keys}
+        return sorted(unquote(name[len(_PREFIX) : -len(_SITES)]) for name in names)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._client.close()
+        self._client.connection_pool.disconnect()
+
+    def __repr__(self) -> str:
+        return f"<ServerStore {self.url}>"
+
+    def _ask(self, session_id: str, question: Callable[[], Answer]) -> Answer:
+        try:
+            return question()
+        except redis.exceptions.RedisError as error:
+            raise StoreError(f"{self.url}: {_reason(error, session_id)}", self.url) from None
+        except (OSError, TypeError, ValueError) as error:  # of the resolver, of TLS, of an unknown option
+            raise StoreError(f"{self.url}: {error}", self.url) from None
+
+
+def _days(text: str) -> float:
+    """Return the days after which the server forgets a session that no site shares any more."""
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    if not 0 < days <= _MOST_DAYS:
+        raise ValueError(f"expire_days must be a number of days above 0, at most {_MOST_DAYS}")
+    return days
+
+
+def _keys(session_id: str) -> list[str]:
+    name = quote(session_id, safe="")
+    return [f"{_PREFIX}{name}{_SITES}", f"{_PREFIX}{name}{_STATES}"]
+
+
+def _header(line: bytes) -> Header:
+    number, _, header = line.partition(b" ")
+    if not number.isdigit() or len(header) > MAX_HEADER_BYTES:
+        raise BadStateError("it is not a state of a session")
+    return Header.parse(header)
+
+
+def _reason(error: Exception, session_id: str) -> str:
+    """Return what is wrong, in a clause. The messages of redis-py contain no password."""
+    text = str(error)
+    if isinstance(error, redis.exceptions.TimeoutError):
+        return f"no answer within {_SECONDS:g} s"
+    if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError)):
+        return f"the server refuses the user or the password: {text}"
+    if "WRONGTYPE" in text:
+        keys = " or ".join(_keys(session_id))
+        return f"{keys} has a value of another type; delete it, or use another database"
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return "the server's memory is full (maxmemory)"
+    if isinstance(error, redis.exceptions.ConnectionError) and text.startswith("Error "):
+        text = (
+            text.partition(". ")[2].lower() or text
+        )  # "Error 111 connecting to HOST:PORT. Connection refused."
+    return text.partition("\n")[0].rstrip(".")
+
+
+# --- Forks --------------------------------------------------------------------------------------------
+
+_sockets: WeakSet[socket.socket] = WeakSet()
+
+
+def _connected(connection: Any) -> None:
+    """Note the socket of a new connection, then log in as usual.
+
+    With health checks, `on_connect` would check the new connection, and come back here, without end.
+    """
+    _sockets.add(connection._sock)  # noqa: SLF001  # redis-py has no other way to it
+    connection.on_connect()
+
+
+@fork.after_in_child("files")
+def _close_sockets() -> None:
+    """Close the parent's sockets without a word to the server: the parent goes on using the connections."""
+    for found in list(_sockets):
+        fd = found.detach()
+        if fd >= 0:
+            os.close(fd)
+    _sockets.clear()

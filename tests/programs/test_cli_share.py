@@ -1,0 +1,211 @@
+"""`m31a-mp` past one machine: share, gather, and `--from` of those that show."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+from test_cli_run import ENVIRONMENT, PROGRAM
+
+from m31a_mp import Collector, attach, gather, load
+from metrics_of import SESSION, count
+from servers import Server, waited_for
+
+
+def cli(*arguments: object, status: int = 0, **environment: str) -> str:
+    """Run a command to its end; return its output, of stdout and stderr."""
+    done = subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env=ENVIRONMENT | environment,
+        timeout=60,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def record(directory: Path, calls: int) -> Path:
+    with Collector(SESSION, directory) as collector:
+        for i in range(calls):
+            collector.record_tool_call("bash", i > 0, i)
+    return directory / SESSION
+
+
+def gathered(url: str) -> int:
+    try:
+        return count(gather(SESSION, url))
+    except (FileNotFoundError, OSError):
+        return 0
+
+
+def test_sites_are_shared_and_shown_together(url: str, tmp_path: Path) -> None:
+    for i in range(3):
+        told = cli("share", "--once", record(tmp_path / str(i), i + 1), "--to", url)
+        assert "shared with" in told
+    told = cli("show", SESSION, "--from", url)
+    assert "gathered from" in told
+    assert "bash" in told
+    document = orjson.loads(cli("show", SESSION, "--from", url, "--json"))
+    assert document["totals"]["tool_calls"] == 6
+    assert len(document["metrics"]["sites"]) == 3
+    [line] = cli("watch", SESSION, "--from", url, "--json", "--count", 1).splitlines()
+    assert orjson.loads(line)["totals"] == document["totals"]
+    listed = orjson.loads(cli("ls", "--from", url, "--json"))
+    assert [(one["session"], one["sites"], one["error"]) for one in listed["sessions"]] == [
+        (SESSION, 3, None)
+    ]
+    assert SESSION in cli("ls", "--from", url)
+    assert cli("show", "--from", url).splitlines()[0] == told.splitlines()[0]  # it is the only one
+
+
+def test_store_of_the_environment_is_used(url: str, tmp_path: Path) -> None:
+    cli("run", "--session", tmp_path / SESSION, "--", "true", M31A_MP_SHARE=url)
+    assert gathered(url) == 1
+    cli("gather", SESSION, "--into", tmp_path / "into", M31A_MP_SHARE=url)
+    assert count(load(tmp_path / "into", SESSION)) == 1
+
+
+def test_gathered_session_is_on_disk_and_can_be_shared_in_turn(url: str, tmp_path: Path) -> None:
+    for i in range(2):
+        cli("share", "--once", record(tmp_path / str(i), 2), "--to", url)
+    into = tmp_path / "into"
+    assert "2 sites, 4 tool calls" in cli("gather", SESSION, "--from", url, "--into", into)
+    assert len(list((into / SESSION / "sites").iterdir())) == 2
+    assert "all is well" in cli("verify", into / SESSION)
+    larger = str(tmp_path / "larger")
+    cli("share", "--once", into / SESSION, "--to", larger)
+    cli("share", "--once", record(tmp_path / "2", 3), "--to", larger)
+    whole = gather(SESSION, larger)
+    assert count(whole) == 7
+    assert sorted(site.sites for site in whole.sites) == [0, 2]
+    # Nothing is counted twice if it is shared where it was gathered.
+    cli("share", "--once", into / SESSION, "--to", url)
+    cli("gather", SESSION, "--from", url, "--into", into)
+    assert count(gather(SESSION, url)) == count(load(into, SESSION)) == 4
+
+
+def test_gathered_session_takes_no_records(url: str, tmp_path: Path) -> None:
+    cli("share", "--once", record(tmp_path, 1), "--to", url)
+    cli("gather", SESSION, "--from", url, "--into", tmp_path / "into")
+    told = cli("compact", tmp_path / "into" / SESSION, status=3)
+    assert "gathered from sites" in told
+    told = cli("gather", SESSION, "--from", url, "--into", tmp_path, status=3)
+    assert "records of its own" in told
+
+
+def test_what_cannot_be_counted_ends_with_1(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for i in range(2):
+        cli("share", "--once", record(tmp_path / str(i), 1), "--to", store)
+    min((store / SESSION).iterdir()).write_bytes(b"garbage")
+    told = cli("gather", SESSION, "--from", store, "--into", tmp_path / "into", status=1)
+    assert "not counted: it is not a state of a session" in told
+    assert "not counted" in cli("show", SESSION, "--from", store)
+    cli("ls", "--from", store, status=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["show", "s", "--from", "http://x"], 2, "no store"),
+        (["show", "other", "--from", "{store}"], 3, "no site has shared session 'other'"),
+        (["show", "s", "--from", "{tmp}/none"], 3, "no such directory"),
+        (["show", "--from", "{store}"], 2, "2 sessions are shared there"),
+        (["share", "{tmp}/s"], 2, "M31A_MP_SHARE is not set"),
+        (["share", "{tmp}/s", "--to", "redis://:secret@127.0.0.1:1", "--once"], 3, "connection refused"),
+        (["gather", "s", "--into", "{tmp}"], 2, "M31A_MP_SHARE is not set"),
+        (["ls", "{tmp}", "--from", "{store}"], 2, "takes no directory"),
+    ],
+)
+def test_mistakes_are_told(arguments: list[str], status: int, told: str, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for name in ("a", "b"):
+        Collector(name, tmp_path, share=store).stop()
+    record(tmp_path, 1)
+    text = cli(*(a.format(store=store, tmp=tmp_path) for a in arguments), status=status)
+    assert told in text
+    assert "secret" not in text
+
+
+def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path) -> None:
+    with Collector(SESSION, tmp_path, share=f"unix://:secret@{tmp_path}/none") as collector:
+        collector.record_tool_call("bash", True, 1)
+    for command in (["show", tmp_path / SESSION], ["ls", tmp_path]):
+        told = cli(*command)
+        assert "not shared for" in told
+        assert "no such file" in told
+        assert "secret" not in told
+    assert "not shared since" in cli("verify", tmp_path / SESSION, status=1)
+    cli("share", "--once", tmp_path / SESSION, "--to", server.url)
+    cli("verify", tmp_path / SESSION)
+    assert "not shared" not in cli("show", tmp_path / SESSION)
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts a command that goes on until a signal."""
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        command = [*PROGRAM, *map(str, arguments)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=tmp_path)
+
+    return start
+
+
+def test_sidecar_merges_without_an_owner_and_beside_one(
+    url: str, tmp_path: Path, beside: Callable[..., subprocess.Popen[str]]
+) -> None:
+    record(tmp_path, 1)
+    with beside("share", tmp_path / SESSION, "--to", url, "--interval", 0.05) as sidecar:
+        try:
+            waited_for(lambda: gathered(url) == 1)
+            attach(SESSION, tmp_path).record_tool_call("bash", True, 1)
+            waited_for(lambda: gathered(url) == 2)
+            with Collector(SESSION, tmp_path) as owner:  # the sidecar is not in its way
+                owner.record_tool_call("bash", True, 1)
+                owner.flush()
+                waited_for(lambda: gathered(url) == 3)
+            attach(SESSION, tmp_path).record_tool_call("bash", True, 1)
+        finally:
+            sidecar.send_signal(signal.SIGINT)
+        assert sidecar.wait() == 0
+    assert gathered(url) == 4
+
+
+def test_follower_goes_on_while_the_store_is_away(
+    server: Server, tmp_path: Path, beside: Callable[..., subprocess.Popen[str]]
+) -> None:
+    server.do("FLUSHALL")
+    site = record(tmp_path, 1)
+    cli("share", "--once", site, "--to", server.url)
+    into = tmp_path / "into"
+    arguments = ("gather", SESSION, "--from", server.url, "--into", into, "--follow", "--interval", 0.05)
+    with beside(*arguments) as follower:
+        try:
+            waited_for(lambda: (into / SESSION / "metrics.json").exists() and count(load(into, SESSION)) == 1)
+            server.restart()  # it is empty now
+            record(tmp_path, 2)
+            cli("share", "--once", site, "--to", server.url)
+            waited_for(lambda: count(load(into, SESSION)) == 3)
+        finally:
+            follower.send_signal(signal.SIGTERM)
+        assert follower.wait() == 128 + signal.SIGTERM
+
+
+def test_a_missing_package_is_told() -> None:
+    program = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from m31a_mp import gather\n"
+        "try: gather('s', 'redis://host')\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "pip install 'm31a_mp[redis]'" in done.stdout

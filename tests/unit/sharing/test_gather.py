@@ -1,0 +1,220 @@
+"""Gathering: the latest states of all sites add up, each record once; what is wrong is told."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from m31a_mp import Collector, SessionMetrics, StoreError, Usage, gather, load, merge
+from m31a_mp.metrics.file import read_site
+from m31a_mp.session.paths import Session
+from m31a_mp.sharing.gather import Gathering
+from m31a_mp.sharing.sharer import Sharing
+from m31a_mp.sharing.state import State
+from m31a_mp.sharing.store import open_store
+from metrics_of import SESSION, count
+
+
+def record(directory: Path, calls: int, url: str | None = None) -> None:
+    with Collector(SESSION, directory, share=url) as collector:
+        for i in range(calls):
+            collector.record_tool_call("bash", i % 3 > 0, i)
+            collector.record_llm_interaction("plan", Usage(i, 1, i + 1), 0.1, model="opus")
+
+
+def share(directory: Path, url: str) -> None:
+    Sharing(Session.named(SESSION, directory), open_store(url)).share(again=True)
+
+
+def state_of(directory: Path) -> State:
+    content = (directory / SESSION / "metrics.json").read_bytes()
+    site = read_site(orjson.loads(content))
+    assert site
+    return State.of(site, content)
+
+
+def problems(metrics: SessionMetrics) -> list[str]:
+    return [site.problem for site in metrics.sites if site.problem]
+
+
+def test_sites_add_up_exactly(url: str, tmp_path: Path) -> None:
+    sites = [tmp_path / str(i) for i in range(3)]
+    for i, site in enumerate(sites):
+        record(site, i + 1, url)
+    whole = gather(SESSION, url)
+    parts = [metrics for site in sites if (metrics := load(site, SESSION))]
+    expected = merge(*parts)
+    assert [site.tool_calls for site in sorted(whole.sites, key=lambda s: s.tool_calls)] == [1, 2, 3]
+    assert all(site.has_ended and not site.problem for site in whole.sites)
+    whole.sites = []
+    assert whole == expected
+    assert whole.rest == expected.rest
+
+
+def test_session_that_nobody_shared_is_not_an_empty_one(url: str, tmp_path: Path) -> None:
+    record(tmp_path, 1, url)
+    with pytest.raises(FileNotFoundError, match="no site has shared session 'other'"):
+        gather("other", url)
+
+
+def test_store_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="none"):
+        gather(SESSION, tmp_path / "none")
+    with pytest.raises(StoreError, match=r"no such file|refused"):
+        gather(SESSION, f"unix://:secret@{tmp_path}/none")
+
+
+def test_only_what_changed_is_read(url: str, tmp_path: Path) -> None:
+    for i in range(3):
+        record(tmp_path / str(i), 1, url)
+    gathering = Gathering(SESSION, url)
+    assert len(gathering.read()) == 3
+    assert gathering.read() == set()
+    record(tmp_path / "1", 1, url)
+    assert len(gathering.read()) == 1
+    assert count(gathering.sum().to_metrics(SESSION)) == 4
+
+
+def test_site_that_left_the_store_keeps_its_records(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "0", 2, url)
+    gathering = Gathering(SESSION, url)
+    assert count(gathering.look()) == 2
+    other = tmp_path / "other"
+    shutil.rmtree(tmp_path / "store", ignore_errors=True)
+    if "://" in url:
+        open_store(url)._client.flushall()  # type: ignore[attr-defined]
+    record(other, 1, url)
+    assert count(gathering.look()) == 3
+    share(tmp_path / "0", url)
+    assert count(gathering.look()) == count(gather(SESSION, url)) == 3
+
+
+def test_late_share_into_an_emptied_store_takes_nothing_back(url: str, tmp_path: Path) -> None:
+    record(tmp_path, 1)
+    late = state_of(tmp_path)
+    record(tmp_path, 2, url)
+    gathering = Gathering(SESSION, url)
+    assert count(gathering.look()) == 3
+    shutil.rmtree(tmp_path / "store", ignore_errors=True)
+    if "://" in url:
+        open_store(url)._client.flushall()  # type: ignore[attr-defined]
+    open_store(url).put(SESSION, late)
+    assert gathering.read() == set()
+    assert count(gathering.look()) == 3
+    share(tmp_path, url)
+    assert count(gather(SESSION, url)) == 3
+
+
+def test_moved_directory_counts_once(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "0", 2, url)
+    shutil.copytree(tmp_path / "0", tmp_path / "1")
+    shutil.rmtree(tmp_path / "0")
+    record(tmp_path / "1", 3, url)
+    whole = gather(SESSION, url)
+    assert count(whole) == 5
+    assert len(whole.sites) == 1
+    assert problems(whole) == []
+
+
+def test_copy_beside_its_living_original_is_told(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "0", 2, url)
+    shutil.copytree(tmp_path / "0", tmp_path / "1")
+    record(tmp_path / "1", 3, url)
+    record(tmp_path / "0", 4, url)
+    [problem] = problems(gather(SESSION, url))
+    assert "counted twice" in problem
+
+
+def test_empty_copies_are_sites_of_their_own(url: str, tmp_path: Path) -> None:
+    Collector(SESSION, tmp_path / "image").stop()
+    for i in range(3):
+        shutil.copytree(tmp_path / "image", tmp_path / str(i))
+        record(tmp_path / str(i), i + 1, url)
+    whole = gather(SESSION, url)
+    assert count(whole) == 6
+    assert problems(whole) == []
+
+
+def test_restored_metrics_go_on_above_what_was_shared(url: str, tmp_path: Path) -> None:
+    record(tmp_path, 2, url)
+    metrics = tmp_path / SESSION / "metrics.json"
+    backup = metrics.read_bytes()
+    for _ in range(5):
+        record(tmp_path, 1, url)
+    assert count(gather(SESSION, url)) == 7
+    metrics.write_bytes(backup)
+    record(tmp_path, 10, url)
+    whole = gather(SESSION, url)
+    assert count(whole) == 12  # what this machine says: the records after the backup are lost
+    assert len(whole.sites) == 1
+
+
+def test_twins_that_nothing_tells_apart_lose_nothing(url: str, tmp_path: Path) -> None:
+    """Two machines run a clone of one disk: host, boot and inode are the same."""
+    record(tmp_path, 1, url)
+    metrics = tmp_path / SESSION / "metrics.json"
+    with Collector(SESSION, tmp_path, share=url) as collector:
+        collector.record_tool_call("bash", True, 1)
+        collector.flush()
+        assert not collector.share_now(time.monotonic() + 60)
+        site = read_site(orjson.loads(metrics.read_bytes()))
+        assert site
+        twin = metrics.read_bytes().replace(b'"bash"', b'"twin"')
+        for number in range(site.number + 1, site.number + 4):
+            changed = orjson.loads(twin)
+            changed["m31a_mp"]["site"]["number"] = number
+            content = orjson.dumps(changed)
+            twin_site = read_site(changed)
+            assert twin_site
+            assert open_store(url).put(SESSION, State.of(twin_site, content)) is None
+        collector.record_tool_call("bash", True, 1)
+    whole = gather(SESSION, url)
+    assert {tool.name: tool.call_count for tool in whole.tools} == {"bash": 3, "twin": 2}
+    assert len(whole.sites) == 2
+    assert len(problems(whole)) == 1
+
+
+@pytest.mark.parametrize("garbage", [b"", b"garbage", b"{}\n{}"])
+def test_damaged_state_costs_only_its_own_site(tmp_path: Path, garbage: bytes) -> None:
+    url = str(tmp_path / "store")
+    for i in range(2):
+        record(tmp_path / str(i), 1, url)
+    broken = state_of(tmp_path / "0").header.site
+    (tmp_path / "store" / SESSION / f"{broken}.state").write_bytes(garbage)
+    whole = gather(SESSION, url)
+    assert count(whole) == 1
+    [problem] = problems(whole)
+    assert "not counted" in problem
+    share(tmp_path / "0", url)
+    assert count(gather(SESSION, url)) == 2
+
+
+def test_damaged_metrics_and_those_of_a_newer_version_are_told(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "0", 1, url)
+    state = state_of(tmp_path / "0")
+    store = open_store(url)
+    document = orjson.loads(state.content())
+    document["m31a_mp"]["version"] = 2
+    for i, content in enumerate((orjson.dumps(document), b"garbage", b'{"tools": 7}')):
+        site = read_site(orjson.loads(state.content()))
+        assert site
+        other = type(site)(f"{i:032x}", 1, site.place)
+        store.put(SESSION, State.of(other, content))
+    whole = gather(SESSION, url)
+    assert count(whole) == 1
+    told = sorted(problems(whole))
+    assert len(told) == 3
+    assert any("version 2" in problem for problem in told)
+
+
+def test_gathered_session_is_a_site_of_a_larger_one(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "0", 1, url)
+    record(tmp_path / "1", 2, url)
+    whole = gather(SESSION, url)
+    assert count(whole) == 3
+    again = SessionMetrics.from_json(orjson.loads(orjson.dumps(whole.to_json())))
+    assert again.sites == whole.sites

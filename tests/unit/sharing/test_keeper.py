@@ -1,0 +1,179 @@
+"""Sharing without an owner: one process at a time merges and shares; the next one goes on when it dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from m31a_mp import Collector, Recorder, SessionOwnedError, attach, gather
+from m31a_mp.recorder import SHARE_VARIABLE
+from m31a_mp.session.paths import Session
+from m31a_mp.sharing import keeper
+from metrics_of import SESSION, count
+from servers import waited_for
+from workers import Forked, under_way
+
+PROGRAM = """
+import sys
+from m31a_mp import attach
+recorder = attach("s", sys.argv[1], share=sys.argv[2])
+recorder.record_tool_call(sys.argv[3], True, 1)
+print("ready", flush=True)
+for line in sys.stdin:
+    recorder.record_tool_call(sys.argv[3], True, 1)
+    print("recorded", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Attempts come soon, and no thread goes on after its test."""
+    monkeypatch.setattr(keeper, "_TRY_SECONDS", 0.02)
+    monkeypatch.setattr(keeper, "FLUSH_SECONDS", 0.02)
+    yield
+    for kept in keeper._keepers.values():
+        waited_for(partial(getattr, kept, "_collector")).stop()
+    keeper._keepers.clear()
+
+
+def gathered(url: str) -> int:
+    try:
+        return count(gather(SESSION, url))
+    except (FileNotFoundError, OSError):
+        return 0
+
+
+def test_attached_process_merges_and_shares_without_an_owner(url: str, sessions: Path) -> None:
+    recorder = attach(SESSION, sessions, share=url)
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: gathered(url) == 1)
+    recorder.record_tool_call("bash", True, 1)
+    recorder.stop()
+    assert gathered(url) == 2  # stop() shares once more
+    with pytest.raises(SessionOwnedError):
+        Collector(SESSION, sessions)
+
+
+def test_owner_is_left_alone(url: str, sessions: Path) -> None:
+    with Collector(SESSION, sessions, share=url) as owner:
+        attach(SESSION, sessions, share=url).record_tool_call("bash", True, 1)
+        owner.flush()
+    assert gathered(url) == 1
+
+
+def test_next_process_goes_on_when_the_one_that_shares_is_killed(url: str, sessions: Path) -> None:
+    arguments = (sys.executable, "-c", PROGRAM, sessions, url)
+    with under_way(*arguments, "one") as one:
+        waited_for(lambda: gathered(url) >= 1)
+        with under_way(*arguments, "two") as two:
+            assert two.stdin
+            assert two.stdout
+            for process in (one, two):
+                assert process.stdin
+                assert process.stdout
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == "recorded\n"
+            one.kill()
+            one.wait()
+            waited_for(lambda: gathered(url) == 4)
+            two.stdin.write("\n")
+            two.stdin.flush()
+            waited_for(lambda: gathered(url) == 5)
+    assert len(gather(SESSION, url).sites) == 1
+
+
+def test_process_that_ends_shares_what_it_recorded_last(url: str, sessions: Path) -> None:
+    program = PROGRAM.partition("print")[0]
+    subprocess.run([sys.executable, "-c", program, str(sessions), url, "bash"], check=True, timeout=60)
+    with Collector(SESSION, sessions, share=url):
+        pass  # whether its thread got to own the session or not
+    assert gathered(url) == 1
+
+
+def test_environment_names_the_store_to_children(
+    url: str, sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Collector(SESSION, sessions, share=url) as collector:
+        assert collector.env()[SHARE_VARIABLE] == url
+        for name, value in collector.env().items():
+            monkeypatch.setenv(name, value)
+    recorder = Recorder.from_env()
+    assert recorder.env() == collector.env()
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: gathered(url) == 1)
+
+
+@pytest.mark.parametrize("wrong", ["http://host", "redis://:secret@host:port", ""])
+def test_wrong_store_of_the_environment_stops_no_program(
+    wrong: str, sessions: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SHARE_VARIABLE, wrong)
+    with Collector(SESSION, sessions) as collector:
+        collector.record_tool_call("bash", True, 1)
+    assert ("M31A_MP_SHARE" in caplog.text) is bool(wrong)
+    assert "secret" not in caplog.text
+
+
+def test_wrong_store_in_an_argument_is_refused_and_nothing_is_made(sessions: Path) -> None:
+    for wrong in ("http://host", "redis://:secret@host:port", ""):
+        with pytest.raises(ValueError, match=r"store|server"):
+            Collector(SESSION, sessions, share=wrong)
+        with pytest.raises(ValueError, match=r"store|server"):
+            attach(SESSION, sessions, share=wrong)
+    assert not sessions.exists()
+
+
+def test_disabled_collector_shares_nothing(tmp_path: Path, sessions: Path) -> None:
+    Collector(SESSION, sessions, False, share=tmp_path / "store").stop()
+    assert not (tmp_path / "store").exists()
+
+
+def test_child_of_a_fork_keeps_nothing_and_may_start_its_own(url: str, sessions: Path) -> None:
+    recorder = attach(SESSION, sessions, share=url)
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: gathered(url) == 1)
+
+    def child() -> None:
+        assert not keeper._keepers
+        recorder.record_tool_call("bash", True, 1)
+        recorder.stop()
+        assert not keeper._keepers
+        attach(SESSION, sessions, share=url)
+        assert list(keeper._keepers) == [Session.named(SESSION, sessions)]
+
+    with Forked(child) as forked:
+        assert forked.wait() == 0
+    waited_for(lambda: gathered(url) == 2)
+
+
+def test_fork_waits_for_the_import_of_a_thread(sessions: Path) -> None:
+    """A child must not find a module half imported, whose import never ends in it."""
+    program = """
+import os, sys, threading
+from m31a_mp.sharing import keeper
+started, go_on = threading.Event(), threading.Event()
+def importing():
+    with keeper._importing:
+        started.set()
+        go_on.wait(10)
+threading.Thread(target=importing).start()
+started.wait()
+threading.Timer(0.05, go_on.set).start()
+pid = os.fork()
+assert go_on.is_set()
+if not pid:
+    with keeper._importing:
+        os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+with keeper._importing:
+    pass
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    assert not os.path.exists(sessions)

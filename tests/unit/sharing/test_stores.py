@@ -1,0 +1,220 @@
+"""Stores of both kinds keep the newest state of each site, and contain what is wrong in them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from m31a_mp import StoreError
+from m31a_mp.metrics.site import Place, Site, new_id
+from m31a_mp.sharing.server import ServerStore
+from m31a_mp.sharing.state import Header, State
+from m31a_mp.sharing.store import Store, open_store
+from servers import Server, server_kind
+from workers import Forked
+
+A, B = new_id(), new_id()
+PLACE = Place(131, "boot", "host")
+SESSION = "ses{s}:*\N{SNOWMAN}"
+
+
+def state(site: str, number: int, content: bytes = b"{}") -> State:
+    return State.of(Site(site, number, PLACE), content)
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    return open_store(url)
+
+
+def numbers(store: Store, session_id: str = SESSION) -> dict[str, int]:
+    found = store.headers(session_id)
+    return {site: header.number for site, header in found.items() if isinstance(header, Header)}
+
+
+def test_newer_state_replaces_older_and_never_the_other_way(store: Store) -> None:
+    assert store.put(SESSION, state(A, 2)) is None
+    assert store.put(SESSION, state(B, 1)) is None
+    assert numbers(store) == {A: 2, B: 1}
+    assert store.put(SESSION, state(A, 10)) is None
+    there = store.put(SESSION, state(A, 9))
+    assert there
+    assert (there.site, there.number, there.place) == (A, 10, PLACE)
+    assert numbers(store) == {A: 10, B: 1}
+
+
+def test_same_state_may_come_again_and_another_one_of_its_number_may_not(store: Store) -> None:
+    assert store.put(SESSION, state(A, 2, b"one")) is None
+    again = state(A, 2, b"one")
+    assert store.put(SESSION, again) is None
+    there = store.put(SESSION, state(A, 2, b"two"))
+    assert there
+    assert there.crc32 == again.header.crc32
+    [data] = store.get(SESSION, [A]).values()
+    assert State.parse(data) == again
+
+
+def test_states_come_as_they_were_put(store: Store) -> None:
+    states = {new_id(): os.urandom(i * 100) for i in range(100)}
+    for site, content in states.items():
+        assert store.put(SESSION, state(site, 1, content)) is None
+    found = store.get(SESSION, [*states, new_id()])
+    assert {site: State.parse(data).content() for site, data in found.items()} == states
+
+
+def test_sessions_are_kept_apart_and_listed(store: Store) -> None:
+    names = ["a", SESSION, "x" * 200, "%7B", "}:sites"]
+    for i, name in enumerate(names):
+        assert store.put(name, state(A, i + 1)) is None
+    assert store.sessions() == sorted(names)
+    assert [numbers(store, name) for name in names] == [{A: i + 1} for i in range(len(names))]
+    assert store.headers("other") == {}
+
+
+def test_error_of_a_directory_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, tmp_path / "none" / "such"):
+        store = open_store(str(path))
+        with pytest.raises(StoreError, match=str(path)):
+            store.headers("s")
+        with pytest.raises(StoreError, match=str(path)):
+            store.sessions()
+    with pytest.raises(StoreError, match="Not a directory"):
+        open_store(str(file)).put("s", state(A, 1))
+
+
+def test_damaged_file_is_told_and_replaced_by_the_next_share(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for garbage in (b"", b"garbage\n", b"\0" * 100_000, state(A, 5).data()[:-1]):
+        store.put("s", state(A, 1))
+        (tmp_path / "s" / f"{A}.state").write_bytes(garbage)
+        assert isinstance(store.headers("s")[A], str)
+        assert store.put("s", state(A, 2)) is None
+        assert numbers(store, "s") == {A: 2}
+
+
+def test_file_of_a_later_version_is_told_and_left_alone(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("s", state(A, 1))
+    file = tmp_path / "s" / f"{A}.state"
+    later = file.read_bytes().replace(b'"m31a_mp_state":1', b'"m31a_mp_state":2')
+    file.write_bytes(later)
+    assert "version 2" in str(store.headers("s")[A])
+    with pytest.raises(StoreError, match="version 2"):
+        store.put("s", state(A, 2))
+    assert file.read_bytes() == later
+
+
+def test_other_files_in_the_directory_are_ignored(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("s", state(A, 1))
+    for name in ("README", f".{A}.state.1.tmp", "x.state", f"{A}.state.bak"):
+        (tmp_path / "s" / name).touch()
+    (tmp_path / "empty").mkdir()
+    assert numbers(store, "s") == {A: 1}
+    assert store.sessions() == ["s"]
+
+
+# --- Servers ------------------------------------------------------------------------------------------
+
+
+def test_both_keys_expire_after_the_last_share(server: Server) -> None:
+    server.do("FLUSHALL")
+    store = open_store(f"{server.url}?expire_days=0.5")
+    store.put("s", state(A, 1))
+    for key in ("m31a_mp:{s}:sites", "m31a_mp:{s}:states"):
+        assert 42_000_000 < server.do("PTTL", key) <= 43_200_000
+        server.do("PEXPIRE", key, 1000)
+    store.put("s", state(A, 1))
+    assert server.do("PTTL", "m31a_mp:{s}:states") > 42_000_000
+
+
+def test_garbage_in_the_hash_is_told_and_replaced(server: Server) -> None:
+    server.do("FLUSHALL")
+    store = open_store(server.url)
+    for garbage in (b"", b"garbage", b"99 garbage", b"9" * 400, b"\xff\0"):
+        server.do("HSET", "m31a_mp:{s}:sites", A, garbage)
+        assert isinstance(store.headers("s")[A], str)
+    server.do("HSET", "m31a_mp:{s}:sites", "no site", b"1 {}")
+    server.do("HSET", "m31a_mp:{s}:sites", A, b"garbage")
+    assert store.put("s", state(A, 1)) is None
+    assert numbers(store, "s") == {A: 1}
+
+
+def test_value_of_another_type_is_told_with_its_key(server: Server) -> None:
+    server.do("FLUSHALL")
+    store = open_store(server.url)
+    server.do("SET", "m31a_mp:{s}:sites", "text")
+    with pytest.raises(StoreError, match=r"m31a_mp:\{s\}:sites .* another type"):
+        store.put("s", state(A, 1))
+    with pytest.raises(StoreError, match="another type"):
+        store.headers("s")
+    server.do("DEL", "m31a_mp:{s}:sites")
+    assert store.put("s", state(A, 1)) is None
+
+
+@pytest.mark.parametrize("server_at", ["valkey"])
+def test_wrong_password_is_told_without_it(server_at: str) -> None:
+    with server_kind(server_at, "--save", "", "--requirepass", "p@ss/w:rd?") as server:
+        assert open_store(server.url).put("s", state(A, 1)) is None
+        for wrong in ("falsch", ""):
+            store = open_store(f"unix://:{wrong}@{server.socket}")
+            with pytest.raises(StoreError, match=r"password|Authentication") as found:
+                store.put("s", state(A, 1))
+            assert "falsch" not in str(found.value)
+
+
+def test_full_memory_is_told_and_reading_goes_on(server: Server) -> None:
+    server.do("FLUSHALL")
+    store = open_store(server.url)
+    store.put("s", state(A, 1))
+    server.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    server.do("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(StoreError, match="memory is full"):
+            store.put("s", state(A, 2))
+        assert numbers(store, "s") == {A: 1}
+    finally:
+        server.do("CONFIG", "SET", "maxmemory", 0)
+    assert store.put("s", state(A, 2)) is None
+
+
+def test_cut_connection_is_made_again(server: Server) -> None:
+    server.do("FLUSHALL")
+    store = open_store(server.url)
+    for number in range(1, 4):
+        assert store.put("s", state(A, number)) is None
+        server.do("CLIENT", "KILL", "TYPE", "normal")
+    server.do("SCRIPT", "FLUSH")
+    assert store.put("s", state(A, 9)) is None
+    assert numbers(store, "s") == {A: 9}
+
+
+def test_child_has_no_connection_and_leaves_the_parents_alone(server: Server) -> None:
+    server.do("FLUSHALL")
+    store = open_store(server.url)
+    store.put("s", state(A, 1))
+
+    def links() -> set[str]:
+        found = set()
+        for fd in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                found.add(os.readlink(f"/proc/self/fd/{fd}"))
+        return {link for link in found if link.startswith("socket:")}
+
+    before = links()
+
+    def look() -> None:
+        assert not links() & before
+
+    assert before
+    with Forked(look) as child:
+        assert child.wait() == 0
+    connected = server.do("INFO", "stats")["total_connections_received"]
+    assert store.put("s", state(A, 2)) is None
+    assert server.do("INFO", "stats")["total_connections_received"] == connected + 1  # the one that asks
+    assert isinstance(store, ServerStore)
