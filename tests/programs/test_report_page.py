@@ -90,6 +90,14 @@ def test_report_through_a_link_replaces_the_file_that_it_leads_to(call: Call, mo
     assert "<!DOCTYPE html>" in Path("there/page.html").read_text()
 
 
+def test_empty_name_of_a_file_replaces_nothing(call: Call, monday: Path) -> None:
+    Path("report.html").write_text("of another program")
+    result = call("report", monday, "-o", "")  # of a variable that is not set
+    assert (result.status, result.out) == (3, "")
+    assert result.err.startswith("m31a-mp: '' is a directory\nhint: name a file: -o FILE")
+    assert Path("report.html").read_text() == "of another program"
+
+
 def test_report_goes_to_stdout_whole(monday: Path) -> None:
     command = [sys.executable, "-m", "m31a_mp", "report", str(monday), "-o", "-"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -113,13 +121,16 @@ def test_missing_directory_is_told_with_what_helps(call: Call, monday: Path) -> 
     ("output", "what"),
     [("pipe", "no regular file"), ("socket", "no regular file"), ("sessions", "a directory")],
 )
-def test_what_is_no_file_is_never_replaced(call: Call, monday: Path, output: str, what: str) -> None:
+@pytest.mark.parametrize("command", [["report"], ["export", "prometheus"]])
+def test_what_is_no_file_is_never_replaced(
+    call: Call, monday: Path, command: list[str], output: str, what: str
+) -> None:
     # Nodes of the test's own: a name of the system, like /dev/null, would be lost if the check were broken.
     os.mkfifo("pipe")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
         before = os.stat(output)
-        result = call("report", monday, "-o", output)
+        result = call(*command, monday, "-o", output)
     assert (result.status, result.out) == (3, "")
     assert result.err.startswith(f"m31a-mp: {output} is {what}\nhint: ")
     assert os.stat(output).st_ino == before.st_ino

@@ -7,6 +7,7 @@ import click
 from m31a_mp.cli.arguments import GuessingGroup, complete_file, session_argument
 from m31a_mp.cli.extras import needing
 from m31a_mp.cli.naming import existing_or_latest
+from m31a_mp.cli.output import STDOUT, checked, writing
 from m31a_mp.inspection.status import status
 from m31a_mp.system.log import shown
 from m31a_mp.wording import count
@@ -58,20 +59,21 @@ def command() -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
     metavar="FILE",
     shell_complete=complete_file,
-    help="Write to FILE instead of stdout.",
+    help="Write to FILE instead of stdout, and replace it if it is there; - is stdout.",
 )
 @by_session_option
 def prometheus(directory: str | None, output: str | None, *, by_session: bool) -> None:
     """Print the metrics of a session in Prometheus's text format."""
     exports = needing("m31a_mp.exports.prometheus", "prometheus_client>=0.23")
+    path = None if output is None or output == STDOUT else checked(output)  # before the work
     found = status(existing_or_latest(directory, "m31a-mp export prometheus"))
-    if output is None:
+    if path is None:
         click.echo(exports.text(found, by_session=by_session), nl=False)
     else:
-        exports.write_textfile(output, found, by_session=by_session)
+        with writing(path):
+            exports.write_textfile(path, found, by_session=by_session)
 
 
 @command.command("otlp", short_help="Send it to OpenTelemetry.", epilog=_OTLP_EPILOG)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import stat
 import sys
 
 import click
@@ -12,7 +11,8 @@ import click
 from m31a_mp.cli import CANNOT_START
 from m31a_mp.cli.arguments import complete_file, sessions_argument
 from m31a_mp.cli.found import Found
-from m31a_mp.cli.naming import TroubleError, path_word, shell_words
+from m31a_mp.cli.naming import TroubleError, shell_words
+from m31a_mp.cli.output import STDOUT, checked, writing
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.show import find, without_repeats
 from m31a_mp.metrics.merge import merge
@@ -20,7 +20,6 @@ from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.system import files
 
 _USUAL = "report.html"
-_STDOUT = "-"
 _NEEDED = "jinja2>=3.1.4"
 
 _EPILOG = """\
@@ -50,15 +49,16 @@ Needs the package jinja2, which the extra `report` brings.
 )
 def command(directories: tuple[str, ...], output: str | None) -> int:
     """Write a page of HTML: what was done when, tools, models, phases, failures."""
-    if output != _STDOUT:
+    if output != STDOUT:
         path = _checked(output)  # before the work
     named = [find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
     found, notes = without_repeats(named)
     for note in notes:
         tell(note)
     page = _page(found).encode()
-    if output != _STDOUT:
-        _write(path, page)
+    if output != STDOUT:
+        with writing(path):
+            files.replace(path, page)
         click.echo(f"{shell_words(output or _USUAL)}: {-(-len(page) // 1024):,} KiB")
     elif sys.stdout:
         sys.stdout.buffer.write(page)
@@ -79,27 +79,8 @@ def _page(found: list[Found]) -> str:
 
 
 def _checked(output: str | None) -> str:
-    """Return the path of the file to write. A link leads to the file that is replaced."""
-    path = os.path.realpath(output or _USUAL)
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return path  # writing tells what is wrong
-    if not stat.S_ISREG(mode):
-        what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-        raise TroubleError(f"{output or _USUAL} is {what}", "name a file: -o FILE; or stdout: -o -")
-    if output is None:
+    """Return the path of the file to write."""
+    path = checked(_USUAL if output is None else output)
+    if output is None and os.path.exists(path):
         raise TroubleError(f"{_USUAL} is there already", f"to replace it: -o {_USUAL}")
     return path
-
-
-def _write(path: str, page: bytes) -> None:
-    try:
-        files.replace(path, page)
-    except OSError as error:
-        directory = os.path.dirname(path)
-        if os.path.isdir(directory):
-            hint = "write it elsewhere: -o FILE"
-        else:
-            hint = f"make the directory first: mkdir -p {path_word(directory)}"
-        raise TroubleError(f"{path} cannot be written: {error.strerror}", hint) from None

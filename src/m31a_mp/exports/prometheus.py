@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from errno import EINVAL
 from threading import Lock
 from typing import Any
 
@@ -123,7 +124,8 @@ def text(found: Status, *, by_session: bool = False) -> bytes:
 def write_textfile(path: str | os.PathLike[str], found: Status, *, by_session: bool = False) -> None:
     """Write the metrics of one session to a file for the textfile collector of node_exporter.
 
-    The file is replaced as a whole. Its name has to end in `.prom`: the collector reads no other.
+    The file is replaced as a whole; a link leads to it. Its name has to end in `.prom`: the collector reads
+    no other.
 
     Args:
         path: The file.
@@ -131,9 +133,13 @@ def write_textfile(path: str | os.PathLike[str], found: Status, *, by_session: b
         by_session: Whether the series have the label `session`.
 
     Raises:
-        OSError: The file cannot be written. The previous one is as it was.
+        OSError: The file cannot be written, or is not a regular file. The previous one is as it was.
     """
-    write_to_textfile(os.fspath(path), _registry(found, by_session=by_session))
+    path = os.path.realpath(os.fspath(path))
+    if os.path.lexists(path) and not os.path.isfile(path):
+        # The rename would replace a device or a pipe: for root, /dev/null would be a file from then on.
+        raise OSError(EINVAL, "it is not a regular file", path)
+    write_to_textfile(path, _registry(found, by_session=by_session))
 
 
 class WithoutCreated:

@@ -244,6 +244,22 @@ class TestTextfile:
         assert stat.S_IMODE(file.stat().st_mode) & 0o044
         assert list(tmp_path.iterdir()) == [file]
 
+    def test_link_leads_to_the_file_and_a_pipe_is_never_replaced(
+        self, sessions: Path, tmp_path: Path
+    ) -> None:
+        with Collector("s", sessions):
+            pass
+        found = status(Session.named("s", sessions))
+        link, file, pipe = tmp_path / "link.prom", tmp_path / "s.prom", tmp_path / "pipe"
+        link.symlink_to(file)
+        write_textfile(link, found)
+        assert link.is_symlink()
+        assert file.read_bytes() == text(found)
+        os.mkfifo(pipe)
+        with pytest.raises(OSError, match="not a regular file"):
+            write_textfile(pipe, found)
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+
     @pytest.mark.parametrize("small_disk", ["size=64k"], indirect=True)
     def test_full_disk_leaves_the_file_as_it_was_and_nothing_else(
         self, sessions: Path, small_disk: Path
