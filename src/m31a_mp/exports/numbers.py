@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
@@ -72,6 +73,14 @@ class Numbers:
 def add_count(counts: dict[Labels, int | Fraction], labels: Labels, count: int | Fraction) -> None:
     """Add to a counter."""
     counts[labels] = counts.get(labels, 0) + count
+
+
+def to_float(count: int | Fraction) -> float:
+    """Return a counter as a float; the largest one if it is larger, as in the metrics of a session."""
+    try:
+        return float(count)
+    except OverflowError:
+        return sys.float_info.max
 
 
 def add_row(rows: dict[Labels, list[float]], labels: Labels, row: list[float]) -> None:

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 from m31a_mp.exports.counters import COUNTERS
-from m31a_mp.exports.numbers import POWERS, Labels, Numbers, add_count, add_row
+from m31a_mp.exports.numbers import POWERS, Labels, Numbers, add_count, add_row, to_float
 from m31a_mp.exports.sessions import Condition, Seen, Sessions
 from m31a_mp.inspection.status import Status
 
@@ -236,7 +236,7 @@ def _families(groups: list[_Group], names: _Names, *, by_session: bool) -> Itera
             for labels, count in group.numbers.counts.get(counter.name, {}).items():
                 add_count(counts, _shown(names, group, counter.labels, labels), count)
             for labels, count in counts.items():
-                family.add_metric(_own(group, own) + labels, float(count), created=group.created)
+                family.add_metric(_own(group, own) + labels, to_float(count), created=group.created)
         yield family
     for name, (label, text_of_help) in _HISTOGRAMS.items():
         family = HistogramMetricFamily(_name(name) + "_seconds", text_of_help, labels=(*own, label))

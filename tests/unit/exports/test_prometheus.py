@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import stat
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -182,6 +183,13 @@ class TestOneSession:
         assert values(found, "llm_cost_total") == {("b",): 0}
         assert values(found, "model_cost_total") == {}
         assert values(found, "llm_unpriced_interactions_total") == {("a",): 2, ("b",): 0}
+
+    def test_sum_of_costs_that_no_float_can_hold_is_the_largest_one(self, sessions: Path) -> None:
+        collector = SessionsCollector(sessions, ["a", "b"])
+        for name in ("a", "b"):
+            with Collector(name, sessions) as owner:
+                owner.record_llm_interaction("plan", Usage(9, 1, 10), 1.7e308)
+        assert value(collected(collector), "llm_cost_total", phase="plan") == sys.float_info.max
 
     def test_sum_over_more_calls_than_the_histogram_has_is_left_out(self) -> None:
         part = ToolMetric(
