@@ -69,6 +69,24 @@ class Numbers:
             for labels, row in rows.items():
                 add_row(ours, labels, row)
 
+    def beyond(self, other: Numbers) -> Numbers:
+        """Return by how much these numbers are larger than others, where they are."""
+        more = Numbers()
+        for name, counts in self.counts.items():
+            theirs = other.counts.get(name, {})
+            for labels, count in counts.items():
+                if count > theirs.get(labels, -1):  # a zero stays, too: its series would be gone
+                    more.counts.setdefault(name, {})[labels] = count - theirs.get(labels, 0)
+        for name, rows in self.durations.items():
+            their_rows = other.durations.get(name, {})
+            for labels, row in rows.items():
+                their_row = their_rows.get(labels, [0] * len(row))
+                if row != their_row and any(a > b for a, b in zip(row, their_row, strict=True)):
+                    *up_to, total = (max(0, a - b) for a, b in zip(row, their_row, strict=True))
+                    # A higher bound has no fewer durations, whatever the others are.
+                    more.durations.setdefault(name, {})[labels] = [*accumulate(up_to, max), total]
+        return more
+
 
 def add_count(counts: dict[Labels, int | Fraction], labels: Labels, count: int | Fraction) -> None:
     """Add to a counter."""

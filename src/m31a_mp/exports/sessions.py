@@ -200,6 +200,8 @@ class Sessions:
             now.stamp = None if now.calls else stamp
         if seen and not seen.is_continued_by(now):
             self._forget(session.id)
+        elif seen and (lost := seen.numbers.beyond(now.numbers)) != Numbers():
+            self._keep(lost)  # `metrics.json` was restored from a copy, say: what was counted stays counted
         self._note(now)
         self.first_started = min(now.started, self.first_started or now.started)
         return now.condition
@@ -231,8 +233,12 @@ class Sessions:
         self._old.pop(name, None)
         self._unreadable.discard(name)
         if seen := self.seen.pop(name, None):
-            self._gone.add(seen.numbers)
-            self._at_rest = None
+            self._keep(seen.numbers)
+
+    def _keep(self, numbers: Numbers) -> None:
+        """Keep numbers in the sum that no session has any more."""
+        self._gone.add(numbers)
+        self._at_rest = None
 
     def _tell(self, session: Session, error: Exception) -> None:
         if session.id not in self._unreadable:

@@ -322,6 +322,32 @@ class TestSessionsThatComeAndGo:
             shutil.rmtree(sessions / "s")
         assert self.calls(collector) == 9 + 8 + 7
 
+    def test_session_that_is_restored_from_a_copy_is_not_counted_again(self, sessions: Path) -> None:
+        sessions.mkdir()
+        collector = SessionsCollector(sessions)
+        looks = [collected(collector)]
+
+        def look(calls: int) -> None:
+            looks.append(collected(collector))
+            assert value(looks[-1], "tool_calls_total", tool="grep", outcome="success") == calls
+
+        with Collector("s", sessions) as owner:
+            owner.record_tool_call("grep", True, 1)
+            owner.flush()
+            copy = (sessions / "s" / "metrics.json").read_bytes()
+            for duration in (0, 100, 10_000):
+                owner.record_tool_call("grep", True, duration)
+                owner.record_llm_interaction("plan", Usage(9, 1, 10), 0.1, model="opus", duration_ms=duration)
+        look(4)
+        (sessions / "s" / "metrics.json").write_bytes(copy)
+        look(4)
+        for calls in (5, 6):
+            with Collector("s", sessions) as owner:
+                owner.record_tool_call("grep", True, 1000)
+                look(calls)
+        assert_monotone(looks)
+        assert value(looks[-1], "tool_call_duration_seconds_count", tool="grep") == 6
+
     def test_session_that_lived_between_two_looks_counts(self, sessions: Path) -> None:
         collector = SessionsCollector(sessions)
         sessions.mkdir()
