@@ -125,6 +125,16 @@ class TestServe:
             found, "session_start_time_seconds"
         )
 
+    @pytest.mark.parametrize("version", ["0.0.1", "new"])
+    def test_version_that_is_not_known_gets_text_without_times_of_creation(
+        self, made: Path, version: str
+    ) -> None:
+        with serving(made) as server, Collector("s", made) as collector:
+            collector.record_tool_call("grep", True, 1)
+            asked_for = f"application/openmetrics-text;version={version},{_PLAIN};q=0.5"
+            assert server.get(asked_for) == server.get(_PLAIN)
+            assert server.end(signal.SIGTERM) == (0, "")
+
     def test_options_choose_the_sessions_their_label_and_the_number_of_names(self, made: Path) -> None:
         for name in ("a", "b"):
             with Collector(name, made) as collector:

@@ -13,7 +13,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from m31a_mp.exports.prometheus import SessionsCollector, WithoutCreated
 
-from prometheus_client import CollectorRegistry, make_wsgi_app  # isort: skip  # after the message of its absence
+# After the message of its absence.
+from prometheus_client import CollectorRegistry, make_wsgi_app  # isort: skip
+from prometheus_client.exposition import choose_encoder  # isort: skip
 
 PATH = "/metrics"
 
@@ -95,9 +97,13 @@ def _application(collector: SessionsCollector) -> Callable[..., Iterable[bytes]]
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] != PATH:
             return _say(start_response, "404 Not Found", f"the metrics are at {PATH}")
-        wants_openmetrics = "application/openmetrics-text" in environ.get("HTTP_ACCEPT", "")
         try:
-            answer: Iterable[bytes] = (openmetrics if wants_openmetrics else plain)(environ, start_response)
+            _, content_type = choose_encoder(environ.get("HTTP_ACCEPT", ""))
+        except TypeError:  # a version that is no number
+            environ["HTTP_ACCEPT"] = content_type = ""
+        is_openmetrics = content_type.startswith("application/openmetrics-text")
+        try:
+            answer: Iterable[bytes] = (openmetrics if is_openmetrics else plain)(environ, start_response)
         except OSError as error:
             # Without a list of the sessions, an answer would say that there are none.
             return _say(start_response, "503 Service Unavailable", str(error))
