@@ -7,11 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from m31a_mp.errors import ExportError
+from m31a_mp.exports.report_names import cut
 from m31a_mp.model import SessionMetrics
+from m31a_mp.system.log import shown
 
 try:
     # `requests` imports this late: if a process forks while the thread that sends is in the middle of the
@@ -36,6 +39,8 @@ OLDER_NAMES = "gen_ai/dup"
 
 # The most points of a request. A session with 100,000 tools would make a request of 100 MB.
 _BATCH = 10_000
+
+_MOST_WORDS = 400  # characters of a reason
 
 
 class Exporter:
@@ -95,7 +100,8 @@ class Exporter:
         return _count_points(data)
 
     def _error(self, what: str) -> ExportError:
-        return ExportError(f"{self.endpoint} {what}", self.endpoint)
+        # The receiver chooses a part of these words, and the log may be shown in a terminal.
+        return ExportError(f"{self.endpoint} {cut(shown(what), _MOST_WORDS)}", self.endpoint)
 
     def _noting(self, request: Callable[..., Any]) -> Callable[..., Any]:
         """Note the outcome of each request: the exporter says only that it failed."""
@@ -141,6 +147,8 @@ def _left_out(outcome: Any) -> str:
         return ""  # the exporter tried again
     if outcome.is_redirect:  # the exporter does not follow, and takes it for a success
         return f"it answered {outcome.status_code} {outcome.reason}, and points elsewhere"
+    if outcome.status_code >= HTTPStatus.MULTIPLE_CHOICES:  # the exporter takes all below 400 for a success
+        return f"it answered {outcome.status_code} {outcome.reason}"
     answer = ExportMetricsServiceResponse()
     try:
         answer.ParseFromString(outcome.content)

@@ -382,7 +382,12 @@ class TestExporter:
         assert failure() == f"{place}the metrics: it answered 503 Service Unavailable"
         receiver.status, receiver.location = 308, "https://elsewhere/"
         assert failure() == f"{place}all metrics: it answered 308 Permanent Redirect, and points elsewhere"
-        receiver.status, receiver.location = 200, ""
+        receiver.status, receiver.location = 304, ""
+        assert failure() == f"{place}all metrics: it answered 304 Not Modified"
+        receiver.status = 200
+        receiver.reject(1, "\x1b[31m\n" + "x" * 10_000)
+        assert failure().startswith(f"{place}all metrics: it rejected 1 data points: \\x1b[31m\\nxxx")
+        assert len(failure()) < 500
         receiver.reject(1234, "too old")
         assert failure() == f"{place}all metrics: it rejected 1,234 data points: too old"
         receiver.answer = b"ok"
