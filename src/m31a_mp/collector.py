@@ -102,7 +102,7 @@ class Collector(Recorder):
             try:
                 self._compact(session)
                 self._start_sharing(session, is_asked=share is not None)
-                self._sender = make_sender() if make_sender else None
+                self._sender = make_sender(session.root) if make_sender else None
                 ending.opened(session, self, self._started)
                 if interval:
                     from m31a_mp.refresh import Refresher

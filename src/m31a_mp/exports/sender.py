@@ -22,8 +22,11 @@ class Sender:
     object is gone. A forked child does not have the thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str) -> None:
         """Start the thread.
+
+        Args:
+            directory: The session's directory, for a hint.
 
         Raises:
             RuntimeError: The system refuses another thread.
@@ -31,8 +34,12 @@ class Sender:
         # Finalizers and signal handlers may put into a SimpleQueue at any point.
         self._news: SimpleQueue[bool] = SimpleQueue()
         self._latest: deque[SessionMetrics] = deque(maxlen=1)
-        end = self._news.put
-        arguments = (Exporter(), self._latest, self._news, weakref.ref(self, lambda _: end(False)))
+        self._directory = directory
+        self._is_told = threading.Event()
+        exporter, end = Exporter(), self._news.put
+        self._endpoint = exporter.endpoint
+        itself = weakref.ref(self, lambda _: end(False))
+        arguments = (exporter, self._latest, self._news, self._is_told, itself)
         self._thread = threading.Thread(target=_send, args=arguments, name="m31a_mp otlp", daemon=True)
         self._thread.start()
 
@@ -42,25 +49,42 @@ class Sender:
         self._news.put(True)
 
     def end(self) -> None:
-        """Have the thread end when it has sent the latest state. Wait for it, for at most a second."""
+        """Have the thread end when it has sent the latest state. Wait for it, for at most a second.
+
+        If that is not enough, warn: the program may end before the thread has sent the state.
+        """
         self._news.put(False)
-        if self._thread.ident != threading.get_ident():
-            self._thread.join(_JOIN_SECONDS)
+        if self._thread.ident == threading.get_ident():
+            return
+        self._thread.join(_JOIN_SECONDS)
+        if self._thread.is_alive() and not self._is_told.is_set():
+            self._is_told.set()
+            warn(
+                "the end of session %s may not be exported: %s did not take it in time. "
+                "To export it: m31a-mp export otlp %s",
+                self._directory,
+                self._endpoint,
+                self._directory,
+            )
 
 
 def _send(
-    exporter: Exporter, latest: deque[SessionMetrics], news: SimpleQueue[bool], _: weakref.ref[Sender]
+    exporter: Exporter,
+    latest: deque[SessionMetrics],
+    news: SimpleQueue[bool],
+    is_told: threading.Event,
+    _: weakref.ref[Sender],
 ) -> None:
-    warned = False
     goes_on = True
     while goes_on:
         goes_on = _all_of(news)
         if latest:
             try:
                 exporter.export(latest.popleft())
-                warned = False
+                is_told.clear()
             except Exception as error:
-                warned = warned or warn("metrics were not exported: %s", error)
+                if not is_told.is_set() and warn("metrics were not exported: %s", error):
+                    is_told.set()
 
 
 def _all_of(news: SimpleQueue[bool]) -> bool:

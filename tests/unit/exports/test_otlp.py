@@ -488,6 +488,26 @@ class TestCollector:
         assert len(receiver.requests) <= 3  # what nobody took in between was passed over
         assert verify(sessions, "s") == []
 
+    def test_end_that_is_not_taken_in_time_is_told_once(
+        self,
+        sessions: Path,
+        receiver: Receiver,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(sender, "_JOIN_SECONDS", 0.01)
+        receiver.is_open.clear()
+        collector = Collector("s", sessions, otlp=True)
+        collector.record_tool_call("grep", True, 1)
+        collector.stop()
+        collector.stop()
+        receiver.is_open.set()
+        [told] = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert told == (
+            f"the end of session {sessions}/s may not be exported: {receiver.url}/v1/metrics did not take it "
+            f"in time. To export it: m31a-mp export otlp {sessions}/s"
+        )
+
     def test_receiver_that_is_gone_is_told_once_until_it_is_back(
         self, sessions: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
     ) -> None:
