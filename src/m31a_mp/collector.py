@@ -292,7 +292,8 @@ class Collector(Recorder):
         self._published = merged.published
         if self._sharer:
             self._sharer.wake()
-        if self._sender:
+        # Without news, do not copy all entries.
+        if self._sender and not (merged.published is known and self._sender.put_again()):
             self._sender.put(merged.published.totals.to_metrics(session.id))
         return merged
 

@@ -34,6 +34,7 @@ class Sender:
         # Finalizers and signal handlers may put into a SimpleQueue at any point.
         self._news: SimpleQueue[bool] = SimpleQueue()
         self._latest: deque[SessionMetrics] = deque(maxlen=1)
+        self._last: SessionMetrics | None = None
         self._directory = directory
         self._is_told = threading.Event()
         exporter, end = Exporter(), self._news.put
@@ -45,8 +46,20 @@ class Sender:
 
     def put(self, metrics: SessionMetrics) -> None:
         """Have a state sent. Returns at once."""
-        self._latest.append(metrics)
+        self._last = metrics
+        self.put_again()
+
+    def put_again(self) -> bool:
+        """Have the last state sent once more: a receiver forgets what is not sent for some minutes.
+
+        Returns:
+            Whether there is such a state.
+        """
+        if self._last is None:
+            return False
+        self._latest.append(self._last)
         self._news.put(True)
+        return True
 
     def end(self) -> None:
         """Have the thread end when it has sent the latest state. Wait for it, for at most a second.

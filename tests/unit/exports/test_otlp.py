@@ -36,6 +36,7 @@ from m31a_mp.exports.otlp import Exporter
 from m31a_mp.exports.otlp_data import metrics_data
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.kinds.times import to_ns
+from m31a_mp.metrics.totals import Totals
 from receiver import Receiver, number, points_of, receiving
 from workers import Forked
 
@@ -460,6 +461,36 @@ class TestCollector:
             attach("s", sessions).record_tool_call("grep", True, 1)
         assert self.calls(receiver) == 5
         assert not senders()
+
+    def test_flush_without_news_copies_nothing_and_sends_the_last_state_again(
+        self, sessions: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copies: list[str] = []
+        copied = Totals.to_metrics
+
+        def noting(totals: Totals, session_id: str) -> SessionMetrics:
+            copies.append(session_id)
+            return copied(totals, session_id)
+
+        with Collector("s", sessions, otlp=True) as collector:
+            collector.record_tool_call("grep", True, 1)
+            collector.flush()
+            self.await_calls(receiver, 1)
+            with monkeypatch.context() as patched:
+                patched.setattr(Totals, "to_metrics", noting)
+                sent = len(receiver.requests)
+                collector.flush()
+                await_that(lambda: len(receiver.requests) > sent)
+                assert copies == []
+                assert self.calls(receiver) == 1
+                collector.record_tool_call("grep", True, 1)
+                collector.flush()
+                assert copies == ["s"]
+        sent = len(receiver.requests)
+        with Collector("s", sessions, otlp=True) as collector:  # with nothing new, and nothing sent
+            collector.flush()
+            await_that(lambda: len(receiver.requests) > sent)
+            assert self.calls(receiver) == 2
 
     def test_refreshing_thread_sends_by_itself(self, sessions: Path, receiver: Receiver) -> None:
         with Collector("s", sessions, otlp=True, flush_interval=0.001):
