@@ -162,7 +162,9 @@ def is_there(path: str, inode: tuple[int, int]) -> bool:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:
+    except OSError as error:
+        if error.errno is None:  # a signal handler raised it
+            raise
         return True
     return (found.st_dev, found.st_ino) == inode
 
@@ -171,7 +173,9 @@ def inode_of(fd: int) -> tuple[int, int] | None:
     """Return the device and inode of an open file; None if the descriptor is not open."""
     try:
         status = os.fstat(fd)
-    except OSError:
+    except OSError as error:
+        if error.errno is None:  # a signal handler raised it
+            raise
         return None
     return status.st_dev, status.st_ino
 
