@@ -135,6 +135,13 @@ def test_mistakes_are_told(arguments: list[str], status: int, told: str, tmp_pat
     assert "secret" not in text
 
 
+def test_session_that_nobody_shares_is_not_gathered_as_an_empty_one(url: str, tmp_path: Path) -> None:
+    cli("share", "--once", record(tmp_path / "one", 1), "--to", url)
+    told = cli("gather", "other", "--from", url, "--into", tmp_path / "into", status=3)
+    assert "no site has shared session 'other'" in told
+    assert not (tmp_path / "into").exists()
+
+
 def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path) -> None:
     with Collector(SESSION, tmp_path, share=f"unix://:secret@{tmp_path}/none") as collector:
         collector.record_tool_call("bash", True, 1)
