@@ -123,6 +123,12 @@ def test_what_cannot_be_counted_ends_with_1(tmp_path: Path) -> None:
         (["share", "{tmp}/s", "--to", "redis://:secret@127.0.0.1:1", "--once"], 3, "connection refused"),
         (["gather", "s", "--into", "{tmp}"], 2, "M31A_MP_SHARE is not set"),
         (["ls", "{tmp}", "--from", "{store}"], 2, "takes no directory"),
+        (["ls", "--from", "http://x"], 2, "hint: m31a-mp ls --help"),
+        (["ls", "--from", ""], 2, "the URL is empty"),
+        (["share", "{tmp}/s", "--to", ""], 2, "the URL is empty"),
+        (["show", "other", "--from", "{store}"], 3, "hint: m31a-mp ls --from {store}"),
+        (["watch", "other", "--from", "{store}"], 3, "hint: m31a-mp ls --from {store}"),
+        (["gather", "a", "--from", "{store}", "--into", "{tmp}/s"], 2, "s is a session"),
     ],
 )
 def test_mistakes_are_told(arguments: list[str], status: int, told: str, tmp_path: Path) -> None:
@@ -131,7 +137,7 @@ def test_mistakes_are_told(arguments: list[str], status: int, told: str, tmp_pat
         Collector(name, tmp_path, share=store).stop()
     record(tmp_path, 1)
     text = cli(*(a.format(store=store, tmp=tmp_path) for a in arguments), status=status)
-    assert told in text
+    assert told.format(store=store) in text
     assert "secret" not in text
 
 
