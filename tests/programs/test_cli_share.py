@@ -162,6 +162,15 @@ def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path
     assert "not shared" not in cli("show", tmp_path / SESSION)
 
 
+def test_run_that_could_not_share_says_how_to_do_it(tmp_path: Path) -> None:
+    store, session = f"unix://{tmp_path}/none", tmp_path / SESSION
+    told = cli("run", "--session", session, "--", "true", M31A_MP_SHARE=store)
+    assert told == (
+        f"m31a-mp: the end of session {session} is not shared: {store}: no such file or directory. "
+        f"To share it: m31a-mp share --once --to {store} {session}\n"
+    )
+
+
 @pytest.fixture
 def beside(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts a command that goes on until a signal."""
