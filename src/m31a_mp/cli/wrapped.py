@@ -97,7 +97,7 @@ def tell(program: str, message: str) -> None:
         pass
 
 
-# Of no interest at the end: either the last attempt succeeds, or another warning says how to share the session.
+# Of no interest at the end: the last attempt succeeds, or another warning says how to share the session.
 _ATTEMPT_FAILED = "session %s is not shared with other machines"
 
 
