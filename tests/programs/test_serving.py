@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -184,7 +183,8 @@ class TestServe:
             result = call("serve", made, "--port", port)
         assert (result.status, result.out) == (3, "")
         assert result.err.startswith(
-            f"m31a-mp: cannot listen at 127.0.0.1, port {port}: Address already in use"
+            f"m31a-mp: cannot listen at 127.0.0.1, port {port}: Address already in use\n"
+            "hint: name another: --host"
         )
         result = call("serve", made, "--host", "256.1.1.1")
         assert result.status == 3
@@ -232,7 +232,10 @@ class TestExport:
             pass
         result = call("export", "prometheus", sessions / "s", "-o", tmp_path / "none" / "s.prom")
         assert result.status == 3
-        assert re.match(rf"m31a-mp: {tmp_path}/none/s\.prom.*: No such file or directory\n", result.err)
+        assert result.err == (
+            f"m31a-mp: {tmp_path}/none/s.prom cannot be written: No such file or directory\n"
+            "hint: make the directory first: mkdir -p none\n"
+        )
 
     def test_session_that_is_not_there_is_not_an_empty_one(self, call: Call, made: Path) -> None:
         result = call("export", "prometheus", made / "s")

@@ -111,6 +111,16 @@ def path_word(path: str) -> str:
     return shell_words(path if near.startswith(os.pardir) else near)
 
 
+def unwritable(path: str, error: OSError) -> TroubleError:
+    """Return an error for a file of the option `-o` that cannot be written."""
+    directory = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(directory):
+        hint = "write it elsewhere: -o FILE"
+    else:
+        hint = f"make the directory first: mkdir -p {path_word(directory)}"
+    return TroubleError(f"{path} cannot be written: {error.strerror or error}", hint)
+
+
 def _by_the_variable(directory: str | None) -> str:
     """Return a text about the environment variable, if the name comes from it; otherwise empty."""
     return f", which {SESSION_VARIABLE} names," if directory == os.environ.get(SESSION_VARIABLE) else ""

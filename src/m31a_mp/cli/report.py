@@ -12,12 +12,13 @@ import click
 from m31a_mp.cli import CANNOT_START
 from m31a_mp.cli.arguments import complete_file, sessions_argument
 from m31a_mp.cli.found import Found
-from m31a_mp.cli.naming import TroubleError, path_word, shell_words
+from m31a_mp.cli.naming import TroubleError, shell_words, unwritable
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.show import find, without_repeats
 from m31a_mp.metrics.merge import merge
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.system import files
+from m31a_mp.system.log import shown
 
 _USUAL = "report.html"
 _STDOUT = "-"
@@ -59,7 +60,8 @@ def command(directories: tuple[str, ...], output: str | None) -> int:
     page = _page(found).encode()
     if output != _STDOUT:
         _write(path, page)
-        click.echo(f"{shell_words(output or _USUAL)}: {-(-len(page) // 1024):,} KiB")
+        of = "" if directories else f" about {shown(found[0].directory)}"
+        click.echo(f"{shell_words(output or _USUAL)}: {-(-len(page) // 1024):,} KiB{of}")
     elif sys.stdout:
         sys.stdout.buffer.write(page)
     return 0
@@ -97,9 +99,4 @@ def _write(path: str, page: bytes) -> None:
     try:
         files.replace(path, page)
     except OSError as error:
-        directory = os.path.dirname(path)
-        if os.path.isdir(directory):
-            hint = "write it elsewhere: -o FILE"
-        else:
-            hint = f"make the directory first: mkdir -p {path_word(directory)}"
-        raise TroubleError(f"{path} cannot be written: {error.strerror}", hint) from None
+        raise unwritable(path, error) from None
