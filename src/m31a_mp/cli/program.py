@@ -230,7 +230,7 @@ def _hint(error: Exception) -> str:
         DamagedMetricsError: "restore it from a copy, or set it aside and start again from zero: "
         f"{NAME} compact --rebuild {directory}",
         JournalLockedError: "try again, or stop the process that holds it",
-        GatheredSessionError: f"{NAME} gather brings it up to date: {NAME} gather --help",
+        GatheredSessionError: f"to bring it up to date: {NAME} gather --help",
         FileNotFoundError: f"{NAME} ls DIRECTORY lists the sessions there",
         OSError: "try again when that is fixed",
         MetricsError: f"{NAME} --help",
