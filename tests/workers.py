@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import pickle
@@ -26,6 +27,9 @@ from m31a_mp.system.process import ProcessIdentity
 
 Call = tuple[str, tuple[Any, ...]]
 """The name of a record method without `record_`, and its arguments."""
+
+_PR_CAPBSET_DROP = 24
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
 @contextmanager
@@ -308,6 +312,15 @@ class Forked:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def obey_permissions() -> None:
+    """From the next program on, permissions hold for root, too."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
+            if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+                raise OSError(ctypes.get_errno(), "prctl")
 
 
 def changed(who: ProcessIdentity, **fields: int | str) -> ProcessIdentity:

@@ -63,7 +63,7 @@ class Recording:
             success: Whether the call succeeded.
             duration_ms: The duration, in milliseconds.
             error: A short name of the failure: `timeout`, `exit 1`, the class of an exception.
-            call: The id that was passed to `record_tool_started`, if that was called.
+            call: The id that the call began with, if its beginning was recorded.
         """
         if self._session is None:
             return
@@ -90,9 +90,9 @@ class Recording:
         self._put("tool_call", members)
 
     def record_tool_started(self, name: str, call: str) -> None:
-        """Record that a tool call begins. `tool_call()`, `tool()` and `run()` call this themselves.
+        """Record that a tool call begins. Measured calls and `m31a-mp run` do this themselves.
 
-        The call is running until `record_tool_call` gets its id.
+        The call is running until the record of its end has the same id.
 
         Args:
             name: The tool.

@@ -119,11 +119,11 @@ def outcome(phase: PhaseMetric) -> str:
 def quantile(entry: ToolMetric | ModelMetric, q: float) -> str:
     """Format the duration that a fraction of the calls or interactions did not exceed.
 
-    The duration is an estimate, and seconds are rounded to the nearest tenth.
+    The duration is an estimate, and seconds are rounded to the nearest tenth, but not above the maximum.
     """
-    found = entry.quantile(q)
+    found, most = entry.quantile(q), entry.max_duration_ms
     if found and 1000 <= found < 59_900:  # noqa: PLR2004
-        found = round(found, -2)
+        found = round(found, -2) if most is None else min(round(found, -2), most)
     return duration(found)
 
 

@@ -123,6 +123,12 @@ def test_what_cannot_be_counted_ends_with_1(tmp_path: Path) -> None:
         (["share", "{tmp}/s", "--to", "redis://:secret@127.0.0.1:1", "--once"], 3, "connection refused"),
         (["gather", "s", "--into", "{tmp}"], 2, "M31A_MP_SHARE is not set"),
         (["ls", "{tmp}", "--from", "{store}"], 2, "takes no directory"),
+        (["ls", "--from", "http://x"], 2, "hint: m31a-mp ls --help"),
+        (["ls", "--from", ""], 2, "the URL is empty"),
+        (["share", "{tmp}/s", "--to", ""], 2, "the URL is empty"),
+        (["show", "other", "--from", "{store}"], 3, "hint: m31a-mp ls --from {store}"),
+        (["watch", "other", "--from", "{store}"], 3, "hint: m31a-mp ls --from {store}"),
+        (["gather", "a", "--from", "{store}", "--into", "{tmp}/s"], 2, "s is a session"),
     ],
 )
 def test_mistakes_are_told(arguments: list[str], status: int, told: str, tmp_path: Path) -> None:
@@ -131,8 +137,15 @@ def test_mistakes_are_told(arguments: list[str], status: int, told: str, tmp_pat
         Collector(name, tmp_path, share=store).stop()
     record(tmp_path, 1)
     text = cli(*(a.format(store=store, tmp=tmp_path) for a in arguments), status=status)
-    assert told in text
+    assert told.format(store=store) in text
     assert "secret" not in text
+
+
+def test_session_that_nobody_shares_is_not_gathered_as_an_empty_one(url: str, tmp_path: Path) -> None:
+    cli("share", "--once", record(tmp_path / "one", 1), "--to", url)
+    told = cli("gather", "other", "--from", url, "--into", tmp_path / "into", status=3)
+    assert "no site has shared session 'other'" in told
+    assert not (tmp_path / "into").exists()
 
 
 def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path) -> None:
@@ -147,6 +160,15 @@ def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path
     cli("share", "--once", tmp_path / SESSION, "--to", server.url)
     cli("verify", tmp_path / SESSION)
     assert "not shared" not in cli("show", tmp_path / SESSION)
+
+
+def test_run_that_could_not_share_says_how_to_do_it(tmp_path: Path) -> None:
+    store, session = f"unix://{tmp_path}/none", tmp_path / SESSION
+    told = cli("run", "--session", session, "--", "true", M31A_MP_SHARE=store)
+    assert told == (
+        f"m31a-mp: the end of session {session} is not shared: {store}: no such file or directory. "
+        f"To share it: m31a-mp share --once --to {store} {session}\n"
+    )
 
 
 @pytest.fixture

@@ -59,6 +59,10 @@ def metrics_of(directory: Path) -> SessionMetrics:
 # --- The file -----------------------------------------------------------------------------------------
 
 
+def test_report_without_a_name_says_which_session_it_took(call: Call, monday: Path) -> None:
+    assert re.fullmatch(rf"report\.html: \d+ KiB about {monday}\n", call("report").out)
+
+
 def test_report_is_a_small_private_file_and_changes_nothing_in_the_session(call: Call, monday: Path) -> None:
     before = sorted(os.walk(monday))
     result = call("report", monday)

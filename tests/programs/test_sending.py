@@ -67,14 +67,15 @@ def test_receiver_that_is_gone_is_one_line_and_a_hint(
     assert (result.status, result.out) == (3, "")
     assert result.err.splitlines() == [
         f"m31a-mp: {gone}/v1/metrics did not take the metrics: Connection refused",
-        "hint: try again when that is fixed",
+        "hint: see whether a receiver of OTLP over HTTP listens there, or name another: --endpoint URL",
     ]
 
 
 def test_endpoint_that_is_no_url_is_refused(call: Call, directory: Path) -> None:
     result = call("export", "otlp", directory, "--endpoint", "localhost:4318")
-    assert (result.status, result.out) == (3, "")
+    assert (result.status, result.out) == (2, "")
     assert result.err.startswith("m31a-mp: 'localhost:4318' is not an endpoint: it has to be a URL")
+    assert result.err.endswith("hint: m31a-mp export otlp --help\n")
 
 
 def test_missing_package_is_named_with_what_helps(directory: Path, tmp_path: Path) -> None:

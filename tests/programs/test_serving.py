@@ -194,7 +194,8 @@ class TestServe:
             result = call("serve", made, "--port", port)
         assert (result.status, result.out) == (3, "")
         assert result.err.startswith(
-            f"m31a-mp: cannot listen at 127.0.0.1, port {port}: Address already in use"
+            f"m31a-mp: cannot listen at 127.0.0.1, port {port}: Address already in use\n"
+            "hint: name another: --host"
         )
         result = call("serve", made, "--host", "256.1.1.1")
         assert result.status == 3

@@ -422,6 +422,15 @@ def test_running_calls_of_which_only_a_file_tells_are_said_to_be_uncertain(
         )
 
 
+@pytest.mark.parametrize("milliseconds", [[1386], [1360, 1386], [1386] * 50, [1000, 1951, 1999]])
+def test_no_quantile_is_shown_above_the_maximum(call: Call, directory: Path, milliseconds: list[int]) -> None:
+    with Collector(directory.name, directory.parent) as collector:
+        for each in milliseconds:
+            collector.record_tool_call("make", True, each)
+    *_, p50, p95, most, _ = [float(cell.split()[0]) for cell in call("show", directory).row("make")]
+    assert p50 <= p95 <= most
+
+
 def test_calls_of_unknown_duration_have_none_in_any_row(call: Call, directory: Path) -> None:
     with Collector(directory.name, directory.parent) as collector:
         for name in ("make", "lint"):

@@ -8,6 +8,7 @@ from m31a_mp.cli.arguments import GuessingGroup, complete_file, session_argument
 from m31a_mp.cli.extras import needing
 from m31a_mp.cli.naming import existing_or_latest
 from m31a_mp.cli.output import STDOUT, checked, writing
+from m31a_mp.errors import ExportError
 from m31a_mp.inspection.status import status
 from m31a_mp.system.log import shown
 from m31a_mp.wording import count
@@ -44,6 +45,8 @@ numbers are those since the start of the session, so that sending them twice
 is harmless.
 """
 
+_OTHER_ENDPOINT = "see whether a receiver of OTLP over HTTP listens there, or name another: --endpoint URL"
+
 by_session_option = click.option(
     "--label-session", "by_session", is_flag=True, help="Label each series with the session's name."
 )
@@ -78,7 +81,11 @@ def prometheus(directory: str | None, output: str | None, *, by_session: bool) -
 
 @command.command("otlp", short_help="Send it to OpenTelemetry.", epilog=_OTLP_EPILOG)
 @session_argument
-@click.option("--endpoint", metavar="URL", help="Send to URL. By default as the environment says.")
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    help="Send to URL. By default as the environment says, else to http://localhost:4318.",
+)
 @click.option(
     "--older-names",
     is_flag=True,
@@ -89,6 +96,12 @@ def otlp(directory: str | None, endpoint: str | None, *, older_names: bool | Non
     """Send the metrics of a session to OpenTelemetry, by OTLP over HTTP."""
     exports = needing("m31a_mp.exports.otlp", "opentelemetry-exporter-otlp-proto-http>=1.45")
     found = status(existing_or_latest(directory, "m31a-mp export otlp"))
-    exporter = exports.Exporter(endpoint, older_names=older_names)
-    points = exporter.export(found.metrics)
+    try:
+        exporter = exports.Exporter(endpoint, older_names=older_names)
+    except ValueError as error:
+        raise TroubleError(str(error), "m31a-mp export otlp --help", status=2) from None
+    try:
+        points = exporter.export(found.metrics)
+    except ExportError as error:
+        raise TroubleError(str(error), _OTHER_ENDPOINT) from None
     click.echo(f"{shown(found.directory)}: {count(points, 'data point')} sent to {shown(exporter.endpoint)}")

@@ -9,14 +9,23 @@ import click
 from m31a_mp.cli import SIGNAL_BASE
 from m31a_mp.cli.arguments import complete_directory, interval_option, json_option
 from m31a_mp.cli.found import Found
+from m31a_mp.cli.naming import is_session_at
 from m31a_mp.cli.outcome import NOT_ALL_WELL
 from m31a_mp.cli.program import tell
-from m31a_mp.cli.stores import from_option, gathering_of, session_in, wanted_store
+from m31a_mp.cli.stores import (
+    KINDS_OF_STORES,
+    gathering_of,
+    session_in,
+    store_option,
+    telling_what_is_shared,
+    wanted_store,
+)
 from m31a_mp.cli.tables import print_json
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import StoreError
 from m31a_mp.metrics.file import load
 from m31a_mp.model import SessionMetrics
+from m31a_mp.recorder import SHARE_VARIABLE
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.into import GatheredSession
 from m31a_mp.system.log import shown
@@ -39,7 +48,10 @@ _ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 
 @click.command("gather", epilog=_EPILOG)
 @click.argument("session", metavar="[SESSION]", required=False)
-@from_option
+@store_option(
+    "--from",
+    f"The store that the sites share in: {KINDS_OF_STORES}. By default ${SHARE_VARIABLE}.",
+)
 @click.option(
     "--into",
     "directory",
@@ -55,13 +67,16 @@ def command(  # noqa: PLR0913  # all of them by name
     *, session: str | None, url: str | None, directory: str, follow: bool, interval: float, as_json: bool
 ) -> int:
     """Gather the states of all sites of a session into a directory, durably."""
+    if is_session_at(directory):
+        raise click.UsageError(f"{directory} is a session; --into takes a directory of sessions")
     url = wanted_store(url, "--from")
     session_id = session_in(session, url)
     gathering = gathering_of(session_id, url)
     into = Session.named(session_id, directory)
     try:
         gathered = GatheredSession(into, gathering)
-        gathered.update()
+        with telling_what_is_shared(url):
+            gathered.update()
         if follow:
             with SignalPipe(_ENDS | {signal.SIGTSTP}) as pipe:
                 return _follow(gathered, pipe, interval)

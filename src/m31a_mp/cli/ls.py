@@ -11,7 +11,7 @@ from m31a_mp.cli import tables
 from m31a_mp.cli.arguments import complete_directory, json_option
 from m31a_mp.cli.naming import DEFAULT_SESSIONS, USE_OTHER_RELEASE, TroubleError, is_session_at, path_word
 from m31a_mp.cli.progress import counting_progress
-from m31a_mp.cli.stores import from_option, gathering_of, store_of
+from m31a_mp.cli.stores import KINDS_OF_STORES, gathering_of, store_of, store_option
 from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, sessions_in, status
 from m31a_mp.recorder import SESSION_VARIABLE
@@ -37,7 +37,7 @@ _Row = Status | tables.Unreadable
 
 @click.command("ls", epilog=_EPILOG)
 @click.argument("directory", metavar="[DIRECTORY]", required=False, shell_complete=complete_directory)
-@from_option
+@store_option("--from", f"List the sessions that sites share in this store: {KINDS_OF_STORES}.")
 @json_option
 def command(directory: str | None, url: str | None, as_json: bool) -> int:
     """List the sessions in a directory: state, owner, age, totals."""

@@ -64,10 +64,13 @@ def existing(directory: str | None, example: str) -> Session:
     """
     session = named(directory, lambda: f"{example} {_some_session()}")
     try:
-        if _is_session(session):
+        if session.is_there():
             return session
     except NotADirectoryError:
         pass  # a path through a file is no session either
+    except PermissionError as error:
+        hint = "run this as the user whose session it is: others may not read it"
+        raise TroubleError(f"{error.filename}: {error.strerror}", hint) from None
     raise _no_session(session, _by_the_variable(directory), example)
 
 

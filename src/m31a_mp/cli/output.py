@@ -41,4 +41,4 @@ def writing(path: str) -> Iterator[None]:
             hint = "write it elsewhere: -o FILE"
         else:
             hint = f"make the directory first: mkdir -p {path_word(directory)}"
-        raise TroubleError(f"{path} cannot be written: {error.strerror}", hint) from None
+        raise TroubleError(f"{path} cannot be written: {error.strerror or error}", hint) from None

@@ -18,6 +18,7 @@ from m31a_mp.cli.naming import NAME, NOT_DONE, USE_OTHER_RELEASE, TroubleError, 
 from m31a_mp.cli.quick import COMPLETION
 from m31a_mp.errors import (
     DamagedMetricsError,
+    GatheredSessionError,
     JournalLockedError,
     MetricsError,
     SessionOwnedError,
@@ -65,7 +66,8 @@ Exit status:
 
 A session is named by its directory, or by the environment variable
 M31A_MP_SESSION, which run sets for its command. Without either, show, watch,
-verify and export take the session in ./sessions that was used last.
+report, verify, share and export take the session in ./sessions that was used
+last.
 """
 
 
@@ -228,6 +230,7 @@ def _hint(error: Exception) -> str:
         DamagedMetricsError: "restore it from a copy, or set it aside and start again from zero: "
         f"{NAME} compact --rebuild {directory}",
         JournalLockedError: "try again, or stop the process that holds it",
+        GatheredSessionError: f"to bring it up to date: {NAME} gather --help",
         FileNotFoundError: f"{NAME} ls DIRECTORY lists the sessions there",
         OSError: "try again when that is fixed",
         MetricsError: f"{NAME} --help",

@@ -18,6 +18,7 @@ from m31a_mp.cli.show import find, without_repeats
 from m31a_mp.metrics.merge import merge
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.system import files
+from m31a_mp.system.log import shown
 
 _USUAL = "report.html"
 _NEEDED = "jinja2>=3.1.4"
@@ -59,7 +60,8 @@ def command(directories: tuple[str, ...], output: str | None) -> int:
     if output != STDOUT:
         with writing(path):
             files.replace(path, page)
-        click.echo(f"{shell_words(output or _USUAL)}: {-(-len(page) // 1024):,} KiB")
+        of = "" if directories else f" about {shown(found[0].directory)}"
+        click.echo(f"{shell_words(output or _USUAL)}: {-(-len(page) // 1024):,} KiB{of}")
     elif sys.stdout:
         sys.stdout.buffer.write(page)
     return 0

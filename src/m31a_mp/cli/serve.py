@@ -76,7 +76,12 @@ def command(  # noqa: PLR0913  # one for each option
         sessions_dir, names or None, by_session=by_session, max_names=max_names
     )
     collector.collect()  # sessions that are new from now on count also if they end before the first scrape
-    with SignalPipe(_ENDS) as pipe, scraping.Scraping(collector, host, port) as server:
+    try:
+        scrapes = scraping.Scraping(collector, host, port)
+    except OSError as error:
+        hint = "name another: --host HOST or --port PORT; --port 0 takes any free one"
+        raise TroubleError(str(error.strerror), hint) from None
+    with SignalPipe(_ENDS) as pipe, scrapes as server:
         click.echo(f"serving {shown(sessions_dir)} at {server.url}")
         while True:
             for number in pipe.wait(_DAY)[0]:

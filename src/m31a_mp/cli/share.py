@@ -8,15 +8,16 @@ import time
 import click
 
 from m31a_mp.cli import SIGNAL_BASE
-from m31a_mp.cli.arguments import complete_directory, interval_option, session_argument
+from m31a_mp.cli.arguments import interval_option, session_argument
 from m31a_mp.cli.naming import TroubleError, existing_or_latest, path_word, shell_words
 from m31a_mp.cli.program import tell
-from m31a_mp.cli.stores import store_of, wanted_store
+from m31a_mp.cli.stores import KINDS_OF_STORES, store_of, store_option, wanted_store
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import GatheredSessionError, MetricsError, SessionOwnedError
 from m31a_mp.inspection.status import live_writers, owner_of
 from m31a_mp.metrics.compactor import compact_session
 from m31a_mp.metrics.file import Published
+from m31a_mp.recorder import SHARE_VARIABLE
 from m31a_mp.session.lease import owning, still_owned
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.sharer import Sharer, Sharing, reason_of
@@ -39,13 +40,7 @@ _LAST_SECONDS = 5.0  # the longest wait for the store at the end
 
 @click.command("share", epilog=_EPILOG)
 @session_argument
-@click.option(
-    "--to",
-    "url",
-    metavar="URL",
-    shell_complete=complete_directory,
-    help="The store: redis://..., valkey://..., or a directory. By default $M31A_MP_SHARE.",
-)
+@store_option("--to", f"The store: {KINDS_OF_STORES}. By default ${SHARE_VARIABLE}.")
 @click.option("--once", is_flag=True, help="Merge if there is no owner, share, and end.")
 @interval_option("Time between merges.")
 def command(directory: str | None, url: str | None, once: bool, interval: float) -> int:

@@ -13,7 +13,7 @@ from m31a_mp.cli.entries import Choice
 from m31a_mp.cli.found import Found
 from m31a_mp.cli.naming import TroubleError, existing_or_latest
 from m31a_mp.cli.options import choice_options
-from m31a_mp.cli.stores import from_option, gathered_in
+from m31a_mp.cli.stores import from_option, gathered_in, telling_what_is_shared
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import status
 from m31a_mp.metrics.file import read_file
@@ -86,7 +86,8 @@ def find(directory: str | None) -> Found:
 def _gather(named: str | None, url: str) -> Found:
     session_id, gathering = gathered_in(named, url)
     try:
-        return Found(session_id, gathering.look(), store=gathering.url)
+        with telling_what_is_shared(url):
+            return Found(session_id, gathering.look(), store=gathering.url)
     finally:
         gathering.close()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -17,13 +18,29 @@ from m31a_mp.sharing.store import Store, open_store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-from_option = click.option(
-    "--from",
-    "url",
-    metavar="URL",
-    shell_complete=complete_directory,
-    help="Add up all sites that share in this store: redis://..., valkey://..., or a directory.",
-)
+
+def store_option(name: str, text: str) -> Callable[[Function], Function]:
+    """Return an option that names a store.
+
+    Args:
+        name: The name of the option.
+        text: What the option does, for the help.
+    """
+    return click.option(
+        name, "url", metavar="URL", shell_complete=complete_directory, callback=_not_empty, help=text
+    )
+
+
+def _not_empty(_context: click.Context, _parameter: click.Parameter, url: str | None) -> str | None:
+    """Refuse an empty URL: `--from "$STORE"` without that variable must not show something else."""
+    if url == "":
+        raise click.BadParameter("the URL is empty")
+    return url
+
+
+KINDS_OF_STORES = "redis://..., valkey://..., or a directory"
+
+from_option = store_option("--from", f"Add up all sites that share in this store: {KINDS_OF_STORES}.")
 
 
 def store_of(url: str) -> Store:
@@ -31,7 +48,8 @@ def store_of(url: str) -> Store:
     try:
         return open_store(url)
     except ValueError as error:
-        raise TroubleError(str(error), "m31a-mp gather --help", status=2) from None
+        hint = f"{click.get_current_context().command_path} --help"
+        raise TroubleError(str(error), hint, status=2) from None
     except ImportError as error:
         raise TroubleError(str(error), "pip install 'm31a_mp[redis]'", status=2) from None
 
@@ -46,6 +64,15 @@ def gathered_in(named: str | None, url: str) -> tuple[str, Gathering]:
     """Return the id of a session in a store, and its gathering."""
     session_id = session_in(named, url)
     return session_id, gathering_of(session_id, url)
+
+
+@contextmanager
+def telling_what_is_shared(url: str) -> Iterator[None]:
+    """If the session is not in the store, hint at the command that lists those that are."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise TroubleError(f"{error.filename}: {error.strerror}", _list_command(url)) from None
 
 
 def wanted_store(url: str | None, option: str) -> str:
@@ -73,6 +100,8 @@ def session_in(named: str | None, url: str) -> str:
     if len(ids) == 1:
         return ids[0]
     what = f"{len(ids):,} sessions are shared there" if ids else "no session is shared there"
-    raise TroubleError(
-        f"{what}, and none is named", f"m31a-mp ls --from {shell_words(shown_url(url))}", status=2
-    )
+    raise TroubleError(f"{what}, and none is named", _list_command(url), status=2)
+
+
+def _list_command(url: str) -> str:
+    return f"m31a-mp ls --from {shell_words(shown_url(url))}"

@@ -17,7 +17,7 @@ from m31a_mp.cli.activity import Activity
 from m31a_mp.cli.comparison import comparison_views
 from m31a_mp.cli.entries import Choice, metrics_views
 from m31a_mp.cli.layout import Cell, Column, Table, bad, cut
-from m31a_mp.cli.naming import shell_words
+from m31a_mp.cli.naming import path_word
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
 from m31a_mp.metrics import rejected
 from m31a_mp.model import SessionMetrics, SiteMetric, format_time
@@ -287,12 +287,12 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
     notes = []
     new = {"record": status.unmerged, "interrupted call": status.interrupted}
     if unmerged := " and ".join(count(number, noun) for noun, number in new.items() if number):
-        notes.append(f"{unmerged} of these not in metrics.json yet{_merge_note(status)}")
+        notes.append(f"not in metrics.json yet: {unmerged}{_merge_note(status)}")
     if not is_running:
         notes += _running_notes(status.metrics)
     if note := _unshared_note(status):
         notes.append(note)
-    notes += _loss_notes(status.metrics, f"; see m31a-mp verify {shell_words(status.directory)}")
+    notes += _loss_notes(status.metrics, f"; see m31a-mp verify {path_word(status.directory)}")
     return View(parts, notes)
 
 
@@ -496,7 +496,7 @@ def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
 def _merge_note(status: Status) -> str:
     if status.owner:
         return "; its owner merges them"
-    return f"; to merge them: m31a-mp compact {shell_words(status.directory)}"
+    return f"; to merge them: m31a-mp compact {path_word(status.directory)}"
 
 
 def _who(pid: int | None) -> str:

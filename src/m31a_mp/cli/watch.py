@@ -20,7 +20,7 @@ from m31a_mp.cli.naming import existing_or_latest
 from m31a_mp.cli.options import choice_options
 from m31a_mp.cli.program import forget_output
 from m31a_mp.cli.screen import QUIT, Screen
-from m31a_mp.cli.stores import from_option, gathered_in
+from m31a_mp.cli.stores import from_option, gathered_in, telling_what_is_shared
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
 from m31a_mp.errors import MetricsError
 from m31a_mp.inspection.snapshot import Looks
@@ -102,7 +102,12 @@ def _look_at(directory: str | None) -> Look:
 
 def _look_from(named: str | None, url: str) -> Look:
     session_id, gathering = gathered_in(named, url)
-    return lambda: Found(session_id, gathering.look(), store=gathering.url)
+
+    def look() -> Found:
+        with telling_what_is_shared(url):
+            return Found(session_id, gathering.look(), store=gathering.url)
+
+    return look
 
 
 def _events(

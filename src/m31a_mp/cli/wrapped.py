@@ -97,6 +97,10 @@ def tell(program: str, message: str) -> None:
         pass
 
 
+# Of no interest at the end: the last attempt succeeds, or another warning says how to share the session.
+_ATTEMPT_FAILED = "session %s is not shared with other machines"
+
+
 class _Heard:
     """Collects the warnings of the library until the result of the call is known.
 
@@ -112,7 +116,7 @@ class _Heard:
     def __call__(self, message: str, arguments: tuple[object, ...]) -> None:
         if message.startswith("records are being dropped"):
             self.dropped = str(arguments[-1])
-        else:
+        elif not message.startswith(_ATTEMPT_FAILED):
             self.others.append(message % arguments)
 
 

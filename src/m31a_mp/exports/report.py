@@ -12,7 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+except ImportError as error:
+    raise ImportError(
+        f"{error}; a report needs jinja2: pip install 'm31a_mp[report]'", name=error.name
+    ) from None
 from markupsafe import Markup
 
 from m31a_mp import __version__

@@ -167,7 +167,7 @@ KINDS = (
             "success": "Whether the call succeeded.",
             **_DURATION,
             "error": "A short name of the failure: `timeout`, `exit 1`, the class of an exception.",
-            "call": "The id that was passed to `record_tool_started`, if that was called.",
+            "call": "The id that the call began with, if its beginning was recorded.",
         },
         usual=("call",),
         only_failed=("error",),
@@ -178,8 +178,8 @@ KINDS = (
         "tool_started",
         {"name": NAME, "call": CALL},
         (RUNNING,),
-        "Record that a tool call begins. `tool_call()`, `tool()` and `run()` call this themselves.\n\n"
-        "The call is running until `record_tool_call` gets its id.",
+        "Record that a tool call begins. Measured calls and `m31a-mp run` do this themselves.\n\n"
+        "The call is running until the record of its end has the same id.",
         {
             "name": "The tool.",
             "call": "An id that no other call ever has: at most 256 printable ASCII characters, without\n"

@@ -22,31 +22,33 @@ class GatheredSession:
     """A session directory into which the states of sites are gathered. It can be shared in turn."""
 
     def __init__(self, session: Session, gathering: Gathering) -> None:
-        """Open the directory, which is made if it does not exist, and take in the states that are there.
+        """Take in the states that are there. The directory is made by the first update that finds a site.
 
         Raises:
             MetricsError: The directory has a session of its own.
             SessionOwnedError: The session has a living owner.
-            OSError: The directory could not be made or read.
+            OSError: The directory could not be read.
         """
         self._session = session
         self._gathering = gathering
         self._directory = f"{session.root}/sites"
         self._is_current = False
-        session.make()
-        files.make_directory(self._directory)
-        owning(session, self._open)
+        if session.is_there():
+            owning(session, self._open)
 
     def update(self) -> bool:
         """Read what is new in the store, and publish the sum, durably. Return whether anything was new.
 
         Raises:
             FileNotFoundError: No site has shared the session, ever.
-            MetricsError, OSError: The store cannot be read, or the directory cannot be written.
+            MetricsError, OSError: The store cannot be read, or the directory cannot be made or written.
         """
         new = self._gathering.read()
         if not new and self._is_current:
             return False
+        # Not before: without a site there is no session, and an empty directory would look like one.
+        self._session.make()
+        files.make_directory(self._directory)
         owning(self._session, lambda: self._publish(new))
         self._is_current = True
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from m31a_mp import Collector, attach, compact, load, verify
 from m31a_mp.inspection.status import status
 from m31a_mp.session.paths import Session
+from workers import obey_permissions
 
 
 def no_directory(root: Path) -> None:
@@ -80,3 +83,28 @@ def test_anything_of_a_session_is_one(sessions: Path, sign: str) -> None:
     (sessions / "s" / sign).write_bytes(b"{")
     verify(sessions, "s")
     assert compact(sessions, "s", rebuild=True).metrics.session_id == "s"
+
+
+@pytest.mark.parametrize("closed", [".", "s"])
+@pytest.mark.parametrize(
+    "command", ["show", "watch --count 1", "verify", "compact", "report -o -", "share --once --to none"]
+)
+def test_session_that_may_not_be_read_is_not_called_missing(
+    command: str, closed: str, sessions: Path, tmp_path: Path
+) -> None:
+    Collector("s", sessions).stop()
+    directory = sessions / closed
+    directory.chmod(0)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "m31a_mp", *command.split(), sessions / "s"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            preexec_fn=obey_permissions,
+        )
+    finally:
+        directory.chmod(0o700)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr.startswith(f"m31a-mp: {sessions}/s: Permission denied\nhint: run this as the user")

@@ -6,7 +6,6 @@ compared with what is there afterwards.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import shlex
@@ -22,6 +21,7 @@ import pytest
 from m31a_mp import attach, compact
 from m31a_mp.inspection.status import State, status
 from m31a_mp.session.paths import Session
+from workers import obey_permissions
 
 ROOT = Path(__file__).parents[3]
 RUN = [sys.executable, "-m", "m31a_mp", "run", "--session"]
@@ -37,18 +37,6 @@ ENVIRONMENT = {
 COMMAND = ["sh", "-c", "echo out; exit 7"]
 # As that; but a shell complains where there is no working directory.
 QUIET = [sys.executable, "-S", "-c", "print('out'); raise SystemExit(7)"]
-
-_PR_CAPBSET_DROP = 24
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
-
-
-def obey_permissions() -> None:
-    """From the next program on, permissions hold for root, too."""
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
-            if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
-                raise OSError(ctypes.get_errno(), "prctl")
 
 
 class Wrapper:
