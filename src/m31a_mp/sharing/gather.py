@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import dataclass
 from errno import ENOENT
@@ -15,9 +15,11 @@ from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics, SiteMetric
 from m31a_mp.session.paths import check_session_id
 from m31a_mp.sharing.adding import Adding
+from m31a_mp.sharing.counting import Part, counted
 from m31a_mp.sharing.state import BadStateError, Header, State
 from m31a_mp.sharing.store import open_store
 from m31a_mp.system.log import warn
+from m31a_mp.wording import count
 
 
 def gather(session_id: str, url: str | os.PathLike[str]) -> SessionMetrics:
@@ -54,14 +56,14 @@ class Gathered:
         state: The state, as it came.
         totals: The totals of the site; None if the state cannot be used.
         shown: What `sites` says of the site.
-        contains: Other sites whose states the totals contain, and the number of the last one of each.
+        part: What the totals consist of.
     """
 
     header: Header
     state: State
     totals: Totals | None
     shown: SiteMetric
-    contains: Mapping[str, int]
+    part: Part
 
 
 class Gathering:
@@ -75,8 +77,8 @@ class Gathering:
         self._unread: dict[str, str] = {}
         self._told: set[str] = set()
         self._adding = Adding()
-        self.leave_out = ""
-        """The id of a site that is not counted: the gathered session itself, if it is shared there, too."""
+        self.own: Collection[str] = ()
+        """The ids of the gathered session itself, which may be shared in the store, too."""
 
     @property
     def url(self) -> str:
@@ -151,39 +153,26 @@ class Gathering:
 
     def sum(self) -> Totals:
         """Return the sum of the latest states that were read."""
-        containing = self._containing()
-        sites, counted = {}, {}
-        for site, gathered in sorted(self._known.items()):
-            others = containing.get(site, {})
-            if site == self.leave_out or any(last >= gathered.header.number for last in others.values()):
-                continue  # another site has all of it: the directory was moved there, or gathered
-            problems = [gathered.shown.problem, self._unread.get(site, "")]
-            problems += [
-                f"site {other} contains its states up to number {last}: they are counted twice"
-                for other, last in others.items()
-            ]
+        chosen, problems = counted({site: g.part for site, g in self._known.items()}, self.own)
+        sites, parts = {}, {}
+        for site in sorted(chosen | problems.keys()):
+            gathered = self._known[site]
+            told = [gathered.shown.problem, self._unread.get(site, ""), *problems.get(site, ())]
             sites[site] = shown = copy(gathered.shown)
-            shown.problem = "; ".join(filter(None, problems))
-            if gathered.totals:
-                counted[site] = gathered.totals
+            shown.problem = "; ".join(filter(None, told))
+            if gathered.totals and site in chosen:
+                parts[site] = gathered.totals
+            else:
+                shown.number = 0  # a sum of this sum must not take its records for contained
         for site in self._unread.keys() - sites.keys():
             problem = f"not counted: {self._unread[site]}"
             sites[site] = SiteMetric(site, "", 0, from_ns(0), problem=problem)
-        whole = self._adding.sum(counted)
+        whole = self._adding.sum(parts)
         whole.sites = sites
+        gathered_parts = {site: part for site in parts if (part := self._known[site].part).gathered}
+        whole.gatherers = set(gathered_parts).union(*(part.through for part in gathered_parts.values()))
         self._warn(sites)
         return whole
-
-    def _containing(self) -> dict[str, dict[str, int]]:
-        """Return, for each site, the others that contain states of it, and the number of the last one."""
-        containing: dict[str, dict[str, int]] = {}
-        for other, gathered in self._known.items():
-            if other == self.leave_out:
-                continue
-            for site, last in gathered.contains.items():
-                if site != other:
-                    containing.setdefault(site, {})[other] = last
-        return containing
 
     def _warn(self, sites: Mapping[str, SiteMetric]) -> None:
         for site in sites.values():
@@ -200,15 +189,16 @@ def _opened(state: State) -> Gathered:
         metrics, totals = metrics_file.parse(state.content(), f"the state of site {header.site}")
     except (BadStateError, DamagedMetricsError) as error:
         shown.problem = f"not counted: {_reason(error)}"
-        return Gathered(header, state, None, shown, {})
+        return Gathered(header, state, None, shown, Part(header.number))
     sums = metrics.totals
     shown.tool_calls, shown.llm_interactions = sums.tool_calls, sums.llm_interactions
     shown.dropped, shown.rejected = sums.dropped, metrics.rejected
     shown.sites = len(metrics.sites)
-    contains = {site.id: site.number for site in metrics.sites if site.number}
-    if totals.site:
-        contains |= totals.site.origins
-    return Gathered(header, state, totals, shown, contains)
+    if troubled := sum(bool(site.problem) for site in metrics.sites):
+        shown.problem = f"there is a problem with {troubled:,} of its {count(len(metrics.sites), 'site')}"
+    gathered = {site.id: site.number for site in metrics.sites if site.number}
+    part = Part(header.number, gathered, totals.site.origins if totals.site else {}, totals.gatherers)
+    return Gathered(header, state, totals, shown, part)
 
 
 def _reason(error: BadStateError | DamagedMetricsError) -> str:

@@ -75,7 +75,8 @@ class GatheredSession:
             # The states first: after a crash in between, the next run finds them and publishes their sum.
             files.replace(f"{self._directory}/{site}{_SUFFIX}", self._gathering.known[site].state.data())
         if before and before.site:
-            self._gathering.leave_out = before.site.id  # what is shared from here is not gathered here again
+            # What is shared from here is not gathered here again.
+            self._gathering.own = {before.site.id, *before.site.origins}
         totals = self._gathering.sum()
         totals.site = before.site if before else None
         files.sync_parents(self._session.root)

@@ -13,6 +13,7 @@ from m31a_mp import Collector, SessionMetrics, StoreError, Usage, gather, load, 
 from m31a_mp.metrics.file import read_site
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.gather import Gathering
+from m31a_mp.sharing.into import GatheredSession
 from m31a_mp.sharing.sharer import Sharing
 from m31a_mp.sharing.state import State
 from m31a_mp.sharing.store import open_store
@@ -218,3 +219,88 @@ def test_gathered_session_is_a_site_of_a_larger_one(url: str, tmp_path: Path) ->
     assert count(whole) == 3
     again = SessionMetrics.from_json(orjson.loads(orjson.dumps(whole.to_json())))
     assert again.sites == whole.sites
+
+
+# --- Gathered sessions that are shared in turn ------------------------------------------------------------
+
+
+def gather_into(directory: Path, url: str) -> SessionMetrics:
+    GatheredSession(Session.named(SESSION, directory), Gathering(SESSION, url)).update()
+    metrics = load(directory, SESSION)
+    assert metrics
+    return metrics
+
+
+def test_two_gatherers_of_one_store_count_once(tmp_path: Path) -> None:
+    below, above = str(tmp_path / "below"), str(tmp_path / "above")
+    for calls in (3, 4):
+        record(tmp_path / str(calls), calls, below)
+    for name in ("one", "other"):
+        gather_into(tmp_path / name, below)
+        share(tmp_path / name, above)
+    assert (count(gather(SESSION, above)), len(gather(SESSION, above).sites)) == (7, 1)
+    # One goes on, the other one is gone.
+    record(tmp_path / "3", 1, below)
+    gather_into(tmp_path / "one", below)
+    share(tmp_path / "one", above)
+    assert count(gather(SESSION, above)) == 8
+    record(tmp_path / "5", 5, below)
+    gather_into(tmp_path / "other", below)
+    share(tmp_path / "other", above)
+    assert count(gather(SESSION, above)) == 13
+    assert not problems(gather(SESSION, above))
+
+
+def test_gathered_session_beside_its_sites_counts_once(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "0", 2, url)
+    record(tmp_path / "1", 3, url)
+    gather_into(tmp_path / "whole", url)
+    share(tmp_path / "whole", url)
+    record(tmp_path / "1", 4, url)  # newer than the gathered one
+    whole = gather(SESSION, url)
+    assert (count(whole), len(whole.sites), problems(whole)) == (9, 2, [])
+
+
+def test_gathered_sessions_with_some_sites_in_common_are_told(tmp_path: Path) -> None:
+    stores = [str(tmp_path / name) for name in ("left", "right", "above")]
+    record(tmp_path / "both", 1)
+    record(tmp_path / "left only", 2, stores[0])
+    record(tmp_path / "right only", 4, stores[1])
+    for number, url in enumerate(stores[:2]):
+        share(tmp_path / "both", url)
+        gather_into(tmp_path / f"gathered {number}", url)
+        share(tmp_path / f"gathered {number}", stores[2])
+    whole = gather(SESSION, stores[2])
+    assert count(whole) == 8
+    assert len(problems(whole)) == 2
+    assert all("is counted twice" in problem for problem in problems(whole))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_gathering_in_a_circle_counts_once(length: int, tmp_path: Path) -> None:
+    urls = [str(tmp_path / f"store {place}") for place in range(length)]
+    record(tmp_path / "site", 3, urls[0])
+    for _ in range(4):
+        for place, url in enumerate(urls):
+            assert count(gather_into(tmp_path / f"gathered {place}", url)) == 3
+            share(tmp_path / f"gathered {place}", urls[(place + 1) % length])
+    told = problems(gather_into(tmp_path / "gathered 0", urls[0]))
+    assert any("in a circle" in problem for problem in told) is (length > 1)
+    record(tmp_path / "site", 2, urls[0])
+    assert count(gather_into(tmp_path / "gathered 0", urls[0])) == 5
+
+
+def test_problem_of_a_site_is_told_at_the_top(tmp_path: Path) -> None:
+    """What is not counted below is not contained in the sum: the same site may be counted elsewhere."""
+    below, above = str(tmp_path / "below"), str(tmp_path / "above")
+    record(tmp_path / "good", 1, below)
+    record(tmp_path / "damaged", 2, below)
+    share(tmp_path / "damaged", above)
+    site = state_of(tmp_path / "damaged").header.site
+    file = tmp_path / "below" / SESSION / f"{site}.state"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    gather_into(tmp_path / "whole", below)
+    share(tmp_path / "whole", above)
+    whole = gather(SESSION, above)
+    assert count(whole) == 3
+    assert problems(whole) == ["there is a problem with 1 of its 2 sites"]
