@@ -51,7 +51,7 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]  # hatchling is not
         sources = shutil.copytree(Path(self.root, "src"), Path(self._copy, "src"))
         for left in sources.rglob("*.so"):
             left.unlink()
-        # Of other modules, mypyc needs the types. What it finds in them depends on the extras that are installed.
+        # mypyc reads the types of other modules. What it finds there depends on the installed extras.
         command = [sys.executable, "-m", "mypyc", "--strict", "--follow-imports=silent", *MODULES]
         subprocess.run(command, cwd=sources, env={**os.environ, "MYPYC_DEBUG_LEVEL": "0"}, check=True)
         compiled = [path for path in sources.rglob("*.so") if "build" not in path.relative_to(sources).parts]

@@ -255,6 +255,7 @@ def test_show_json_is_of_the_form_that_is_promised(call: Call, directory: Path) 
     }
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_show_of_a_running_session_has_its_owner_and_writers_and_what_is_not_merged(
     call: Call, directory: Path
 ) -> None:
@@ -285,6 +286,7 @@ def test_show_after_a_crash_counts_what_was_left_behind(call: Call, directory: P
     )
 
 
+@pytest.mark.usefixtures("segments_at_once")
 def test_session_with_a_stopped_worker_is_running_and_finished_when_it_is_dead(
     call: Call, directory: Path
 ) -> None:

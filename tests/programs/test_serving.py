@@ -135,6 +135,7 @@ class TestServe:
             found = server.scrape()
         assert {labels[1:] for labels in values(found, "tool_calls_total")} == {("b", "grep"), ("b", "other")}
 
+    @pytest.mark.usefixtures("segments_at_once")
     def test_damaged_session_costs_only_itself_and_stderr_says_so(self, made: Path) -> None:
         for name in ("bad", "good"):
             with Collector(name, made):

@@ -49,7 +49,7 @@ _ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
     help="The directory of gathered sessions; made if it does not exist.",
 )
 @click.option("--follow", is_flag=True, help="Go on until Ctrl-C.")
-@interval_option("Time between looks, with --follow.")
+@interval_option("Time between looks.")
 @json_option
 def command(  # noqa: PLR0913  # all of them by name
     *, session: str | None, url: str | None, directory: str, follow: bool, interval: float, as_json: bool

@@ -207,7 +207,7 @@ class Mayhem(RuleBasedStateMachine):
     @rule(slot=slots, record=few_records, line=st.integers(0, 3), shift=st.sampled_from([-20, -1, 0, 1, 20]))
     def crash_of_another_while_appending(self, slot: int, record: Record, line: int, shift: int) -> None:
         """Whoever drained is gone; some of the bytes are there, and all of the segments."""
-        for _ in range(3):
+        for _ in range(staging.STRAIGHT_RECORDS + 3):  # the last ones are in a segment
             self._record(slot, record)
         killed_while_appending(self.session, around_line_ends(line, shift))
 

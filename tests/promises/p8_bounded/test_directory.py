@@ -64,6 +64,7 @@ def test_hundred_short_lived_writers_leave_nothing_behind(collector: Collector, 
     assert len(orjson.dumps(published(tmp_path))) <= size + 80  # a few more digits, and buckets
 
 
+@pytest.mark.usefixtures("segments_at_once")
 @pytest.mark.slow
 def test_hundred_writers_killed_unseen_are_all_counted_and_deleted_by_one_flush(
     collector: Collector, tmp_path: Path
