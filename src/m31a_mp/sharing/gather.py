@@ -143,7 +143,10 @@ class Gathering:
 
     def _is_news(self, site: str, header: Header) -> bool:
         known = self._known.get(site)
-        return known is None or known.header.number < header.number
+        if known is None or known.header.number < header.number:
+            return True
+        # A state that could not be used may have been damaged on its way. Another share of it may be whole.
+        return known.totals is None and known.header.number == header.number and known.header != header
 
     def _renew(self, site: str, header: Header) -> None:
         """Note the time of a later share of the known state."""

@@ -194,6 +194,19 @@ def test_damaged_state_costs_only_its_own_site(tmp_path: Path, garbage: bytes) -
     assert count(gather(SESSION, url)) == 2
 
 
+def test_damaged_state_counts_as_soon_as_it_is_shared_whole(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    record(tmp_path, 2, url)
+    file = tmp_path / "store" / SESSION / f"{state_of(tmp_path).header.site}.state"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    gathering = Gathering(SESSION, url)
+    for _ in range(2):
+        [problem] = problems(gathering.look())
+        assert "not counted" in problem
+    share(tmp_path, url)  # with the same number
+    assert (count(gathering.look()), problems(gathering.look())) == (2, [])
+
+
 def test_damaged_metrics_and_those_of_a_newer_version_are_told(url: str, tmp_path: Path) -> None:
     record(tmp_path / "0", 1, url)
     state = state_of(tmp_path / "0")
