@@ -23,6 +23,7 @@ from redis.retry import Retry
 
 from m31a_mp.errors import StoreError
 from m31a_mp.metrics.site import is_id
+from m31a_mp.session.paths import is_session_id
 from m31a_mp.sharing.address import shown_url
 from m31a_mp.sharing.state import MAX_HEADER_BYTES, BadStateError, Header, State
 from m31a_mp.system import fork
@@ -141,9 +142,10 @@ class ServerStore:
     def sessions(self) -> list[str]:
         """See `Store.sessions`."""
         pattern = f"{_PREFIX}*{_SITES}"
-        keys: list[bytes] = self._ask("", lambda: list(self._client.scan_iter(match=pattern, count=1000)))
-        names = {key.decode("utf-8", "replace") for key in keys}
-        return sorted(unquote(name[len(_PREFIX) : -len(_SITES)]) for name in names)
+        keys: set[bytes] = self._ask("", lambda: set(self._client.scan_iter(match=pattern, count=1000)))
+        names = {unquote(key[len(_PREFIX) : -len(_SITES)].decode("utf-8", "replace")) for key in keys}
+        # Other programs may have keys of this form.
+        return sorted(name for name in names if is_session_id(name) and _keys(name)[0].encode() in keys)
 
     def close(self) -> None:
         """See `Store.close`."""

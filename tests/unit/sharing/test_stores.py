@@ -119,6 +119,63 @@ def test_other_files_in_the_directory_are_ignored(tmp_path: Path) -> None:
     assert store.sessions() == ["s"]
 
 
+def test_what_is_no_regular_file_costs_only_itself(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("s", state(A, 1))
+    other = tmp_path / "s" / f"{B}.state"
+    for make in (other.mkdir, lambda: os.mkfifo(other), lambda: other.symlink_to(other)):
+        make()
+        assert numbers(store, "s") == {A: 1}
+        assert isinstance(store.headers("s")[B], str)
+        assert store.get("s", [A, B]).keys() == {A}
+        if other.is_dir():
+            other.rmdir()
+        else:
+            other.unlink()
+    os.mkfifo(other)
+    assert store.put("s", state(B, 1)) is None
+    assert numbers(store, "s") == {A: 1, B: 1}
+
+
+def test_file_and_directory_of_another_user_cost_only_themselves(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for site in (A, B):
+        store.put("s", state(site, 1))
+    (tmp_path / "lost+found").mkdir(mode=0o700)
+    (tmp_path / "lost+found" / f"{A}.state").touch()
+    (tmp_path / "s").chmod(0o755)
+    (tmp_path / "s" / f"{A}.state").chmod(0o644)
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_uid == os.getuid() and directory.name.startswith(
+            ("pytest-", "test_", "popen-")
+        ):
+            directory.chmod(0o755)
+
+    def other_user() -> None:
+        os.setuid(65534)
+        assert store.sessions() == ["s"]
+        assert numbers(store, "s") == {A: 1}
+        assert "Permission denied" in str(store.headers("s")[B])
+
+    if os.getuid():
+        pytest.skip("only root can become another user")
+    with Forked(other_user) as child:
+        assert child.wait() == 0
+
+
+def test_names_that_can_be_no_session_are_not_listed(store: Store) -> None:
+    store.put("s", state(A, 1))
+    if isinstance(store, ServerStore):
+        for name in ("a%2Fb", "%00", "", "x" * 201, "\udcff"):
+            store._client.hset(f"m31a_mp:{{{name}}}:sites".encode(errors="surrogateescape"), A, "1 x")
+    else:
+        for other in ("a\\b", "x" * 201, os.fsdecode(b"\xff")):
+            directory = os.path.join(store.url, other)
+            os.mkdir(directory)
+            os.mkfifo(os.path.join(directory, f"{A}.state"))
+    assert store.sessions() == ["s"]
+
+
 # --- Servers ------------------------------------------------------------------------------------------
 
 
