@@ -84,9 +84,10 @@ class ServerStore:
                 redis_connect_func=_connected,
             )
         except Exception:
+            # Not even a part of the URL is shown: the password may stand in the place of the host.
             raise ValueError(
-                f"{self.url} cannot be the URL of a server. It is redis://USER:PASSWORD@HOST:PORT/DATABASE, "
-                "with special characters percent-encoded"
+                f"{scheme}://... cannot be the URL of a server. It is "
+                "redis://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
             ) from None
         self._client: Any = client
         self._put = self._client.register_script(_PUT)
@@ -160,7 +161,9 @@ class ServerStore:
             return question()
         except redis.exceptions.RedisError as error:
             raise StoreError(f"{self.url}: {_reason(error, session_id)}", self.url) from None
-        except (OSError, TypeError, ValueError) as error:  # of the resolver, of TLS, of an unknown option
+        except TypeError:  # its message has the option, which may be a part of a password
+            raise StoreError(f"{self.url}: redis-py does not know an option of the URL", self.url) from None
+        except (OSError, ValueError) as error:  # of the resolver, of TLS
             raise StoreError(f"{self.url}: {error}", self.url) from None
 
 

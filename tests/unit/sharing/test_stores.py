@@ -123,12 +123,17 @@ def test_what_is_no_regular_file_costs_only_itself(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     store.put("s", state(A, 1))
     other = tmp_path / "s" / f"{B}.state"
-    for make in (other.mkdir, lambda: os.mkfifo(other), lambda: other.symlink_to(other)):
-        make()
+    for kind in ("directory", "FIFO", "link"):
+        if kind == "directory":
+            other.mkdir()
+        elif kind == "FIFO":
+            os.mkfifo(other)
+        else:
+            other.symlink_to(other)
         assert numbers(store, "s") == {A: 1}
         assert isinstance(store.headers("s")[B], str)
         assert store.get("s", [A, B]).keys() == {A}
-        if other.is_dir():
+        if kind == "directory":
             other.rmdir()
         else:
             other.unlink()
