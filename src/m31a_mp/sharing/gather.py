@@ -19,7 +19,6 @@ from m31a_mp.sharing.counting import Part, counted
 from m31a_mp.sharing.state import BadStateError, Header, State
 from m31a_mp.sharing.store import open_store
 from m31a_mp.system.log import warn
-from m31a_mp.wording import count
 
 
 def gather(session_id: str, url: str | os.PathLike[str]) -> SessionMetrics:
@@ -198,7 +197,7 @@ def _opened(state: State) -> Gathered:
     shown.dropped, shown.rejected = sums.dropped, metrics.rejected
     shown.sites = len(metrics.sites)
     if troubled := sum(bool(site.problem) for site in metrics.sites):
-        shown.problem = f"there is a problem with {troubled:,} of its {count(len(metrics.sites), 'site')}"
+        shown.problem = f"sites of it that have a problem: {troubled:,} of {len(metrics.sites):,}"
     gathered = {site.id: site.number for site in metrics.sites if site.number}
     part = Part(header.number, gathered, totals.site.origins if totals.site else {}, totals.gatherers)
     return Gathered(header, state, totals, shown, part)

@@ -316,4 +316,4 @@ def test_problem_of_a_site_is_told_at_the_top(tmp_path: Path) -> None:
     share(tmp_path / "whole", above)
     whole = gather(SESSION, above)
     assert count(whole) == 3
-    assert problems(whole) == ["there is a problem with 1 of its 2 sites"]
+    assert problems(whole) == ["sites of it that have a problem: 1 of 2"]
