@@ -27,6 +27,7 @@ class DirectoryStore:
 
     def __init__(self, directory: str) -> None:
         self.url = directory
+        self._tidied: set[str] = set()
 
     def put(self, session_id: str, state: State) -> Header | None:
         """See `Store.put`. Two processes of one site may both store; the next share repairs the order."""
@@ -37,6 +38,9 @@ class DirectoryStore:
             if there and is_refused(state.header, there):
                 return there
             files.hand_out(path, state.data())
+            if path not in self._tidied:  # listing the directory costs more than the share
+                files.delete_handed_out(path)
+                self._tidied.add(path)
         except OSError as error:
             raise self._error(error) from None
         except NewerStateError as error:
