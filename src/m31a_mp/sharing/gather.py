@@ -130,10 +130,18 @@ class Gathering:
         return new
 
     def take(self, state: State) -> bool:
-        """Take a state, if it is newer than the known one of its site. Return whether it is."""
-        is_new = self._is_news(state.header.site, state.header)
+        """Take a state, if it is newer than the known one of its site. Return whether it is.
+
+        Raises:
+            BadStateError: It is newer, but cannot be used, and the known one can.
+        """
+        site = state.header.site
+        is_new = self._is_news(site, state.header)
         if is_new:
-            self._known[state.header.site] = _opened(state)
+            opened, known = _opened(state), self._known.get(site)
+            if known and known.totals and not opened.totals:
+                raise BadStateError(f"its latest state is {opened.shown.problem}; an older one is counted")
+            self._known[site] = opened
         return is_new
 
     def close(self) -> None:
