@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from errno import ENOSPC
 from pathlib import Path
 
 import orjson
 import pytest
 
+from damage import raising
 from m31a_mp import Collector, SessionMetrics, StoreError, Usage, gather, load, merge
 from m31a_mp.metrics.file import read_site
 from m31a_mp.session.paths import Session
@@ -207,6 +210,24 @@ def test_damaged_state_counts_as_soon_as_it_is_shared_whole(tmp_path: Path) -> N
     assert (count(gathering.look()), problems(gathering.look())) == (2, [])
 
 
+def test_damaged_state_takes_nothing_back_that_was_counted(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    record(tmp_path, 2, url)
+    gathering = Gathering(SESSION, url)
+    assert count(gathering.look()) == 2
+    record(tmp_path, 1, url)
+    file = tmp_path / "store" / SESSION / f"{state_of(tmp_path).header.site}.state"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"?")
+    for _ in range(2):
+        found = gathering.look()
+        assert count(found) == 2
+        [problem] = problems(found)
+        assert "an older one is counted" in problem
+    file.write_bytes(whole)
+    assert (count(gathering.look()), problems(gathering.look())) == (3, [])
+
+
 def test_damaged_metrics_and_those_of_a_newer_version_are_told(url: str, tmp_path: Path) -> None:
     record(tmp_path / "0", 1, url)
     state = state_of(tmp_path / "0")
@@ -317,3 +338,48 @@ def test_problem_of_a_site_is_told_at_the_top(tmp_path: Path) -> None:
     whole = gather(SESSION, above)
     assert count(whole) == 3
     assert problems(whole) == ["sites of it that have a problem: 1 of 2"]
+
+
+def test_state_that_could_not_be_published_is_published_by_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "store")
+    record(tmp_path / "site", 1, url)
+    gathered = GatheredSession(Session.named(SESSION, tmp_path / "whole"), Gathering(SESSION, url))
+    gathered.update()
+    record(tmp_path / "site", 1, url)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", raising(OSError(ENOSPC, os.strerror(ENOSPC))))
+        with pytest.raises(OSError, match="No space left"):
+            gathered.update()
+    assert count(load(tmp_path / "whole", SESSION)) == 1
+    gathered.update()
+    assert count(load(tmp_path / "whole", SESSION)) == 2
+
+
+def test_gatherers_into_one_directory_publish_what_any_of_them_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them looks, is slow to publish, and ends."""
+    url = str(tmp_path / "store")
+    record(tmp_path / "site", 1, url)
+    into = Session.named(SESSION, tmp_path / "whole")
+    stays, ends = (GatheredSession(into, Gathering(SESSION, url)) for _ in range(2))
+    for gatherer in (stays, ends):
+        gatherer.update()
+    record(tmp_path / "site", 1, url)
+    read = ends._gathering.read
+
+    def read_slowly() -> set[str]:
+        new = read()
+        record(tmp_path / "site", 5, url)
+        assert stays.update()
+        return new
+
+    monkeypatch.setattr(ends._gathering, "read", read_slowly)
+    assert ends.update()
+    assert count(load(tmp_path / "whole", SESSION)) == 7
+    published = (tmp_path / "whole" / SESSION / "metrics.json").read_bytes()
+    for _ in range(3):
+        assert not stays.update()
+    assert (tmp_path / "whole" / SESSION / "metrics.json").read_bytes() == published  # nothing was new
