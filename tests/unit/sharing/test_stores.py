@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from m31a_mp import StoreError
 from m31a_mp.metrics.site import Place, Site, new_id
+from m31a_mp.sharing import server as server_module
 from m31a_mp.sharing.server import ServerStore
 from m31a_mp.sharing.state import Header, State
 from m31a_mp.sharing.store import Store, open_store
@@ -280,3 +284,26 @@ def test_child_has_no_connection_and_leaves_the_parents_alone(server: Server) ->
     assert store.put("s", state(A, 2)) is None
     assert server.do("INFO", "stats")["total_connections_received"] == connected + 1  # the one that asks
     assert isinstance(store, ServerStore)
+
+
+def test_server_that_sends_a_byte_now_and_then_does_not_hold_up_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def send_slowly() -> None:
+            with suppress(OSError):  # the listening socket is closed at the end of the test
+                while True:
+                    connection, _ = listening.accept()
+                    with connection, suppress(OSError):
+                        connection.sendall(b"+")
+                        while True:
+                            connection.sendall(b"a")
+                            time.sleep(0.02)
+
+        threading.Thread(target=send_slowly, daemon=True).start()
+        store = open_store(f"redis://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(StoreError, match="no answer within"):
+            store.headers("s")
+        store.close()
