@@ -82,6 +82,9 @@ class Sharing:
             return  # nothing was published yet
         site = _site_in(content, self._session.metrics)
         state = State.of(site, content, has_ended=has_ended)
+        if not self._note.keys() & {"shared_at", "trying_since"}:
+            self._note["trying_since"] = time.time_ns()  # a store may hang from the first share on
+            self._write_note()
         there = self._store.put(self._session.id, state)
         self.is_refused = there is not None
         if there:
