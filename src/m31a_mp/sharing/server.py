@@ -9,6 +9,7 @@ Both keys expire together, after the last share of any site.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -231,7 +232,7 @@ class _Limit:
             self.seconds = max(float(asked), 0.0) if asked else _SECONDS
         except ValueError:
             self.seconds = _SECONDS  # redis-py refuses the option
-        self._end = 0.0
+        self._end = math.inf
 
     def start(self) -> None:
         """Begin a question."""
