@@ -21,12 +21,14 @@ class Part:
         origins: Sites whose directory was copied or moved here, and the number of the last state of each that
             is contained.
         through: The gathered sessions among the sites below `gathered`.
+        has_records: Whether the state has records.
     """
 
     number: int
     gathered: Mapping[str, int] = field(default_factory=dict)
     origins: Mapping[str, int] = field(default_factory=dict)
     through: Collection[str] = ()
+    has_records: bool = False
 
 
 def counted(parts: Mapping[str, Part], own: Collection[str] = ()) -> tuple[set[str], dict[str, list[str]]]:
@@ -51,7 +53,8 @@ def counted(parts: Mapping[str, Part], own: Collection[str] = ()) -> tuple[set[s
         if left[site].gathered and _has_all(left, left[site].gathered):
             del left[site]  # its sites are here themselves, and as new
     left = _without_contained(left, problems)
-    return _without_overlaps(left, problems), problems
+    with_records = {site for site, part in parts.items() if part.has_records}
+    return _without_overlaps(left, with_records, problems), problems
 
 
 def _has_all(left: Mapping[str, Part], numbers: Mapping[str, int]) -> bool:
@@ -79,7 +82,9 @@ def _without_contained(left: Mapping[str, Part], problems: dict[str, list[str]])
     return {site: part for site, part in left.items() if site not in containing or site in problems}
 
 
-def _without_overlaps(left: Mapping[str, Part], problems: dict[str, list[str]]) -> set[str]:
+def _without_overlaps(
+    left: Mapping[str, Part], with_records: set[str], problems: dict[str, list[str]]
+) -> set[str]:
     """Leave out gathered sessions all of whose sites are in another one. Tell of all other overlaps."""
     holders: dict[str, str] = {}
     kept: set[str] = set()
@@ -95,7 +100,9 @@ def _without_overlaps(left: Mapping[str, Part], problems: dict[str, list[str]]) 
             inner: other
             for inner, _ in _contained(part)
             # Copies of a directory without records, which are harmless, look like other copies.
-            if inner not in left and (other := holders.get(inner)) and (part.gathered or left[other].gathered)
+            if inner not in left
+            and (other := holders.get(inner))
+            and (inner in with_records or part.gathered or left[other].gathered)
         }
         if part.gathered and any(
             part.gathered.keys() <= left[other].gathered.keys() for other in set(shared.values())

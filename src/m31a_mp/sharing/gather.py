@@ -12,7 +12,7 @@ from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.kinds.times import from_ns
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.totals import Totals
-from m31a_mp.model import SessionMetrics, SiteMetric
+from m31a_mp.model import SessionMetrics, SiteMetric, has_records
 from m31a_mp.session.paths import check_session_id
 from m31a_mp.sharing.adding import Adding
 from m31a_mp.sharing.counting import Part, counted
@@ -207,7 +207,8 @@ def _opened(state: State) -> Gathered:
     if troubled := sum(bool(site.problem) for site in metrics.sites):
         shown.problem = f"sites of it that have a problem: {troubled:,} of {len(metrics.sites):,}"
     gathered = {site.id: site.number for site in metrics.sites if site.number}
-    part = Part(header.number, gathered, totals.site.origins if totals.site else {}, totals.gatherers)
+    origins = totals.site.origins if totals.site else {}
+    part = Part(header.number, gathered, origins, totals.gatherers, has_records(metrics))
     return Gathered(header, state, totals, shown, part)
 
 

@@ -133,6 +133,17 @@ def test_copy_beside_its_living_original_is_told(url: str, tmp_path: Path) -> No
     assert "counted twice" in problem
 
 
+def test_copies_of_one_original_that_stopped_are_told(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "original", 3, url)
+    for name in ("one", "other"):
+        shutil.copytree(tmp_path / "original", tmp_path / name)
+        record(tmp_path / name, 1, url)
+    whole = gather(SESSION, url)
+    assert count(whole) == 8
+    assert len(problems(whole)) == 2
+    assert all("is counted twice" in problem for problem in problems(whole))
+
+
 def test_empty_copies_are_sites_of_their_own(url: str, tmp_path: Path) -> None:
     Collector(SESSION, tmp_path / "image").stop()
     for i in range(3):
