@@ -92,3 +92,14 @@ class ExportError(MetricsError, ConnectionError):
     Attributes:
         path: The URL of the receiver.
     """
+
+
+def is_of_handler(error: BaseException) -> bool:
+    """Whether a signal handler of the program raised the error, for instance `TimeoutError` at an alarm.
+
+    An error of the system has a number, and this library raises no `OSError` without one. The handler's error
+    must reach the program, which would wait forever otherwise.
+    """
+    if isinstance(error, MetricsError):
+        return False
+    return error.errno is None if isinstance(error, OSError) else isinstance(error, ValueError)

@@ -24,6 +24,9 @@ from m31a_mp.session.paths import MAX_WAITING, Session, is_file
 
 # The number of attempts without the journal's lock. An attempt fails if an owner publishes meanwhile.
 _LOOKS = 20
+# The bytes of the live journal by which a look knows it again: at least one record of this library, with its
+# time. A journal may be cut and grow again; if it is removed, a new one may get the same inode.
+_TAIL_BYTES = 4096
 # The most bytes of segments that stay in memory. The rest goes to a temporary file.
 _STAGED_BYTES = 8 * 1024 * 1024
 
@@ -91,10 +94,11 @@ class _Seen:
 
     Attributes:
         fold: The fold of what was read.
-        publication: The identity of `metrics.json`.
+        publication: See `_publication`.
         sealed: The sealed journals.
         live: The device and inode of the live journal; None if there was none.
         offset: Bytes of the live journal before the first item to read next.
+        tail: The last of these bytes.
         staged: The offset and the number of the record to read next, by the path of its segment.
     """
 
@@ -103,14 +107,15 @@ class _Seen:
     sealed: list[tuple[int, str]]
     live: tuple[int, int] | None
     offset: int
+    tail: bytes
     staged: dict[str, tuple[int, int]]
 
     def continues(self, live: BinaryIO | None, sealed: list[tuple[int, str]]) -> bool:
         """Whether the journals are those that were read, unless they became longer."""
         if live is None or self.live is None:
             return sealed == self.sealed and self.live is None
-        is_longer = os.fstat(live.fileno()).st_size >= self.offset
-        return sealed == self.sealed and self.live == _inode(live) and is_longer
+        is_same = self.live == _inode(live) and self.tail == _tail(live, self.offset)
+        return sealed == self.sealed and is_same
 
 
 class _Found(NamedTuple):
@@ -123,10 +128,10 @@ class _Found(NamedTuple):
 def _fold_everything(session: Session, seen: _Seen | None = None, *, from_zero: bool = False) -> _Found:
     callers = Callers(session)
     for _ in range(_LOOKS):
-        publication = metrics_file.identity(session)
+        publication = _publication(session)
         found = _look(session, publication, seen, from_zero=from_zero)
         seen = found.seen if found else None
-        if found and metrics_file.identity(session) == publication:
+        if found and _publication(session) == publication:
             if callers.look(found.fold.totals):
                 continue  # the dead process may have ended a call after this fold had read its segments
             if not found.fold.is_certain:
@@ -151,7 +156,7 @@ def _look_again(session: Session, found: _Found, *, from_zero: bool) -> _Found:
 def _look_under_lock(session: Session, *, from_zero: bool) -> _Found:
     # While the lock is held, no drain or seal happens. `_look` notices a publication.
     while True:
-        if found := _look(session, metrics_file.identity(session), None, from_zero=from_zero):
+        if found := _look(session, _publication(session), None, from_zero=from_zero):
             return found
 
 
@@ -189,9 +194,12 @@ def _look(
         is_sound = all(isinstance(segment.found, Batch) for segment in staged)
         if not is_sound or (reading and not reading.is_repeatable):
             return _Found(fold, None)  # the next look would count the damage, or a line, once more
-        inode, offset = (_inode(reading.stream), reading.offset) if reading else (None, 0)
+        inode, offset, tail = None, 0, b""
+        if reading:
+            inode, offset = _inode(reading.stream), reading.offset
+            tail = _tail(reading.stream, offset)
         ends = {segment.path: segment.end for segment in staged}
-        return _Found(fold, _Seen(fold, publication, sealed, inode, offset, ends))
+        return _Found(fold, _Seen(fold, publication, sealed, inode, offset, tail, ends))
 
 
 def _fold_merged(session: Session, sealed: list[tuple[int, str]], *, from_zero: bool) -> Fold | None:
@@ -324,6 +332,26 @@ def _is_among(live: BinaryIO, sealed: list[tuple[int, str]]) -> bool:
     return False
 
 
+def _publication(session: Session) -> tuple[int, ...] | None:
+    """Return what tells one publication from another; without any, one state of the directory from another.
+
+    The directory changes when a file in it is made, renamed or removed. If the session is removed, a new
+    session of the same name may get the same inodes.
+    """
+    if published := metrics_file.identity(session):
+        return published
+    try:
+        status = os.lstat(session.root)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
 def _inode(file: BinaryIO) -> tuple[int, int]:
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino
+
+
+def _tail(file: BinaryIO, end: int) -> bytes:
+    size = min(end, _TAIL_BYTES)
+    return os.pread(file.fileno(), size, end - size)

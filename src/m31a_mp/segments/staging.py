@@ -21,7 +21,7 @@ from _weakref import ref
 from errno import EIO
 from time import time_ns
 
-from m31a_mp.errors import MetricsError
+from m31a_mp.errors import MetricsError, is_of_handler
 from m31a_mp.journal.append import Journal
 from m31a_mp.segments.drain import drain
 from m31a_mp.segments.group_commit import GroupCommit
@@ -109,8 +109,10 @@ class Staging:
                 session.make()
             if has_room(session.root, 2 * FIRST_SEGMENT_BYTES):
                 self.journal.turn.take_if_free(lambda: self.journal.append_line(line, stored))
-        except (OSError, MetricsError, MemoryError, ValueError):
-            pass  # a segment takes the record, or says why it cannot
+        except (OSError, MetricsError, MemoryError, ValueError) as error:
+            # A segment takes the record, or says why it cannot.
+            if is_of_handler(error) and generation == fork.generation:
+                raise
         # If a signal handler forked meanwhile, the record counts in the parent.
         return bool(stored) or generation != fork.generation
 
@@ -130,6 +132,8 @@ class Staging:
         try:
             self._group_commit.wait(self._sync)
         except (OSError, MetricsError) as error:
+            if is_of_handler(error):
+                raise
             if not self._warned:
                 self._warned = True  # set first: a log handler may record durably, and would warn again
                 self._warned = warn_of_loss(
@@ -167,8 +171,10 @@ class Staging:
     def _spill_of(self, writers: list[Writer]) -> None:
         try:
             self.journal.turn.take_if_free(lambda: self._drain_some(writers))
-        except (OSError, MetricsError):
-            pass  # mostly a full disk; the records are safe in their segments
+        except (OSError, MetricsError) as error:
+            if is_of_handler(error):
+                raise
+            # Mostly a full disk. The records are safe in their segments.
 
     def _drain_some(self, writers: list[Writer]) -> None:
         some: list[str] = []

@@ -6,7 +6,7 @@ import os
 import time
 from errno import ECANCELED, ENOSPC
 
-from m31a_mp.errors import MetricsError
+from m31a_mp.errors import MetricsError, is_of_handler
 from m31a_mp.journal.append import Journal
 from m31a_mp.journal.batch import Batch
 from m31a_mp.segments.format import DATA_OFFSET
@@ -196,7 +196,7 @@ class Writer:
         except (OSError, MetricsError, MemoryError, ValueError) as error:
             if self.abandoned:  # a signal handler forked meanwhile; the record counts in the parent
                 return False
-            if isinstance(error, ValueError) and not isinstance(error, MetricsError):
+            if is_of_handler(error):
                 raise
             self._trouble = _reason(error)
             self._retry_at = time.monotonic() + _RETRY_SECONDS

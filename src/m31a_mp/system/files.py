@@ -12,6 +12,7 @@ from _weakref import ref
 from errno import ECANCELED, EDQUOT, EFBIG, ENOSPC
 from io import FileIO
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
+from time import time_ns
 
 from m31a_mp.system import fork
 
@@ -163,7 +164,9 @@ def is_there(path: str, inode: tuple[int, int]) -> bool:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:
+    except OSError as error:
+        if error.errno is None:  # a signal handler raised it
+            raise
         return True
     return (found.st_dev, found.st_ino) == inode
 
@@ -172,7 +175,9 @@ def inode_of(fd: int) -> tuple[int, int] | None:
     """Return the device and inode of an open file; None if the descriptor is not open."""
     try:
         status = os.fstat(fd)
-    except OSError:
+    except OSError as error:
+        if error.errno is None:  # a signal handler raised it
+            raise
         return None
     return status.st_dev, status.st_ino
 
@@ -246,6 +251,10 @@ def replace(path: str, data: bytes) -> None:
         with changing(fd):
             with step(f"write {name}"):
                 write_all(fd, data)
+                # Before Linux 6.13, the kernel's times are those of its last tick, up to 10 ms old. A new
+                # file may have the inode of one that was replaced in the same tick: both would look alike.
+                now = time_ns()
+                os.utime(fd, ns=(now, now))
             # Without the fsync, the rename may reach the disk first: an empty file after a power cut.
             with step(f"fsync {name}"):
                 os.fsync(fd)

@@ -69,7 +69,10 @@ def hold(
 def _is_taken(file: FileIO, path: str, take: Callable[[int], bool]) -> bool:
     try:
         return take(file.fileno()) and is_at(path, file.fileno())
-    except ValueError:  # the file is closed: a signal handler forked, and this is the child
+    except ValueError:
+        if not file.closed:
+            raise  # a signal handler raised it
+        # A signal handler forked, and this is the child.
         raise files.ForkedError(ECANCELED, "only the parent process continues", path) from None
 
 
@@ -77,8 +80,10 @@ def _unlock(file: FileIO) -> None:
     """Release the lock explicitly: a process that is being started may have a copy of the file."""
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_UN)
-    except (OSError, ValueError):
-        pass  # the file is closed: by a forked child, or by a program that closes unknown descriptors
+    except (OSError, ValueError) as error:
+        # A forked child closed the file, or a program that closes unknown descriptors did.
+        if not file.closed and getattr(error, "errno", None) is None:
+            raise  # a signal handler raised it
 
 
 def holds(path: str) -> bool:

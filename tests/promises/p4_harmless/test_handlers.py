@@ -240,3 +240,46 @@ def test_durable_record_of_a_signal_handler_returns_whatever_other_threads_do_wi
     calls = counted(sessions)
     assert (calls["other"], calls["handler"]) == (moments, moments)
     assert moments <= calls["main"] <= moments + 1  # the last one without a moment to interrupt it
+
+
+# The steps of a record: the first, one that starts a segment, one that fills it, and one with an fsync.
+STEPS_OF_RECORDS = [
+    "append line",
+    "make segment",
+    "allocate segment",
+    "lengthen journal",
+    "append to journal",
+    "delete segment",
+    "fsync journal.ndjson",
+]
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ValueError])
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS_OF_RECORDS)
+def test_exception_of_a_handler_reaches_the_program_and_no_record_is_lost(
+    step: str, side: str, error: type[Exception], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual handler of an alarm raises TimeoutError, which is an OSError, but not one of the system."""
+    recorder = attach(SESSION, session.sessions_dir, durability="disk" if "fsync" in step else "process")
+
+    def strike(point: str) -> None:
+        if point == f"{side} {step}":
+            raise error("time is up")
+
+    recorded, raised = 0, False
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "reached", strike)
+        for _ in range(300):
+            try:
+                recorder.record_tool_call(LONG, True, 1)
+                recorded += 1
+            except error:
+                raised = True
+                break
+    assert raised
+    recorder.record_tool_call(LONG, True, 1)
+    recorder.stop()
+    metrics = compact(session.sessions_dir, SESSION).metrics
+    assert recorded + 1 <= metrics.tools[0].call_count <= recorded + 2
+    assert (metrics.dropped, verify(session.sessions_dir, SESSION)) == ({}, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from damage import UNITS, batch, line, tool_call
-from m31a_mp import Collector, SessionMetrics, attach
+from m31a_mp import Collector, SessionMetrics, attach, compact
 from m31a_mp.inspection.snapshot import Looks, fold_everything
 from m31a_mp.inspection.status import status
 from m31a_mp.journal.batch import Batch
@@ -55,7 +56,8 @@ class Mess:
 
     Attributes:
         session: The session.
-        was_cut: Whether the journal was made shorter. What was counted is gone then, and no look can tell.
+        was_cut: Whether the journal was made shorter. The counted records of a torn batch may be gone then,
+            and no look can tell.
     """
 
     def __init__(self, sessions: Path, written: int) -> None:
@@ -96,13 +98,24 @@ class Mess:
             os.truncate(self._journal, self._journal.stat().st_size // 2)
             self._torn_at, self.was_cut = -1, True
 
+    def remove(self) -> None:
+        self._torn_at = -1
+        shutil.rmtree(self.session.root)
+        self.session.make()
+
+    def unpublish(self) -> None:
+        Path(self.session.metrics).unlink(missing_ok=True)
+
     def damage(self) -> None:
         Path(self.session.segments, f"{next(self._numbers):016x}.{1:020}.seg").write_bytes(b"garbage")
 
 
 STEPS: dict[str, Callable[[Mess], None]] = {
     **{name: partial(Mess.append, data=data) for name, data in PIECES.items()},
-    **{name: getattr(Mess, name) for name in ("seal", "publish", "tear", "fill", "cut", "damage")},
+    **{
+        name: getattr(Mess, name)
+        for name in ("seal", "publish", "unpublish", "tear", "fill", "cut", "damage", "remove")
+    },
 }
 steps = st.lists(st.tuples(st.sampled_from(list(STEPS)), st.integers(0, 2)), min_size=3, max_size=20)
 
@@ -120,6 +133,51 @@ def test_look_that_goes_on_sees_what_a_first_look_sees(
             mess.was_cut, looks = False, Looks(mess.session)
         for _ in range(times):
             assert looks.look(result_of) == result_of(fold_everything(mess.session))
+
+
+def append_calls(session: Session, tool: str, count: int) -> None:
+    with Path(session.journal).open("ab") as stream:
+        stream.write(count * tool_call(tool))
+
+
+def cut(session: Session) -> None:
+    os.truncate(session.journal, 0)
+
+
+def remove_journal(session: Session) -> None:
+    Path(session.journal).unlink()
+
+
+def remove(session: Session) -> None:
+    shutil.rmtree(session.root)
+    session.make()
+
+
+@pytest.mark.parametrize("gone", [cut, remove_journal, remove])
+@pytest.mark.parametrize("published", [False, True])
+def test_look_does_not_count_lines_that_are_gone_nor_miss_those_in_their_place(
+    session: Session, gone: Callable[[Session], None], published: bool
+) -> None:
+    """On ext4, a new journal has the inode of the removed one, and its lines may be as long."""
+    if published:
+        compact(session.sessions_dir, "s")
+    for _ in range(20):
+        looks = Looks(session)
+        append_calls(session, "old", 20)
+        assert calls(looks.look(metrics_of)) == {"old": 20}
+        gone(session)
+        append_calls(session, "new", 25)
+        assert calls(looks.look(metrics_of)) == {"new": 25}
+        remove_journal(session)
+
+
+def test_look_counts_nothing_that_was_merged_and_whose_file_was_removed_twice(sessions: Path) -> None:
+    with Collector("s", sessions) as collector:
+        for _ in range(20):
+            Path(sessions, "s", "metrics.json").unlink()
+            collector.record_tool_call("bash", True, 1)
+            assert calls(collector.snapshot()) == {"bash": 1}
+            collector.flush()
 
 
 def test_second_look_folds_and_reads_only_what_is_new(

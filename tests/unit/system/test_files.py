@@ -136,3 +136,14 @@ def test_directory_in_place_of_a_file_is_named_by_its_path_and_takes_no_descript
             read(str(tmp_path))
         assert raised.value.filename == str(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_replaced_file_has_the_time_of_the_clock_and_not_of_the_kernels_last_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the identities of two publications in one tick may be the same."""
+    path = tmp_path / "file"
+    for now in (1_795_388_400_123_456_789, 1_795_388_400_123_456_790):
+        monkeypatch.setattr(files, "time_ns", lambda now=now: now)
+        files.replace(str(path), b"data")
+        assert path.stat().st_mtime_ns == now

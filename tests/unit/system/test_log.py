@@ -140,7 +140,7 @@ def test_records_that_did_not_reach_the_disk_are_told_once(sessions: Path) -> No
 from m31a_mp import Collector
 from m31a_mp.system import files
 def fail(path):
-    raise OSError("on fire")
+    raise OSError(5, "on fire")
 with Collector("three", sessions, durability="disk") as collector:
     works, files.sync = files.sync, fail
     collector.record_tool_call("bash", True, 1)
@@ -149,9 +149,8 @@ with Collector("three", sessions, durability="disk") as collector:
     files.sync = fail
     collector.record_tool_call("bash", True, 1)
 """
-    assert (
-        stderr_of(sessions, fails) == f"m31a_mp: records of {sessions}/three are not on the disk: on fire\n"
-    )
+    told = stderr_of(sessions, fails)
+    assert told == f"m31a_mp: records of {sessions}/three are not on the disk: [Errno 5] on fire\n"
 
 
 def test_name_of_a_session_cannot_steer_the_terminal(sessions: Path) -> None:
