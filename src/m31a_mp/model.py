@@ -240,7 +240,7 @@ class SiteMetric:
     Attributes:
         id: The site's id, 32 hexadecimal digits.
         host: The name of the machine.
-        number: The number of the state that is counted. A site's states are numbered upwards.
+        number: The number of the state that is counted, 0 if none is. A site's states are numbered upwards.
         shared_at: The time when the site last shared; aware, in UTC.
         has_ended: Whether the site's owner stopped, so that it does not share any more.
         tool_calls, llm_interactions: The numbers of tool calls and of interactions with language models.

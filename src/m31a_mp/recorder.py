@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from m31a_mp.inspection.snapshot import Looks
     from m31a_mp.model import SessionMetrics
     from m31a_mp.plan import PlanOutcome
-    from m31a_mp.sharing.keeper import Keeper
+    from m31a_mp.sharing.keeper import Kept
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -63,7 +63,7 @@ class Recorder(Recording):
         self._session = session
         self._durability = durability
         self._share: str | None = None
-        self._keeper: Keeper | None = None
+        self._keeper: Kept | None = None
         self._told = False
         self._looks: Looks | None = None
         if session:

@@ -6,7 +6,7 @@ import click
 
 from m31a_mp.cli.arguments import GuessingGroup, complete_file, session_argument
 from m31a_mp.cli.extras import needing
-from m31a_mp.cli.naming import existing_or_latest
+from m31a_mp.cli.naming import TroubleError, existing_or_latest
 from m31a_mp.cli.output import STDOUT, checked, writing
 from m31a_mp.errors import ExportError
 from m31a_mp.inspection.status import status

@@ -22,12 +22,13 @@ from m31a_mp.cli.stores import (
 )
 from m31a_mp.cli.tables import print_json
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
-from m31a_mp.errors import StoreError
+from m31a_mp.errors import MetricsError
 from m31a_mp.metrics.file import load
 from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import SHARE_VARIABLE
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.into import GatheredSession
+from m31a_mp.sharing.sharer import reason_of
 from m31a_mp.system.log import shown
 from m31a_mp.wording import count
 
@@ -98,7 +99,7 @@ def _report(into: Session, metrics: SessionMetrics) -> None:
 
 
 def _follow(gathered: GatheredSession, pipe: SignalPipe, interval: float) -> int:
-    """Gather until a signal. A store that is gone for a while is told once."""
+    """Gather until a signal. A store that is gone for a while is told once, and so is a full disk."""
     is_told = False
     while True:
         numbers, _ = pipe.wait(interval)
@@ -109,7 +110,7 @@ def _follow(gathered: GatheredSession, pipe: SignalPipe, interval: float) -> int
         try:
             gathered.update()
             is_told = False
-        except StoreError as error:
+        except (MetricsError, OSError) as error:
             if not is_told:
-                tell(f"{error}; what was gathered stays, and the next look may succeed")
+                tell(f"{reason_of(error)}; what was gathered stays, and the next look may succeed")
             is_told = True

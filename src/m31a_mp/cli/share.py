@@ -26,12 +26,13 @@ from m31a_mp.system.log import shown
 _EPILOG = """\
 \b
 Examples:
-  m31a-mp share sessions/demo --to redis://:PASSWORD@cache:6379 &
+  m31a-mp share sessions/demo --to redis://cache:6379 &
   m31a-mp share --once sessions/demo --to /mnt/shared/metrics
 
 Runs beside the programs that record. While the session has no owner, share
 merges it; otherwise it shares what the owner merges. It goes on until Ctrl-C,
-and then shares once more. Gather with m31a-mp show --from URL.
+and then shares once more. Gather with m31a-mp show --from URL. All users see
+a command line: set $M31A_MP_SHARE instead if the URL has a password.
 """
 
 _ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}

@@ -18,7 +18,7 @@ class Unshared:
     """A session whose latest state is not shared, although a process was asked to share it.
 
     Attributes:
-        since: The time of the first failure since the last share; aware, in UTC.
+        since: The time of the first failure since the last share, or of the last share; aware, in UTC.
         reason: The reason.
     """
 
@@ -38,6 +38,7 @@ def unshared(session: Session, site: Site | None) -> Unshared | None:
     if isinstance(reason, str) and type(since) is int:
         return Unshared(from_ns(plausible(since, now)), reason)
     is_old = site is not None and (site.id, site.number) != (note.get("site"), note.get("number"))
-    if is_old and type(shared_at) is int and now - shared_at > _GRACE_NS:
-        return Unshared(from_ns(plausible(shared_at, now)), "no process shares it any more")
+    last = note.get("trying_since") if shared_at is None else shared_at
+    if is_old and type(last) is int and now - last > _GRACE_NS:
+        return Unshared(from_ns(plausible(last, now)), "the store hangs, or no process shares it any more")
     return None

@@ -19,7 +19,7 @@ from m31a_mp.kinds.parts import Restoring, integer
 from m31a_mp.kinds.tables import Entries
 from m31a_mp.kinds.timeline import COUNTS
 from m31a_mp.kinds.times import from_ns, plausible, to_ns
-from m31a_mp.metrics.site import Site
+from m31a_mp.metrics.site import Site, check_id
 from m31a_mp.model import SessionMetrics, SiteMetric, has_records
 
 CHECKPOINT_VERSION = 1
@@ -61,6 +61,7 @@ class Totals:
         set_aside: Files that are counted as rejected, and were about to be moved out of the way.
         site: The site, and the number of the latest publication; None before the first one.
         sites: The sites that the totals were gathered from, by their ids; empty for a session of its own.
+        gatherers: The gathered sessions that the totals were gathered from, directly or by way of others.
     """
 
     started: int | None = None
@@ -76,6 +77,7 @@ class Totals:
     set_aside: set[str] = field(default_factory=set)
     site: Site | None = None
     sites: dict[str, SiteMetric] = field(default_factory=dict)
+    gatherers: set[str] = field(default_factory=set)
 
     def entry(self, table: str, name: str, time: int) -> Any:
         """Return the entry of a name in a table. A missing entry is made, first recorded at `time`."""
@@ -204,6 +206,7 @@ class Totals:
             "set_aside": sorted(self.set_aside),
             "writers": {w: {"last": m.last, "dropped": m.dropped} for w, m in self.writers.items()},
             **({"site": self.site.kept()} if self.site else {}),
+            **({"gatherers": sorted(self.gatherers)} if self.gatherers else {}),
             **self._rest(but),
         }
 
@@ -229,6 +232,7 @@ class Totals:
         totals.set_aside = set(map(str, checkpoint.get("set_aside", [])))
         totals.site = Site.restored(checkpoint["site"]) if "site" in checkpoint else None
         totals.sites = {site.id: site for site in metrics.sites}
+        totals.gatherers = set(map(check_id, checkpoint.get("gatherers", [])))
         totals.dropped = dict(metrics.dropped)
         totals.rejected = metrics.rejected
         totals.names_bytes = totals._size_of_names()

@@ -141,6 +141,15 @@ def check_session_id(session_id: str) -> str:
     return str.__str__(session_id)
 
 
+def is_session_id(name: str) -> bool:
+    """Whether a name can be the id of a session."""
+    try:
+        check_session_id(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_sealed_name(name: str) -> bool:
     number = name[8:20]
     return name == f"journal.{number}.ndjson" and len(number) == 12 and number.isascii() and number.isdigit()  # noqa: PLR2004

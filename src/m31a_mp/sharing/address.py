@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 _SERVERS = ("redis", "rediss", "unix", "valkey", "valkeys")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# A directory of such a name would show the password.
+_MISTYPED = re.compile(rf"\s*({'|'.join(_SERVERS)}):", re.IGNORECASE)
 
 
 def check_url(url: str | os.PathLike[str]) -> str:
@@ -25,6 +27,10 @@ def check_url(url: str | os.PathLike[str]) -> str:
     if scheme and scheme not in (*_SERVERS, "file"):
         known = ", ".join(f"{name}://" for name in (*_SERVERS, "file"))
         raise ValueError(f"{scheme}:// is no store of states; known are {known}, and paths of directories")
+    if not is_server(text) and (mistyped := _MISTYPED.match(text)):
+        raise ValueError(
+            f"the URL of a store begins with {mistyped[1]}://, the path of a directory with ./ or /"
+        )
     return text if is_server(text) else directory_of(text)
 
 
@@ -44,7 +50,9 @@ def directory_of(url: str) -> str:
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.netloc not in {"", "localhost"} or not os.path.isabs(path):
-        raise ValueError(f"{url} names no directory; file:///DIRECTORY does, with three slashes")
+        raise ValueError(
+            "file:// names no directory of this machine; file:///DIRECTORY does, with three slashes"
+        )
     return path
 
 

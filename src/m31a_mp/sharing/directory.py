@@ -9,11 +9,13 @@ will do.
 from __future__ import annotations
 
 import os
+import stat
 from errno import ENOTDIR
+from typing import BinaryIO
 
 from m31a_mp.errors import StoreError
 from m31a_mp.metrics.site import check_id, is_id
-from m31a_mp.session.paths import check_session_id
+from m31a_mp.session.paths import check_session_id, is_session_id
 from m31a_mp.sharing.state import MAX_BYTES, MAX_HEADER_BYTES, BadStateError, Header, NewerStateError, State
 from m31a_mp.system import files
 
@@ -25,6 +27,7 @@ class DirectoryStore:
 
     def __init__(self, directory: str) -> None:
         self.url = directory
+        self._tidied: set[str] = set()
 
     def put(self, session_id: str, state: State) -> Header | None:
         """See `Store.put`. Two processes of one site may both store; the next share repairs the order."""
@@ -35,6 +38,9 @@ class DirectoryStore:
             if there and is_refused(state.header, there):
                 return there
             files.hand_out(path, state.data())
+            if path not in self._tidied:  # listing the directory costs more than the share
+                files.delete_handed_out(path)
+                self._tidied.add(path)
         except OSError as error:
             raise self._error(error) from None
         except NewerStateError as error:
@@ -55,7 +61,7 @@ class DirectoryStore:
             except BadStateError as error:
                 found[site] = str(error)
             except OSError as error:
-                raise self._error(error) from None
+                found[site] = f"its file cannot be read: {error.strerror or error}"  # another user's, perhaps
         return found
 
     def get(self, session_id: str, sites: list[str]) -> dict[str, bytes]:
@@ -63,25 +69,29 @@ class DirectoryStore:
         found = {}
         for site in sites:
             try:
-                with open(self._path(session_id, site), "rb") as stream:
+                with _opened(self._path(session_id, site)) as stream:
                     found[site] = stream.read(MAX_BYTES + MAX_HEADER_BYTES)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise self._error(error) from None
+            except (BadStateError, OSError):
+                continue  # it changed since its header was read, and the next look says why
         return found
 
     def sessions(self) -> list[str]:
         """See `Store.sessions`."""
         try:
-            with os.scandir(self.url) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_dir())
+            names = sorted(os.listdir(self.url))
         except OSError as error:
             raise self._error(error) from None
-        return [name for name in names if any(n.endswith(_SUFFIX) for n in self._names(name))]
+        return [name for name in names if self._is_session(name)]
 
     def close(self) -> None:
         """Do nothing: nothing is open between two calls."""
+
+    def _is_session(self, name: str) -> bool:
+        """Whether a directory has states. Others, for instance `lost+found`, may not be readable."""
+        try:
+            return is_session_id(name) and any(found.endswith(_SUFFIX) for found in self._names(name))
+        except StoreError:
+            return False
 
     def _names(self, session_id: str) -> list[str]:
         try:
@@ -126,10 +136,24 @@ def _replaceable_at(path: str) -> Header | None:
 
 
 def _header_at(path: str) -> Header:
-    with open(path, "rb") as stream:
+    with _opened(path) as stream:
         line = stream.readline(MAX_HEADER_BYTES)
         left = os.fstat(stream.fileno()).st_size - len(line)
     header = Header.parse(line)
     if header.size != left:
         raise BadStateError(f"it has {left} bytes after its header, not {header.size}")
     return header
+
+
+def _opened(path: str) -> BinaryIO:
+    """Open a file to read, never a FIFO, which could make the reader wait for ever.
+
+    Raises:
+        BadStateError: It is not a regular file.
+        OSError: It cannot be opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return os.fdopen(fd, "rb")
+    os.close(fd)
+    raise BadStateError("it is not a regular file")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import dataclass
 from errno import ENOENT
@@ -12,9 +12,10 @@ from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.kinds.times import from_ns
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.totals import Totals
-from m31a_mp.model import SessionMetrics, SiteMetric
+from m31a_mp.model import SessionMetrics, SiteMetric, has_records
 from m31a_mp.session.paths import check_session_id
 from m31a_mp.sharing.adding import Adding
+from m31a_mp.sharing.counting import Part, counted
 from m31a_mp.sharing.state import BadStateError, Header, State
 from m31a_mp.sharing.store import open_store
 from m31a_mp.system.log import warn
@@ -54,14 +55,14 @@ class Gathered:
         state: The state, as it came.
         totals: The totals of the site; None if the state cannot be used.
         shown: What `sites` says of the site.
-        contains: Other sites whose states the totals contain, and the number of the last one of each.
+        part: What the totals consist of.
     """
 
     header: Header
     state: State
     totals: Totals | None
     shown: SiteMetric
-    contains: Mapping[str, int]
+    part: Part
 
 
 class Gathering:
@@ -75,8 +76,8 @@ class Gathering:
         self._unread: dict[str, str] = {}
         self._told: set[str] = set()
         self._adding = Adding()
-        self.leave_out = ""
-        """The id of a site that is not counted: the gathered session itself, if it is shared there, too."""
+        self.own: Collection[str] = ()
+        """The ids of the gathered session itself, which may be shared in the store, too."""
 
     @property
     def url(self) -> str:
@@ -129,10 +130,18 @@ class Gathering:
         return new
 
     def take(self, state: State) -> bool:
-        """Take a state, if it is newer than the known one of its site. Return whether it is."""
-        is_new = self._is_news(state.header.site, state.header)
+        """Take a state, if it is newer than the known one of its site. Return whether it is.
+
+        Raises:
+            BadStateError: It is newer, but cannot be used, and the known one can.
+        """
+        site = state.header.site
+        is_new = self._is_news(site, state.header)
         if is_new:
-            self._known[state.header.site] = _opened(state)
+            opened, known = _opened(state), self._known.get(site)
+            if known and known.totals and not opened.totals:
+                raise BadStateError(f"its latest state is {opened.shown.problem}; an older one is counted")
+            self._known[site] = opened
         return is_new
 
     def close(self) -> None:
@@ -141,7 +150,10 @@ class Gathering:
 
     def _is_news(self, site: str, header: Header) -> bool:
         known = self._known.get(site)
-        return known is None or known.header.number < header.number
+        if known is None or known.header.number < header.number:
+            return True
+        # A state that could not be used may have been damaged on its way. Another share of it may be whole.
+        return known.totals is None and known.header.number == header.number and known.header != header
 
     def _renew(self, site: str, header: Header) -> None:
         """Note the time of a later share of the known state."""
@@ -151,39 +163,26 @@ class Gathering:
 
     def sum(self) -> Totals:
         """Return the sum of the latest states that were read."""
-        containing = self._containing()
-        sites, counted = {}, {}
-        for site, gathered in sorted(self._known.items()):
-            others = containing.get(site, {})
-            if site == self.leave_out or any(last >= gathered.header.number for last in others.values()):
-                continue  # another site has all of it: the directory was moved there, or gathered
-            problems = [gathered.shown.problem, self._unread.get(site, "")]
-            problems += [
-                f"site {other} contains its states up to number {last}: they are counted twice"
-                for other, last in others.items()
-            ]
+        chosen, problems = counted({site: g.part for site, g in self._known.items()}, self.own)
+        sites, parts = {}, {}
+        for site in sorted(chosen | problems.keys()):
+            gathered = self._known[site]
+            told = [gathered.shown.problem, self._unread.get(site, ""), *problems.get(site, ())]
             sites[site] = shown = copy(gathered.shown)
-            shown.problem = "; ".join(filter(None, problems))
-            if gathered.totals:
-                counted[site] = gathered.totals
+            shown.problem = "; ".join(filter(None, told))
+            if gathered.totals and site in chosen:
+                parts[site] = gathered.totals
+            else:
+                shown.number = 0  # a sum of this sum must not take its records for contained
         for site in self._unread.keys() - sites.keys():
             problem = f"not counted: {self._unread[site]}"
             sites[site] = SiteMetric(site, "", 0, from_ns(0), problem=problem)
-        whole = self._adding.sum(counted)
+        whole = self._adding.sum(parts)
         whole.sites = sites
+        gathered_parts = {site: part for site in parts if (part := self._known[site].part).gathered}
+        whole.gatherers = set(gathered_parts).union(*(part.through for part in gathered_parts.values()))
         self._warn(sites)
         return whole
-
-    def _containing(self) -> dict[str, dict[str, int]]:
-        """Return, for each site, the others that contain states of it, and the number of the last one."""
-        containing: dict[str, dict[str, int]] = {}
-        for other, gathered in self._known.items():
-            if other == self.leave_out:
-                continue
-            for site, last in gathered.contains.items():
-                if site != other:
-                    containing.setdefault(site, {})[other] = last
-        return containing
 
     def _warn(self, sites: Mapping[str, SiteMetric]) -> None:
         for site in sites.values():
@@ -200,15 +199,17 @@ def _opened(state: State) -> Gathered:
         metrics, totals = metrics_file.parse(state.content(), f"the state of site {header.site}")
     except (BadStateError, DamagedMetricsError) as error:
         shown.problem = f"not counted: {_reason(error)}"
-        return Gathered(header, state, None, shown, {})
+        return Gathered(header, state, None, shown, Part(header.number))
     sums = metrics.totals
     shown.tool_calls, shown.llm_interactions = sums.tool_calls, sums.llm_interactions
     shown.dropped, shown.rejected = sums.dropped, metrics.rejected
     shown.sites = len(metrics.sites)
-    contains = {site.id: site.number for site in metrics.sites if site.number}
-    if totals.site:
-        contains |= totals.site.origins
-    return Gathered(header, state, totals, shown, contains)
+    if troubled := sum(bool(site.problem) for site in metrics.sites):
+        shown.problem = f"sites of it that have a problem: {troubled:,} of {len(metrics.sites):,}"
+    gathered = {site.id: site.number for site in metrics.sites if site.number}
+    origins = totals.site.origins if totals.site else {}
+    part = Part(header.number, gathered, origins, totals.gatherers, has_records(metrics))
+    return Gathered(header, state, totals, shown, part)
 
 
 def _reason(error: BadStateError | DamagedMetricsError) -> str:

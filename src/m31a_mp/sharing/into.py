@@ -32,29 +32,35 @@ class GatheredSession:
         self._session = session
         self._gathering = gathering
         self._directory = f"{session.root}/sites"
-        self._is_current = False
+        self._published: tuple[int, ...] | None = None
+        self._new: set[str] = set()  # sites whose new states were read, and are not published yet
         if session.is_there():
             owning(session, self._open)
 
     def update(self) -> bool:
         """Read what is new in the store, and publish the sum, durably. Return whether anything was new.
 
+        Several gatherers may publish in one directory. Each takes in what the others found.
+
         Raises:
             FileNotFoundError: No site has shared the session, ever.
             MetricsError, OSError: The store cannot be read, or the directory cannot be made or written.
         """
-        new = self._gathering.read()
-        if not new and self._is_current:
+        self._new |= self._gathering.read()
+        if not self._new and self._published == metrics_file.identity(self._session):
             return False
+        is_news = bool(self._new)
         # Not before: without a site there is no session, and an empty directory would look like one.
         self._session.make()
         files.make_directory(self._directory)
-        owning(self._session, lambda: self._publish(new))
-        self._is_current = True
-        return True
+        owning(self._session, self._publish)
+        return is_news
 
     def _open(self) -> None:
         self._check()
+        self._take_in()
+
+    def _take_in(self) -> None:
         for path in files.find(self._directory, "", _SUFFIX):
             with suppress(BadStateError), open(path, "rb") as stream:
                 self._gathering.take(State.parse(stream.read()))
@@ -71,14 +77,21 @@ class GatheredSession:
             raise MetricsError(message, session.root)
         return before
 
-    def _publish(self, new: set[str]) -> None:
+    def _publish(self) -> None:
         before = self._check()
-        for site in sorted(new):
+        if self._published != (found := metrics_file.identity(self._session)):
+            self._take_in()  # another gatherer published, perhaps newer states
+            if self._published and found and not self._new:
+                self._published = found
+                return
+        for site in sorted(self._new):
             # The states first: after a crash in between, the next run finds them and publishes their sum.
             files.replace(f"{self._directory}/{site}{_SUFFIX}", self._gathering.known[site].state.data())
         if before and before.site:
-            self._gathering.leave_out = before.site.id  # what is shared from here is not gathered here again
+            # What is shared from here is not gathered here again.
+            self._gathering.own = {before.site.id, *before.site.origins}
         totals = self._gathering.sum()
         totals.site = before.site if before else None
         files.sync_parents(self._session.root)
-        metrics_file.publish(self._session, totals)
+        self._published = metrics_file.publish(self._session, totals).identity
+        self._new = set()

@@ -9,8 +9,10 @@ Both keys expire together, after the last share of any site.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -23,11 +25,13 @@ from redis.retry import Retry
 
 from m31a_mp.errors import StoreError
 from m31a_mp.metrics.site import is_id
+from m31a_mp.session.paths import is_session_id
 from m31a_mp.sharing.address import shown_url
 from m31a_mp.sharing.state import MAX_HEADER_BYTES, BadStateError, Header, State
 from m31a_mp.system import fork
 
-_SECONDS = 3.0  # for a connection, and for each answer
+_SECONDS = 3.0  # for a connection, and for the next bytes of an answer
+_TIMES = 10  # so many times as long for a whole answer: a server may send one byte now and then
 _PREFIX = "m31a_mp:{"
 _SITES = "}:sites"
 _STATES = "}:states"
@@ -69,6 +73,7 @@ class ServerStore:
         place, _, query = rest.partition("?")
         options = dict(parse_qsl(query, keep_blank_values=True))
         options.pop("health_check_interval", None)  # each share is a check; see _connected
+        self._limit = _Limit(options.get("socket_timeout"))
         self.url = shown_url(url)
         self._expire_ms = int(_days(options.pop("expire_days", "30")) * _DAY_MS)
         try:
@@ -80,12 +85,13 @@ class ServerStore:
                 # Once more, at once: the server may have closed the connection since the last share.
                 retry=Retry(NoBackoff(), 1, (redis.exceptions.ConnectionError,)),
                 protocol=2,
-                redis_connect_func=_connected,
+                redis_connect_func=partial(_connected, self._limit),
             )
         except Exception:
+            # Not even a part of the URL is shown: the password may stand in the place of the host.
             raise ValueError(
-                f"{self.url} cannot be the URL of a server. It is redis://USER:PASSWORD@HOST:PORT/DATABASE, "
-                "with special characters percent-encoded"
+                f"{scheme}://... cannot be the URL of a server. It is "
+                "redis://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
             ) from None
         self._client: Any = client
         self._put = self._client.register_script(_PUT)
@@ -141,9 +147,15 @@ class ServerStore:
     def sessions(self) -> list[str]:
         """See `Store.sessions`."""
         pattern = f"{_PREFIX}*{_SITES}"
-        keys: list[bytes] = self._ask("", lambda: list(self._client.scan_iter(match=pattern, count=1000)))
-        names = {key.decode("utf-8", "replace") for key in keys}
-        return sorted(unquote(name[len(_PREFIX) : -len(_SITES)]) for name in names)
+        keys: set[bytes] = set()
+        cursor = None
+        while cursor != 0:
+            question = partial(self._client.scan, cursor or 0, match=pattern, count=1000)
+            cursor, some = self._ask("", question)
+            keys.update(some)
+        names = {unquote(key[len(_PREFIX) : -len(_SITES)].decode("utf-8", "replace")) for key in keys}
+        # Other programs may have keys of this form.
+        return sorted(name for name in names if is_session_id(name) and _keys(name)[0].encode() in keys)
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -154,11 +166,16 @@ class ServerStore:
         return f"<ServerStore {self.url}>"
 
     def _ask(self, session_id: str, question: Callable[[], Answer]) -> Answer:
+        self._limit.start()
         try:
             return question()
+        except redis.exceptions.TimeoutError:
+            raise StoreError(f"{self.url}: no answer within {self._limit.seconds:g} s", self.url) from None
         except redis.exceptions.RedisError as error:
             raise StoreError(f"{self.url}: {_reason(error, session_id)}", self.url) from None
-        except (OSError, TypeError, ValueError) as error:  # of the resolver, of TLS, of an unknown option
+        except TypeError:  # its message has the option, which may be a part of a password
+            raise StoreError(f"{self.url}: redis-py does not know an option of the URL", self.url) from None
+        except (OSError, ValueError) as error:  # of the resolver, of TLS
             raise StoreError(f"{self.url}: {error}", self.url) from None
 
 
@@ -188,8 +205,6 @@ def _header(line: bytes) -> Header:
 def _reason(error: Exception, session_id: str) -> str:
     """Return what is wrong, in a clause. The messages of redis-py contain no password."""
     text = str(error)
-    if isinstance(error, redis.exceptions.TimeoutError):
-        return f"no answer within {_SECONDS:g} s"
     if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError)):
         return f"the server refuses the user or the password: {text}"
     if "WRONGTYPE" in text:
@@ -204,17 +219,63 @@ def _reason(error: Exception, session_id: str) -> str:
     return text.partition("\n")[0].rstrip(".")
 
 
+class _Limit:
+    """The time that the server has for an answer.
+
+    Attributes:
+        seconds: The longest wait for the next bytes.
+    """
+
+    def __init__(self, asked: str | None) -> None:
+        """`asked` is the URL's option `socket_timeout`."""
+        try:
+            self.seconds = max(float(asked), 0.0) if asked else _SECONDS
+        except ValueError:
+            self.seconds = _SECONDS  # redis-py refuses the option
+        self._end = math.inf
+
+    def start(self) -> None:
+        """Begin a question."""
+        self._end = time.monotonic() + _TIMES * self.seconds
+
+    def check(self) -> None:
+        """Raise TimeoutError if the answer takes too long."""
+        if time.monotonic() > self._end:
+            raise TimeoutError
+
+
+class _Limited:
+    """A socket whose answers have a limit as a whole. A socket's own timeout begins again with each byte."""
+
+    def __init__(self, inner: socket.socket, limit: _Limit) -> None:
+        self._inner = inner
+        self._limit = limit
+
+    def recv(self, *arguments: int) -> bytes:
+        self._limit.check()
+        return self._inner.recv(*arguments)
+
+    def recv_into(self, *arguments: Any) -> int:
+        self._limit.check()
+        return self._inner.recv_into(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
 # --- Forks --------------------------------------------------------------------------------------------
 
 _sockets: WeakSet[socket.socket] = WeakSet()
 
 
-def _connected(connection: Any) -> None:
-    """Note the socket of a new connection, then log in as usual.
+def _connected(limit: _Limit, connection: Any) -> None:
+    """Limit the answers of a new connection and note its socket, then log in as usual.
 
     With health checks, `on_connect` would check the new connection, and come back here, without end.
     """
-    _sockets.add(connection._sock)  # noqa: SLF001  # redis-py has no other way to it
+    inner = connection._sock  # noqa: SLF001  # redis-py has no other way to it
+    _sockets.add(inner)
+    connection._sock = _Limited(inner, limit)  # noqa: SLF001
     connection.on_connect()
 
 

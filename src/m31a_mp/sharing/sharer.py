@@ -50,6 +50,7 @@ class Sharing:
         before.pop("refused", None)
         self._note: dict[str, Any] = before if before.get("to") == store.url else {"to": store.url}
         self.is_refused = False
+        self._is_tidy = False
 
     def share(self, *, again: bool = False, has_ended: bool = False) -> None:
         """Share `metrics.json` if it was replaced since the last call. Note the outcome beside it.
@@ -81,6 +82,9 @@ class Sharing:
             return  # nothing was published yet
         site = _site_in(content, self._session.metrics)
         state = State.of(site, content, has_ended=has_ended)
+        if not self._note.keys() & {"shared_at", "trying_since"}:
+            self._note["trying_since"] = time.time_ns()  # a store may hang from the first share on
+            self._write_note()
         there = self._store.put(self._session.id, state)
         self.is_refused = there is not None
         if there:
@@ -117,6 +121,9 @@ class Sharing:
         with suppress(OSError):  # without a note, less can be told
             note = orjson.dumps(self._note, option=orjson.OPT_APPEND_NEWLINE)
             files.hand_out(note_path(self._session), note, is_precious=False)
+            if not self._is_tidy:
+                files.delete_handed_out(note_path(self._session))
+                self._is_tidy = True
 
     def close(self) -> None:
         """Close the connection to the store."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _TEMPORARY = ".tmp"
+_ABANDONED_SECONDS = 60.0
 FULL = (ENOSPC, EDQUOT)
 """The errors of a full disk."""
 # O_NONBLOCK matters if a FIFO was planted: without the flag, the open would wait for the other end.
@@ -290,6 +291,21 @@ def hand_out(path: str, data: bytes, *, is_precious: bool = True) -> None:
         except OSError:
             pass  # the store is gone
         raise
+
+
+def delete_handed_out(path: str) -> None:
+    """Delete the temporary files that processes left which were killed while they handed out a file.
+
+    Another process may hand the file out just now: its temporary file is not a minute older than the file.
+    """
+    directory, name = os.path.split(path)
+    try:
+        newest = os.stat(path).st_mtime - _ABANDONED_SECONDS
+        for temporary in find(directory, f".{name}.", _TEMPORARY):
+            if os.lstat(temporary).st_mtime < newest:
+                os.unlink(temporary)
+    except OSError:
+        pass  # the next process that hands the file out deletes the rest
 
 
 def delete_if_there(path: str) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, gather
+from m31a_mp import Collector, gather, verify
 from m31a_mp import collector as collectors
+from m31a_mp.inspection import unshared as unshared_module
 from m31a_mp.sharing import sharer
+from m31a_mp.sharing.directory import DirectoryStore
 from metrics_of import SESSION, count, count_of
 from servers import Server, waited_for
 from workers import Forked
@@ -82,6 +84,20 @@ def test_stop_ends_although_the_store_hangs_and_says_what_to_do(
     program = [sys.executable, "-m", "m31a_mp", *command[1].split()]
     subprocess.run(program, check=True, timeout=60, stdout=subprocess.DEVNULL)
     assert count(gather(SESSION, own_server.url)) == 1
+
+
+def test_store_that_hangs_from_the_first_share_on_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory of a network file system may hang without an error, and without an end."""
+    go_on = threading.Event()
+    monkeypatch.setattr(DirectoryStore, "put", lambda *_: go_on.wait() and None)
+    monkeypatch.setattr(unshared_module, "_GRACE_NS", 0)
+    collector = Collector(SESSION, tmp_path, share=tmp_path / "store")
+    waited_for(lambda: any("the store hangs" in str(found) for found in verify(tmp_path, SESSION)))
+    go_on.set()
+    collector.stop()
+    assert verify(tmp_path, SESSION) == []
 
 
 def test_stop_tells_a_program_without_logging(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from m31a_mp import StoreError
 from m31a_mp.sharing.address import check_url, shown_url
 from m31a_mp.sharing.store import open_store
 from servers import QUOTED
@@ -31,13 +32,30 @@ def test_password_is_in_no_text(url: str) -> None:
         assert "w0rd" not in text
 
 
-@pytest.mark.parametrize("url", ["redis://:pa:ss/wo@host:x", "redis://:pass@[host", "unix://:pass@h?db=pass"])
+@pytest.mark.parametrize(
+    "url", ["redis://:pa:ss/wo@host:x", "redis://:pass@[host", "redis://:pass", "unix://:pass@h?db=pass"]
+)
 def test_password_is_in_no_error(url: str) -> None:
     with pytest.raises(ValueError, match="redis://USER:PASSWORD@HOST") as found:
         open_store(url)
     told = str(found.value).replace("PASSWORD", "").replace("USER", "")
     assert "pa" not in told.replace("special characters percent", "").lower()
     assert found.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url", ["redis:/:pass@host", " redis://:pass@host", "Valkey:pass@host", "file://me:pass@host/x"]
+)
+def test_mistyped_url_is_no_directory_with_a_password_in_its_name(url: str) -> None:
+    with pytest.raises(ValueError, match=r"begins with|three slashes") as found:
+        check_url(url)
+    assert "pass" not in str(found.value)
+
+
+def test_option_that_is_not_known_is_not_shown() -> None:
+    with pytest.raises(StoreError, match="option") as found:
+        open_store("redis://:7?pass=x@host").sessions()  # the question mark belongs to the password
+    assert "pass" not in str(found.value)
 
 
 def test_directories_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

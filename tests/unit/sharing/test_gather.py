@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from errno import ENOSPC
 from pathlib import Path
 
 import orjson
 import pytest
 
+from damage import raising
 from m31a_mp import Collector, SessionMetrics, StoreError, Usage, gather, load, merge
 from m31a_mp.metrics.file import read_site
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.gather import Gathering
+from m31a_mp.sharing.into import GatheredSession
 from m31a_mp.sharing.sharer import Sharing
 from m31a_mp.sharing.state import State
 from m31a_mp.sharing.store import open_store
@@ -129,6 +133,17 @@ def test_copy_beside_its_living_original_is_told(url: str, tmp_path: Path) -> No
     assert "counted twice" in problem
 
 
+def test_copies_of_one_original_that_stopped_are_told(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "original", 3, url)
+    for name in ("one", "other"):
+        shutil.copytree(tmp_path / "original", tmp_path / name)
+        record(tmp_path / name, 1, url)
+    whole = gather(SESSION, url)
+    assert count(whole) == 8
+    assert len(problems(whole)) == 2
+    assert all("is counted twice" in problem for problem in problems(whole))
+
+
 def test_empty_copies_are_sites_of_their_own(url: str, tmp_path: Path) -> None:
     Collector(SESSION, tmp_path / "image").stop()
     for i in range(3):
@@ -193,6 +208,37 @@ def test_damaged_state_costs_only_its_own_site(tmp_path: Path, garbage: bytes) -
     assert count(gather(SESSION, url)) == 2
 
 
+def test_damaged_state_counts_as_soon_as_it_is_shared_whole(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    record(tmp_path, 2, url)
+    file = tmp_path / "store" / SESSION / f"{state_of(tmp_path).header.site}.state"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    gathering = Gathering(SESSION, url)
+    for _ in range(2):
+        [problem] = problems(gathering.look())
+        assert "not counted" in problem
+    share(tmp_path, url)  # with the same number
+    assert (count(gathering.look()), problems(gathering.look())) == (2, [])
+
+
+def test_damaged_state_takes_nothing_back_that_was_counted(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    record(tmp_path, 2, url)
+    gathering = Gathering(SESSION, url)
+    assert count(gathering.look()) == 2
+    record(tmp_path, 1, url)
+    file = tmp_path / "store" / SESSION / f"{state_of(tmp_path).header.site}.state"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"?")
+    for _ in range(2):
+        found = gathering.look()
+        assert count(found) == 2
+        [problem] = problems(found)
+        assert "an older one is counted" in problem
+    file.write_bytes(whole)
+    assert (count(gathering.look()), problems(gathering.look())) == (3, [])
+
+
 def test_damaged_metrics_and_those_of_a_newer_version_are_told(url: str, tmp_path: Path) -> None:
     record(tmp_path / "0", 1, url)
     state = state_of(tmp_path / "0")
@@ -218,3 +264,133 @@ def test_gathered_session_is_a_site_of_a_larger_one(url: str, tmp_path: Path) ->
     assert count(whole) == 3
     again = SessionMetrics.from_json(orjson.loads(orjson.dumps(whole.to_json())))
     assert again.sites == whole.sites
+
+
+# --- Gathered sessions that are shared in turn ------------------------------------------------------------
+
+
+def gather_into(directory: Path, url: str) -> SessionMetrics:
+    GatheredSession(Session.named(SESSION, directory), Gathering(SESSION, url)).update()
+    metrics = load(directory, SESSION)
+    assert metrics
+    return metrics
+
+
+def test_two_gatherers_of_one_store_count_once(tmp_path: Path) -> None:
+    below, above = str(tmp_path / "below"), str(tmp_path / "above")
+    for calls in (3, 4):
+        record(tmp_path / str(calls), calls, below)
+    for name in ("one", "other"):
+        gather_into(tmp_path / name, below)
+        share(tmp_path / name, above)
+    assert (count(gather(SESSION, above)), len(gather(SESSION, above).sites)) == (7, 1)
+    # One goes on, the other one is gone.
+    record(tmp_path / "3", 1, below)
+    gather_into(tmp_path / "one", below)
+    share(tmp_path / "one", above)
+    assert count(gather(SESSION, above)) == 8
+    record(tmp_path / "5", 5, below)
+    gather_into(tmp_path / "other", below)
+    share(tmp_path / "other", above)
+    assert count(gather(SESSION, above)) == 13
+    assert not problems(gather(SESSION, above))
+
+
+def test_gathered_session_beside_its_sites_counts_once(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "0", 2, url)
+    record(tmp_path / "1", 3, url)
+    gather_into(tmp_path / "whole", url)
+    share(tmp_path / "whole", url)
+    record(tmp_path / "1", 4, url)  # newer than the gathered one
+    whole = gather(SESSION, url)
+    assert (count(whole), len(whole.sites), problems(whole)) == (9, 2, [])
+
+
+def test_gathered_sessions_with_some_sites_in_common_are_told(tmp_path: Path) -> None:
+    stores = [str(tmp_path / name) for name in ("left", "right", "above")]
+    record(tmp_path / "both", 1)
+    record(tmp_path / "left only", 2, stores[0])
+    record(tmp_path / "right only", 4, stores[1])
+    for number, url in enumerate(stores[:2]):
+        share(tmp_path / "both", url)
+        gather_into(tmp_path / f"gathered {number}", url)
+        share(tmp_path / f"gathered {number}", stores[2])
+    whole = gather(SESSION, stores[2])
+    assert count(whole) == 8
+    assert len(problems(whole)) == 2
+    assert all("is counted twice" in problem for problem in problems(whole))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_gathering_in_a_circle_counts_once(length: int, tmp_path: Path) -> None:
+    urls = [str(tmp_path / f"store {place}") for place in range(length)]
+    record(tmp_path / "site", 3, urls[0])
+    for _ in range(4):
+        for place, url in enumerate(urls):
+            assert count(gather_into(tmp_path / f"gathered {place}", url)) == 3
+            share(tmp_path / f"gathered {place}", urls[(place + 1) % length])
+    told = problems(gather_into(tmp_path / "gathered 0", urls[0]))
+    assert any("in a circle" in problem for problem in told) is (length > 1)
+    record(tmp_path / "site", 2, urls[0])
+    assert count(gather_into(tmp_path / "gathered 0", urls[0])) == 5
+
+
+def test_problem_of_a_site_is_told_at_the_top(tmp_path: Path) -> None:
+    """What is not counted below is not contained in the sum: the same site may be counted elsewhere."""
+    below, above = str(tmp_path / "below"), str(tmp_path / "above")
+    record(tmp_path / "good", 1, below)
+    record(tmp_path / "damaged", 2, below)
+    share(tmp_path / "damaged", above)
+    site = state_of(tmp_path / "damaged").header.site
+    file = tmp_path / "below" / SESSION / f"{site}.state"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    gather_into(tmp_path / "whole", below)
+    share(tmp_path / "whole", above)
+    whole = gather(SESSION, above)
+    assert count(whole) == 3
+    assert problems(whole) == ["sites of it that have a problem: 1 of 2"]
+
+
+def test_state_that_could_not_be_published_is_published_by_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "store")
+    record(tmp_path / "site", 1, url)
+    gathered = GatheredSession(Session.named(SESSION, tmp_path / "whole"), Gathering(SESSION, url))
+    gathered.update()
+    record(tmp_path / "site", 1, url)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", raising(OSError(ENOSPC, os.strerror(ENOSPC))))
+        with pytest.raises(OSError, match="No space left"):
+            gathered.update()
+    assert count(load(tmp_path / "whole", SESSION)) == 1
+    gathered.update()
+    assert count(load(tmp_path / "whole", SESSION)) == 2
+
+
+def test_gatherers_into_one_directory_publish_what_any_of_them_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them looks, is slow to publish, and ends."""
+    url = str(tmp_path / "store")
+    record(tmp_path / "site", 1, url)
+    into = Session.named(SESSION, tmp_path / "whole")
+    stays, ends = (GatheredSession(into, Gathering(SESSION, url)) for _ in range(2))
+    for gatherer in (stays, ends):
+        gatherer.update()
+    record(tmp_path / "site", 1, url)
+    read = ends._gathering.read
+
+    def read_slowly() -> set[str]:
+        new = read()
+        record(tmp_path / "site", 5, url)
+        assert stays.update()
+        return new
+
+    monkeypatch.setattr(ends._gathering, "read", read_slowly)
+    assert ends.update()
+    assert count(load(tmp_path / "whole", SESSION)) == 7
+    published = (tmp_path / "whole" / SESSION / "metrics.json").read_bytes()
+    for _ in range(3):
+        assert not stays.update()
+    assert (tmp_path / "whole" / SESSION / "metrics.json").read_bytes() == published  # nothing was new

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from m31a_mp import StoreError
 from m31a_mp.metrics.site import Place, Site, new_id
+from m31a_mp.sharing import server as server_module
 from m31a_mp.sharing.server import ServerStore
 from m31a_mp.sharing.state import Header, State
 from m31a_mp.sharing.store import Store, open_store
@@ -119,6 +123,68 @@ def test_other_files_in_the_directory_are_ignored(tmp_path: Path) -> None:
     assert store.sessions() == ["s"]
 
 
+def test_what_is_no_regular_file_costs_only_itself(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("s", state(A, 1))
+    other = tmp_path / "s" / f"{B}.state"
+    for kind in ("directory", "FIFO", "link"):
+        if kind == "directory":
+            other.mkdir()
+        elif kind == "FIFO":
+            os.mkfifo(other)
+        else:
+            other.symlink_to(other)
+        assert numbers(store, "s") == {A: 1}
+        assert isinstance(store.headers("s")[B], str)
+        assert store.get("s", [A, B]).keys() == {A}
+        if kind == "directory":
+            other.rmdir()
+        else:
+            other.unlink()
+    os.mkfifo(other)
+    assert store.put("s", state(B, 1)) is None
+    assert numbers(store, "s") == {A: 1, B: 1}
+
+
+def test_file_and_directory_of_another_user_cost_only_themselves(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for site in (A, B):
+        store.put("s", state(site, 1))
+    (tmp_path / "lost+found").mkdir(mode=0o700)
+    (tmp_path / "lost+found" / f"{A}.state").touch()
+    (tmp_path / "s").chmod(0o755)
+    (tmp_path / "s" / f"{A}.state").chmod(0o644)
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_uid == os.getuid() and directory.name.startswith(
+            ("pytest-", "test_", "popen-")
+        ):
+            directory.chmod(0o755)
+
+    def other_user() -> None:
+        os.setuid(65534)
+        assert store.sessions() == ["s"]
+        assert numbers(store, "s") == {A: 1}
+        assert "Permission denied" in str(store.headers("s")[B])
+
+    if os.getuid():
+        pytest.skip("only root can become another user")
+    with Forked(other_user) as child:
+        assert child.wait() == 0
+
+
+def test_names_that_can_be_no_session_are_not_listed(store: Store) -> None:
+    store.put("s", state(A, 1))
+    if isinstance(store, ServerStore):
+        for name in ("a%2Fb", "%00", "", "x" * 201, "\udcff"):
+            store._client.hset(f"m31a_mp:{{{name}}}:sites".encode(errors="surrogateescape"), A, "1 x")
+    else:
+        for other in ("a\\b", "x" * 201, os.fsdecode(b"\xff")):
+            directory = os.path.join(store.url, other)
+            os.mkdir(directory)
+            os.mkfifo(os.path.join(directory, f"{A}.state"))
+    assert store.sessions() == ["s"]
+
+
 # --- Servers ------------------------------------------------------------------------------------------
 
 
@@ -218,3 +284,26 @@ def test_child_has_no_connection_and_leaves_the_parents_alone(server: Server) ->
     assert store.put("s", state(A, 2)) is None
     assert server.do("INFO", "stats")["total_connections_received"] == connected + 1  # the one that asks
     assert isinstance(store, ServerStore)
+
+
+def test_server_that_sends_a_byte_now_and_then_does_not_hold_up_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def send_slowly() -> None:
+            with suppress(OSError):  # the listening socket is closed at the end of the test
+                while True:
+                    connection, _ = listening.accept()
+                    with connection, suppress(OSError):
+                        connection.sendall(b"+")
+                        while True:
+                            connection.sendall(b"a")
+                            time.sleep(0.02)
+
+        threading.Thread(target=send_slowly, daemon=True).start()
+        store = open_store(f"redis://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(StoreError, match="no answer within"):
+            store.headers("s")
+        store.close()
