@@ -29,6 +29,7 @@ class Receiver:
         location: Where an answer points; empty for nowhere.
         is_open: While it is not set, requests are taken and not answered.
         busy: Set when a request has come.
+        refused: Set when the sender did not wait for the whole answer.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class Receiver:
         self.is_open = threading.Event()
         self.is_open.set()
         self.busy = threading.Event()
+        self.refused = threading.Event()
         self.url = ""
 
     def reject(self, points: int, message: str) -> None:
@@ -98,7 +100,7 @@ def receiving() -> Iterator[Receiver]:
                 self.end_headers()
                 self.wfile.write(receiver.answer)
             except OSError:
-                pass  # the sender did not wait
+                receiver.refused.set()
 
         def log_message(self, *_: object) -> None:
             pass

@@ -41,6 +41,8 @@ OLDER_NAMES = "gen_ai/dup"
 _BATCH = 10_000
 
 _MOST_WORDS = 400  # characters of a reason
+# The most bytes of an answer that are read: without a limit, an answer could fill the memory.
+_MOST_ANSWER = 64 * 1024
 
 
 class Exporter:
@@ -71,6 +73,7 @@ class Exporter:
         self._older_names = older_names
         self._outcomes: list[Any] = []
         session: Any = requests.Session()
+        session.headers["Accept-Encoding"] = "identity"  # a few packed bytes could become too many
         session.request = self._noting(session.request)
         self._exporter = metric_exporter.OTLPMetricExporter(
             endpoint=endpoint, session=session, max_export_batch_size=_BATCH
@@ -108,7 +111,9 @@ class Exporter:
 
         def noting(*arguments: Any, **options: Any) -> Any:
             try:
-                response = request(*arguments, **options)
+                response = request(*arguments, **options, stream=True)
+                response._content = response.raw.read(_MOST_ANSWER, decode_content=False)  # noqa: SLF001  # as .content
+                response.close()
             except Exception as error:
                 self._outcomes.append(error)
                 raise

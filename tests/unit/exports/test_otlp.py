@@ -401,6 +401,13 @@ class TestExporter:
         assert failure(gone) == f"{gone}/v1/metrics did not take the metrics: Connection refused"
         assert caplog.records == []  # each was told by its error
 
+    def test_answer_of_any_length_is_read_in_part(self, receiver: Receiver) -> None:
+        receiver.answer = bytes(64 * 1024 * 1024)
+        Exporter().export(everything())
+        assert receiver.refused.wait(60)
+        receiver.answer = b""
+        Exporter().export(everything())  # the next one is as usual
+
     def test_logs_of_other_threads_are_left_alone(
         self, receiver: Receiver, caplog: pytest.LogCaptureFixture
     ) -> None:
