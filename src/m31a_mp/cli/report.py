@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 
 import click
 
-from m31a_mp.cli import CANNOT_START
 from m31a_mp.cli.arguments import complete_file, sessions_argument
+from m31a_mp.cli.extras import needing
 from m31a_mp.cli.found import Found
 from m31a_mp.cli.naming import TroubleError, shell_words
 from m31a_mp.cli.output import STDOUT, checked, writing
@@ -68,16 +67,14 @@ def command(directories: tuple[str, ...], output: str | None) -> int:
 
 
 def _page(found: list[Found]) -> str:
-    try:
-        from m31a_mp.exports.report import MAX_SESSIONS, Subject, html  # needs an extra
-    except ImportError as error:
-        hint = shlex.join([sys.executable, "-m", "pip", "install", _NEEDED])
-        raise TroubleError(f"{error.name} is not installed", hint, CANNOT_START) from None
-    subjects = [Subject(one.name, one.metrics, str(one.status.state) if one.status else "") for one in found]
-    if len(subjects) <= MAX_SESSIONS:
-        return html(subjects)
-    whole = Subject(f"the sum of {len(subjects)} sessions", merge(*(one.metrics for one in found)))
-    return html([whole], parts=subjects)
+    report = needing("m31a_mp.exports.report", _NEEDED)
+    subjects = [
+        report.Subject(one.name, one.metrics, str(one.status.state) if one.status else "") for one in found
+    ]
+    if len(subjects) <= report.MAX_SESSIONS:
+        return str(report.html(subjects))
+    whole = report.Subject(f"the sum of {len(subjects)} sessions", merge(*(one.metrics for one in found)))
+    return str(report.html([whole], parts=subjects))
 
 
 def _checked(output: str | None) -> str:
