@@ -21,6 +21,7 @@ from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import MAX_WAITING, Session, is_file
+from m31a_mp.system.files import inode_of
 
 # The number of attempts without the journal's lock. An attempt fails if an owner publishes meanwhile.
 _LOOKS = 20
@@ -114,7 +115,7 @@ class _Seen:
         """Whether the journals are those that were read, unless they became longer."""
         if live is None or self.live is None:
             return sealed == self.sealed and self.live is None
-        is_same = self.live == _inode(live) and self.tail == _tail(live, self.offset)
+        is_same = self.live == inode_of(live.fileno()) and self.tail == _tail(live, self.offset)
         return sealed == self.sealed and is_same
 
 
@@ -196,7 +197,7 @@ def _look(
             return _Found(fold, None)  # the next look would count the damage, or a line, once more
         inode, offset, tail = None, 0, b""
         if reading:
-            inode, offset = _inode(reading.stream), reading.offset
+            inode, offset = inode_of(reading.stream.fileno()), reading.offset
             tail = _tail(reading.stream, offset)
         ends = {segment.path: segment.end for segment in staged}
         return _Found(fold, _Seen(fold, publication, sealed, inode, offset, tail, ends))
@@ -345,11 +346,6 @@ def _publication(session: Session) -> tuple[int, ...] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns
-
-
-def _inode(file: BinaryIO) -> tuple[int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino
 
 
 def _tail(file: BinaryIO, end: int) -> bytes:
