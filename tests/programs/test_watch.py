@@ -11,6 +11,7 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -354,6 +355,42 @@ def test_watch_in_the_background_neither_draws_nor_stops_nor_takes_keys(one: Ses
         terminal.read_until("prompt> ")
         terminal.type("stty -a\n")
         assert re.search(r"(?<!-)icanon", terminal.read_until("prompt> "))
+
+
+_LATE = """
+import os, sys
+from m31a_mp.cli import main
+from m31a_mp.cli.screen import Screen
+
+def resume_late(screen, resume=Screen.resume):
+    resume(screen)
+    while not screen.is_mine:
+        os.sched_yield()
+
+Screen.resume = resume_late
+sys.exit(main())
+"""
+
+
+def test_watch_given_the_terminal_while_it_awakes_in_the_background_takes_keys(
+    one: Session, tmp_path: Path
+) -> None:
+    many(one)
+    late = tmp_path / "late.py"
+    late.write_text(_LATE)
+    with shell() as terminal:
+        terminal.type(f"{sys.executable} {late} watch --interval 0.05 {one.root}\n")
+        terminal.read_until("lines 1-39 of 108")
+        os.kill(os.tcgetpgrp(terminal.master), signal.SIGSTOP)
+        terminal.read_until("prompt> ")
+        terminal.type("bg\n")
+        terminal.read_until("prompt> ")
+        terminal.type("fg\n")
+        terminal.read_until("lines 1-39 of 108")
+        terminal.type("j")
+        terminal.read_until("lines 2-40 of 108")
+        terminal.type("q")
+        terminal.read_until(_FIRST_SCREEN)
 
 
 def test_watch_continued_after_sigstop_takes_keys_again(one: Session) -> None:

@@ -178,9 +178,16 @@ class Screen:
             except OSError:
                 forget_output()  # the terminal is gone, and need not be restored
 
-    def listen(self) -> None:
+    def resume(self) -> None:
+        """Note that the program was stopped. The next `draw` takes the terminal again, with its modes.
+
+        The program in the foreground may have drawn, and may have set other modes. A SIGSTOP comes untold.
+        """
+        self._is_shown = False
+
+    def _listen(self) -> None:
         """Set modes in which keys arrive one by one, without echo. Ctrl-C and Ctrl-Z still send signals."""
-        if not self._is_shown or not _is_foreground(self._input):
+        if not _is_foreground(self._input):
             return
         with suppress(termios.error):
             # Keep the first modes: after a SIGSTOP, the current modes may be our own.
@@ -198,7 +205,7 @@ class Screen:
         self._is_shown = True
         self._console.set_alt_screen(True)
         self._console.show_cursor(False)
-        self.listen()
+        self._listen()
 
     def _room(self, height: int) -> int:
         """Return how many lines of the view fit."""

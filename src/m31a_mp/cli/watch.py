@@ -125,7 +125,8 @@ def _events(
                 left = min(left, _BACKGROUND_SECONDS)
             numbers, has_input = pipe.wait(left, screen.input if screen else None)
             yield from sorted(numbers)  # signals that end the program come before those that draw
-            if has_input:
+            # With a signal, the input may be that of a shell that had the terminal meanwhile: look again.
+            if has_input and not numbers:
                 yield _INPUT
             if screen and screen.is_given_back:
                 yield _GIVEN_BACK
@@ -179,7 +180,7 @@ def _draw(look: Look, found: Found, events: Iterator[int], screen: Screen, choic
             screen.leave()
             stop_until_continued()
         if event == signal.SIGCONT:
-            screen.listen()  # the program in the foreground may have changed the terminal's modes
+            screen.resume()
         screen.draw()
     return 0
 
