@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import pickle
@@ -280,6 +281,8 @@ class Forked:
             return
         status = 1
         try:
+            # Python swallows what a signal handler raises in such a function, and Hypothesis leaves one.
+            gc.callbacks.clear()
             work(*arguments)
             status = 0
         except BaseException:  # it must not get back into the test
