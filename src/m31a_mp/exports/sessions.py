@@ -131,11 +131,7 @@ class Sessions:
                 self.conditions[condition] += 1
         names = {session.id for session in sessions}
         for name in self.seen.keys() - names:
-            if os.path.lexists(os.path.join(self._directory, name)):  # for lack of a permission, say
-                self._doubt(self.seen[name])
-                self.conditions[Condition.UNREADABLE] += 1
-            else:
-                self._forget(name)
+            self._forget(name)
         self._old = {name: old for name, old in self._old.items() if name in names}
         self._is_first = False
 
@@ -222,9 +218,12 @@ class Sessions:
         known_inode, known_stamp = self._old.pop(session.id, (None, None))
         if not self._is_first and known_inode != inode:
             return False
-        is_same = stamp is not None and stamp == known_stamp
-        if not is_same and (owner_of(session) or live_writers(session)):
-            return False
+        if stamp is None or stamp != known_stamp:
+            self._old[session.id] = inode, None  # it is as old also if this look fails
+            session.must_be_there()  # raises for lack of a permission, which would hide who records
+            if owner_of(session) or live_writers(session):
+                del self._old[session.id]
+                return False
         self._old[session.id] = inode, stamp
         return True
 

@@ -130,6 +130,8 @@ def is_session(session: Session) -> bool:
 def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
     """List the sessions in a directory, by name.
 
+    What may not be entered may be a session. It is listed, too, so that whoever looks at it tells the reason.
+
     Raises:
         OSError: The directory cannot be listed.
     """
@@ -139,7 +141,11 @@ def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
             session = Session.named(name, sessions_dir)
         except ValueError:
             continue  # the name is not a valid session id
-        if is_session(session):
+        try:
+            is_one = session.is_there()
+        except OSError:
+            is_one = True
+        if is_one:
             found.append(session)
     return found
 

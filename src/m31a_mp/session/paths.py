@@ -75,11 +75,14 @@ class Session:
 
     def sealed(self) -> list[tuple[int, str]]:
         """List the numbers and paths of the sealed journals, oldest first. They wait for fold or deletion."""
+        names = sorted(self._names())
+        return [(int(name[8:20]), f"{self.root}/{name}") for name in names if _is_sealed_name(name)]
+
+    def _names(self) -> list[str]:
         try:
-            names = os.listdir(self.root)
+            return os.listdir(self.root)
         except FileNotFoundError:
             return []
-        return [(int(name[8:20]), f"{self.root}/{name}") for name in sorted(names) if _is_sealed_name(name)]
 
     def name_of(self, path: str) -> str:
         """Return the path relative to the session's directory."""
@@ -96,7 +99,12 @@ class Session:
             OSError: The directory cannot be listed.
         """
         signs = (self.journal, self.journal_lock, self.segments, self.metrics, self.owner_lock)
-        return self.exists() and (any(map(os.path.lexists, signs)) or bool(self.sealed()))
+        if not self.exists():
+            return False
+        # The names tell of files that may not be reached, and raise the lack of a permission to list them.
+        return any(map(os.path.lexists, signs)) or any(
+            _is_sealed_name(name) or f"{self.root}/{name}" in signs for name in self._names()
+        )
 
     def must_be_there(self) -> None:
         """Raise unless the session exists.

@@ -9,6 +9,8 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -481,6 +483,20 @@ def die_owning(sessions: Path, name: str) -> None:
     Collector(name, sessions).record_tool_call("grep", True, 1)
 
 
+def close(directory: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let no call enter a directory, as its permissions would for everybody but root."""
+    listdir = os.listdir
+
+    def closed(real: Callable[..., object], path: object, *rest: object) -> object:
+        is_within = isinstance(path, str) and f"{path}/".startswith(f"{directory}/")
+        if is_within and (path != str(directory) or real is listdir):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *rest)
+
+    for name in ("listdir", "stat", "lstat", "open"):
+        patch.setattr(os, name, partial(closed, getattr(os, name)))
+
+
 class TestDamage:
     @pytest.fixture
     def two(self, sessions: Path) -> Path:
@@ -521,18 +537,34 @@ class TestDamage:
         assert value(looks[-1], "tool_calls_total", tool="bad", outcome="success") == 3
 
     def test_session_that_may_not_be_read_is_neither_gone_nor_counted_twice(
-        self, two: Path, monkeypatch: pytest.MonkeyPatch
+        self, two: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         collector = SessionsCollector(two)
         looks = [collected(collector)]
         with monkeypatch.context() as patch:
-            good = [Session.named("good", two)]
-            patch.setattr(watching, "sessions_in", lambda _: good)  # as without the right to read the other
+            close(two / "bad", patch)
             looks.append(collected(collector))
         assert value(looks[-1], "sessions", condition="unreadable") == 1
+        assert [record.message for record in caplog.records] == [
+            f"session bad cannot be read: [Errno 13] Permission denied: '{two}/bad'"
+        ]
         looks.append(collected(collector))
         assert_monotone(looks)
         assert value(looks[-1], "tool_calls_total", tool="bad", outcome="success") == 2
+
+    def test_session_of_before_that_may_not_be_read_meanwhile_is_still_of_before(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Collector("old", sessions) as s:
+            s.record_tool_call("grep", True, 1)
+        collector = SessionsCollector(sessions)
+        for is_closed in (True, True, False, True, False):
+            with monkeypatch.context() as patch:
+                if is_closed:
+                    close(sessions / "old", patch)
+                found = collected(collector)
+            assert value(found, "sessions", condition="unreadable") == is_closed
+            assert values(found, "tool_calls_total") == {}
 
     def test_directory_that_cannot_be_listed_is_not_an_empty_one(
         self, two: Path, monkeypatch: pytest.MonkeyPatch
