@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from test_cli import Call, call
+from test_cli_run import without
 
 import working_day
 from browser import Page, opened
@@ -213,18 +214,13 @@ def test_three_sessions_are_added_up(call: Call, monday: Path, tuesday: Path, tm
     assert f">{calls:,}<" in text
 
 
-def test_package_that_is_missing_is_named(monday: Path, tmp_path: Path) -> None:
-    program = "import sys; sys.modules['jinja2'] = None; from m31a_mp.cli import main; sys.exit(main())"
-    result = subprocess.run(
-        [sys.executable, "-c", program, "report", str(monday)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert result.returncode == 125
-    assert result.stderr.startswith("m31a-mp: jinja2 is not installed\nhint: ")
-    assert "pip install 'jinja2>=" in result.stderr
+def test_missing_package_is_named_with_what_helps(monday: Path, tmp_path: Path) -> None:
+    done = without("jinja2", "report", monday, modules=tmp_path, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.splitlines() == [
+        "m31a-mp: jinja2 is not installed",
+        f"hint: {sys.executable} -m pip install 'jinja2>=3.1.4'",
+    ]
 
 
 # --- In a browser -------------------------------------------------------------------------------------
