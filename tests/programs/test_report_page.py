@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from test_cli import Call, call
+from test_cli import Call, Result, call
 from test_cli_run import without
 
 import working_day
 from browser import Page, opened
+from damage import raising
 from m31a_mp import load
 from m31a_mp.inspection.status import status
 from m31a_mp.model import SessionMetrics
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files
 
 LANE = 52  # the height of the highest bar of the timeline, in pixels
 HOSTILE = [
@@ -172,14 +172,40 @@ def test_crash_before_the_rename_leaves_the_old_report(
     call: Call, monday: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("page.html").write_text("the old one")
-
-    def die(point: str) -> None:
-        if point == "before replace page.html":
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(files, "reached", die)
+    monkeypatch.setattr(os, "replace", raising(OSError(5, "Input/output error")))
     assert call("report", monday, "-o", "page.html").status == 3
     assert Path("page.html").read_text() == "the old one"
+    assert set(os.listdir()) == {"sessions", "page.html"}
+
+
+def test_two_reports_to_one_file_do_not_meet(
+    call: Call, monday: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+    results: list[Result] = []
+
+    def another(fd: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            results.append(call("report", monday, "-o", "page.html"))
+        sync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", another)
+        results.append(call("report", monday, "-o", "page.html"))
+    assert [(result.status, result.err) for result in results] == [(0, ""), (0, "")]
+    assert set(os.listdir()) == {"sessions", "page.html"}
+    whole = Path("page.html").read_bytes()
+    assert whole.startswith(b"<!DOCTYPE html>")
+    assert whole.rstrip().endswith(b"</html>")
+
+
+def test_what_a_killed_report_left_goes_away(call: Call, monday: Path) -> None:
+    left = Path(".page.html.4242.0badcafe.tmp")
+    left.touch()
+    os.utime(left, (0, 0))
+    assert call("report", monday, "-o", "page.html").status == 0
+    assert set(os.listdir()) == {"sessions", "page.html"}
 
 
 def test_session_that_is_not_there_makes_no_report(call: Call) -> None:
