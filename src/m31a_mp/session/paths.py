@@ -117,16 +117,14 @@ class Session:
             raise FileNotFoundError(ENOENT, "there is no session of that name", self.root)
 
     def make(self) -> None:
-        """Make the directories, with mode 0700. Existing ones stay as they are.
+        """Make the directories, and missing ones above them, with mode 0700. Existing ones stay as they are.
 
         Raises:
             MetricsError: The session's name belongs to something that is not a directory.
             OSError: A directory could not be made.
         """
-        if not self.exists():
-            os.makedirs(self.sessions_dir, 0o700, exist_ok=True)
         for directory in (self.root, self.segments):
-            files.make_directory(directory)
+            files.make_directories(directory)
             if not stat.S_ISDIR(os.lstat(directory).st_mode):  # a symlink to a directory is refused, too
                 raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)
 
