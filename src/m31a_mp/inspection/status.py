@@ -155,9 +155,14 @@ def last_used(sessions: Iterable[Session]) -> Session | None:
     return max(sessions, key=_use, default=None)
 
 
-def owner_of(session: Session) -> Owner | None:
-    """Return the living owner; None without one. If its pid is visible, the lock is not touched."""
-    pids = holders(session.owner_lock)
+def owner_of(session: Session, locks: dict[str, list[int]] | None = None) -> Owner | None:
+    """Return the living owner; None without one. If its pid is visible, the lock is not touched.
+
+    Args:
+        session: The session.
+        locks: The locks of the system, for a caller that looks at many sessions; None: read them now.
+    """
+    pids = holders(session.owner_lock, locks)
     # Read the line after the holders: an owner that stops empties the file before it releases the lock.
     line = read_owner(session.owner_lock)
     if pids:

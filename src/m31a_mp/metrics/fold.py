@@ -86,6 +86,12 @@ class Fold:
         self._unsettled = 0
         self._now = time.time_ns()
 
+    @property
+    def news(self) -> tuple[int, ...]:
+        """What changes whenever the fold gains anything."""
+        totals = self.totals
+        return self.records, self.interrupted, totals.rejected, sum(totals.dropped.values())
+
     def add_journal(self, file: str, items: Iterable[Item]) -> None:
         """Add the items of a journal.
 
