@@ -73,7 +73,6 @@ class Fold:
         records: The number of added records.
         interrupted: The number of calls that were found to be interrupted.
         rejected: The input that was not added, with the reasons.
-        is_certain: Whether all rejected input is certainly wrong, and not a part of a running append.
     """
 
     def __init__(self, totals: Totals) -> None:
@@ -81,7 +80,6 @@ class Fold:
         self.records = 0
         self.interrupted = 0
         self.rejected: list[Rejected] = []
-        self.is_certain = True
         self._rejected_bytes = 0
         self._unsettled = 0
         self._now = time.time_ns()
