@@ -130,6 +130,8 @@ def is_session(session: Session) -> bool:
 def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
     """List the sessions in a directory, by name.
 
+    What may not be entered may be a session. It is listed, too, so that whoever looks at it tells the reason.
+
     Raises:
         OSError: The directory cannot be listed.
     """
@@ -139,7 +141,11 @@ def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
             session = Session.named(name, sessions_dir)
         except ValueError:
             continue  # the name is not a valid session id
-        if is_session(session):
+        try:
+            is_one = session.is_there()
+        except OSError:
+            is_one = True
+        if is_one:
             found.append(session)
     return found
 
@@ -149,9 +155,14 @@ def last_used(sessions: Iterable[Session]) -> Session | None:
     return max(sessions, key=_use, default=None)
 
 
-def owner_of(session: Session) -> Owner | None:
-    """Return the living owner; None without one. If its pid is visible, the lock is not touched."""
-    pids = holders(session.owner_lock)
+def owner_of(session: Session, locks: dict[str, list[int]] | None = None) -> Owner | None:
+    """Return the living owner; None without one. If its pid is visible, the lock is not touched.
+
+    Args:
+        session: The session.
+        locks: The locks of the system, for a caller that looks at many sessions; None: read them now.
+    """
+    pids = holders(session.owner_lock, locks)
     # Read the line after the holders: an owner that stops empties the file before it releases the lock.
     line = read_owner(session.owner_lock)
     if pids:
