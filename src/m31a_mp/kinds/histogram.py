@@ -21,23 +21,33 @@ SCALE = 4
 _STEPS = 2**SCALE  # buckets from one power of two to the next
 _LOWEST = -160  # the bucket of 1 ms: its upper bound is 2**(-159/16) s, the least bound above 0.001 s
 _HIGHEST = 848  # the bucket of 2**63 - 1 ms
-_SHIFT = (_LOWEST + 1) // _STEPS  # powers of two, to make the lowest bound the root of an integer
+_OCTAVES = (_HIGHEST + 1) // _STEPS  # powers of two up to the highest bound
 
 
-def _bound(index: int) -> int:
-    """Return the largest whole number of milliseconds in a bucket: `floor(1000 * base**(index + 1))`.
+def _roots() -> list[int]:
+    """Return `floor(1000 * base**step * 2**_OCTAVES)` for each step from one power of two to the next.
 
     The sixteenth root consists of four square roots. Their floors nest: the floor of the root of a floor is
     the floor of the root itself.
     """
-    # The sixteenth root of 1000**16 * 2**(index + 1). The operand is shifted to be an integer.
-    root = (1000**16) << (index + 1 - _STEPS * _SHIFT)
+    roots = [(1000 << _OCTAVES) ** _STEPS << step for step in range(_STEPS)]
     for _ in range(SCALE):
-        root = math.isqrt(root)
-    return int(root >> -_SHIFT)
+        roots = list(map(math.isqrt, roots))
+    return roots
 
 
-_BOUNDS = [_bound(index) for index in range(_LOWEST, _HIGHEST + 1)]
+def _bounds() -> list[int]:
+    """Return the largest whole number of milliseconds in each bucket: `floor(1000 * base**(index + 1))`.
+
+    A bound is one of 16 roots, shifted by the power of two: every start of an owner makes this table.
+    """
+    roots = _roots()
+    return [
+        roots[upper % _STEPS] >> (_OCTAVES - upper // _STEPS) for upper in range(_LOWEST + 1, _HIGHEST + 2)
+    ]
+
+
+_BOUNDS = _bounds()
 
 
 def bucket(milliseconds: int) -> int:
@@ -52,7 +62,16 @@ def _bound_below(index: int) -> int:
 
 # Most durations are short. A table has the buckets of these.
 _SHORT = 4096
-_BUCKETS = [_LOWEST, *map(bucket, range(1, _SHORT))]
+
+
+def _short_buckets() -> list[int]:
+    buckets = [_LOWEST]
+    for index in range(_LOWEST, bucket(_SHORT) + 1):
+        buckets += [index] * (_BOUNDS[index - _LOWEST] + 1 - len(buckets))
+    return buckets[:_SHORT]
+
+
+_BUCKETS = _short_buckets()
 
 
 class Histogram:
