@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO, BinaryIO, NamedTuple, TypeVar
 
@@ -89,8 +88,7 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
     return _fold_everything(session, from_zero=from_zero).fold
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """What a look has read. The next look goes on from there, unless a flush or damage is in between.
 
     Attributes:
@@ -265,8 +263,7 @@ def _is_complete(item: reader.Item) -> bool:
     return isinstance(item, reader.Lines) and item.text.endswith(b"\n")
 
 
-@dataclass(frozen=True, slots=True)
-class _Staged:
+class _Staged(NamedTuple):
     """The pending batch of a segment. Its records are in a copy.
 
     Attributes:
