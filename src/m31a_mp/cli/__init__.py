@@ -1,9 +1,10 @@
 """The command line `m31a-mp`, one file per command. It needs the extra `cli`: click and rich.
 
-    main  ->  quick    ->  recording, running      a plain `record` or `run`: no click, no rich
-          ->  program  ->  the command's module    everything else; `record` and `run` end in the same two
+    main  ->  quick    ->  recording, running, showing    a plain `record`, `run` or `show`: no click
+          ->  program  ->  the command's module           everything else; those three end in the same modules
 
 Scripts start a process for each record, so that what a plain `record` or `run` imports is next to nothing.
+People wait for `show`, which imports rich only for a terminal.
 """
 
 from __future__ import annotations

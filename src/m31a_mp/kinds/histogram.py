@@ -159,14 +159,13 @@ class Histogram:
             TypeError: `q` is not a number.
             ValueError: `q` is not from 0 to 1.
         """
-        from fractions import Fraction  # only a look needs it, and decimal with it  # noqa: PLC0415
-
         if as_float(q) is None:
             raise TypeError(f"q must be a number from 0 to 1, not {kind(q)}")
         if not 0 <= q <= 1:
             raise ValueError(f"q must be from 0 to 1, not {q}")
         # Use the decimal value of `q`: 0.07 * 100 exceeds 7 in binary, and would give rank 8.
-        rank = max(1, math.ceil(Fraction(repr(float(q))) * self.count))
+        numerator, denominator = _decimal(q)
+        rank = max(1, -(-numerator * self.count // denominator))
         if not self.count or rank <= self.zero_count:
             return 0.0 if self.count else None
         if rank == 1 and least is not None:
@@ -219,6 +218,13 @@ class Histogram:
             return cls(zero_count)
         first, last = filled[0], filled[-1]
         return cls(zero_count, offset + first, counts[first : last + 1])
+
+
+def _decimal(q: float) -> tuple[int, int]:
+    """Return the decimal value of a number from 0 to 1 as a fraction."""
+    digits, _, exponent = repr(float(q)).partition("e")
+    whole, _, places = digits.partition(".")
+    return int(whole + places), 10 ** (len(places) - int(exponent or 0))
 
 
 def _are_counts(values: list[Any]) -> bool:
