@@ -103,7 +103,7 @@ class Collector(Recorder):
         if enabled:
             session.make()
             try:
-                self._compact(session)
+                self._open(session)
                 self._start_sharing(session, is_asked=share is not None)
                 self._sender = make_sender(session.root) if make_sender else None
                 ending.opened(session, self, self._beginning)
@@ -115,6 +115,9 @@ class Collector(Recorder):
                 if self._lease:
                     self._lease.release()
                 raise
+
+    def _open(self, session: Session) -> None:
+        self._compact(session)
 
     def _start_sharing(self, session: Session, *, is_asked: bool) -> None:
         if not self._share:
@@ -296,13 +299,7 @@ class Collector(Recorder):
         Returns:
             The result; None if there was nothing to merge since this object opened a new session.
         """
-        if not self._owns():
-            session.make()
-            lease, self._lease = self._lease, Lease.take(session)
-            self._published = None  # another owner may have written the file in between
-            if lease:
-                lease.release()
-                self._beginning.end()
+        self._own(session)
         if files.operation(lambda: self._beginning.lasts(self._owns)):
             return None
         from m31a_mp.metrics import compactor  # what it imports takes four times as long as starting Python
@@ -322,6 +319,15 @@ class Collector(Recorder):
             self._sender.put(merged.published.totals.to_metrics(session.id))
         return merged
 
+    def _own(self, session: Session) -> None:
+        if not self._owns():
+            session.make()
+            lease, self._lease = self._lease, Lease.take(session)
+            self._published = None  # another owner may have written the file in between
+            if lease:
+                lease.release()
+                self._beginning.end()
+
     def _compact_once(self, session: Session) -> Merged:
         from m31a_mp.metrics import compactor  # as above
 
@@ -336,6 +342,20 @@ class Collector(Recorder):
 
     def _owns(self) -> bool:
         return self._lease is not None and self._lease.held
+
+
+class LateCollector(Collector):
+    """An owner for `m31a-mp run`, whose command waits for the start: it merges what was there at its end.
+
+    A session that is shared is merged at the start, too: others wait for its state.
+    """
+
+    def _open(self, session: Session) -> None:
+        if self._share:
+            super()._open(session)
+        else:
+            self._own(session)
+            files.operation(lambda: self._beginning.lasts(self._owns))
 
 
 def _sender_type() -> type[Sender]:

@@ -11,14 +11,18 @@ from pathlib import Path
 import pytest
 
 from m31a_mp import Collector, attach
+from m31a_mp.metrics.file import read_totals
+from m31a_mp.session.paths import Session
 from metrics_of import loaded, outcomes
 from workers import Forked
 
-# Runs a program, and says at its end which modules it has imported, and which files it has opened.
+# Runs a program, and says at its end which modules it has imported, and which files it has opened. A fork is
+# told as if it were a file.
 OBSERVED = """
 import atexit, os, sys
 opened, told = [], int(sys.argv.pop(1))
-sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+told_of = {"open": lambda path, *_: opened.append(str(path)), "os.fork": lambda: opened.append("fork")}
+sys.addaudithook(lambda event, arguments: told_of.get(event, lambda *_: None)(*arguments))
 
 @atexit.register
 def tell():
@@ -77,12 +81,33 @@ def test_run_in_a_session_with_an_owner_imports_nothing_that_it_does_not_need(se
         assert outcomes(owner.snapshot()) == {"sh": (0, 1)}
 
 
-def test_run_that_owns_the_session_imports_what_a_collector_needs(sessions: Path) -> None:
+@pytest.mark.parametrize("is_new", [True, False])
+def test_run_that_owns_the_session_imports_what_it_merges_with_while_the_command_runs(
+    sessions: Path, is_new: bool
+) -> None:
+    before = 0
+    if not is_new:
+        with Collector("s", sessions) as owner:
+            owner.record_tool_call("x", True, 1)
+        before = publications(sessions)
+        observe(COMMAND_LINE, *RECORD, session=sessions / "s")
     seen = observe(COMMAND_LINE, "run", "--", "true", session=sessions / "s")
     assert seen.status == 0
     assert seen.modules & (OF_COMMANDS | OF_OTHERS) == set()
     assert seen.modules & OF_PYTHON <= {"contextlib", "inspect", "json"}  # for orjson
-    assert outcomes(loaded(sessions, "s")) == {"true": (1, 0)}
+    start = seen.opened[: seen.opened.index("fork")]
+    assert not [path for path in start if "orjson" in path or "dataclasses" in path or "compactor" in path]
+    assert [path for path in seen.opened if "orjson" in path]
+    assert outcomes(loaded(sessions, "s")) == {"true": (1, 0)} | ({} if is_new else {"x": (2, 0)})
+    # Once, and a new session at its start, too: then it has a beginning.
+    assert publications(sessions) == before + 1 + is_new
+
+
+def publications(sessions: Path) -> int:
+    totals = read_totals(Session.named("s", sessions))
+    assert totals
+    assert totals.site
+    return totals.site.number
 
 
 @pytest.mark.parametrize(
