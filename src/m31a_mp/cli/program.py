@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -105,6 +106,7 @@ def start(arguments: list[str]) -> int:
         The exit status.
     """
     prepare()
+    gc.enable()  # some commands run for days
     try:
         if instruction := os.environ.get(COMPLETION):  # a shell asks for completions
             from click.shell_completion import shell_complete

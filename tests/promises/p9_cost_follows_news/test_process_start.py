@@ -35,7 +35,7 @@ OF_COMMANDS = {"click", "rich"}
 OF_OTHERS = {"filelock", "psutil"}
 OF_READERS = {"orjson", "dataclasses", "typing"}
 OF_PYTHON = {"argparse", "asyncio", "inspect", "json", "logging", "multiprocessing", "pathlib", "subprocess"}
-OF_PYTHON |= {"contextlib", "fractions", "shutil", "tempfile", "threading"}
+OF_PYTHON |= {"contextlib", "decimal", "fractions", "shutil", "tempfile", "threading"}
 COLD = {f"m31a_mp.{name}" for name in ("collector", "inspection", "metrics", "model", "kinds.catalog")}
 
 
