@@ -302,7 +302,7 @@ class Collector(Recorder):
         self._own(session)
         if files.operation(lambda: self._beginning.lasts(self._owns)):
             return None
-        from m31a_mp.metrics import compactor  # what it imports takes four times as long as starting Python
+        from m31a_mp.metrics import compactor  # nearly five times as long as Python's start
 
         # Forget the totals until this compaction has succeeded: a failed one may have changed them.
         known, self._published = self._published or self._beginning.published(), None

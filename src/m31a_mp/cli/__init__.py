@@ -71,7 +71,7 @@ def _tell_missing(missing: list[str]) -> int:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether a package can be found. To import click takes three times as long as to start Python."""
+    """Whether a package can be found. To import click takes longer than to start Python."""
     try:
         return any(finder.find_spec(name, None) for finder in sys.meta_path)
     except ImportError:

@@ -2,7 +2,7 @@
 
     find the session  ->  own it, or attach  ->  run the command (keeper.py)  ->  record  ->  merge
 
-What merging imports takes four times as long as starting Python. It is imported while the command runs.
+To import what merging needs takes five times as long as starting Python. The command runs meanwhile.
 
 Each step except the command may fail. The result is reported once, when it is known: whether the call is
 recorded, whether it is merged, and why not.
