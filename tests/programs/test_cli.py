@@ -20,7 +20,7 @@ import orjson
 import pytest
 
 from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, attach, load
-from m31a_mp.cli import ls, main, progress, show
+from m31a_mp.cli import ls, main, progress, showing
 from m31a_mp.inspection.status import Reading, reading
 from m31a_mp.session.paths import Session
 from workers import Forked, obey_permissions
@@ -861,7 +861,7 @@ def test_error_that_nobody_thought_of_is_one_line_too(
     call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(directory)
-    monkeypatch.setattr(show, "status", refuse)
+    monkeypatch.setattr(showing, "status", refuse)
     result = call("show", directory)
     assert (result.status, result.out) == (3, "")
     assert re.fullmatch(r"m31a-mp: KeyError in test_cli\.py:\d+: 'x'\nhint: .*bug.*\n", result.err)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import sys
 import uuid
 from collections import Counter
+from copy import copy
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from m31a_mp import (
     load,
 )
 from m31a_mp.kinds.histogram import Histogram
+from m31a_mp.model import ENTRIES, SINGLE
 from m31a_mp.segments import staging
 from m31a_mp.session.paths import Session
 from strategies import INT64_MAX, Record, any_counts, entries, expected, few_records, names
@@ -59,6 +63,42 @@ GO = b"""{"session_id":"s",
 "llms":null,
 "phases":[{"phase":"plan","duration_ms":7,"transition_count":1,
 "heal_trigger_count":2,"bisect_trigger_count":3,"success":true}],"new_key":[1]}"""
+
+
+def any_of(cls: Any) -> Any:
+    """A value of a type; types check what they have when they become JSON."""
+    return cls(*(f.name for f in dataclasses.fields(cls) if f.default is f.default_factory))
+
+
+def as_dataclass_makes_it(metric: Any) -> Any:
+    """The same values in a dataclass with the methods that `dataclass` writes."""
+    kept = [
+        (f.name, Any, dataclasses.field(repr=f.repr, compare=f.compare)) for f in dataclasses.fields(metric)
+    ]
+    made = dataclasses.make_dataclass(type(metric).__qualname__, kept)
+    return made(*(getattr(metric, name) for name, *_ in kept))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        any_of(cls)
+        for cls in (*ENTRIES.values(), *SINGLE.values(), Timeline, SessionMetrics)
+        if cls is not PlanOutcome
+    ],
+    ids=lambda metric: type(metric).__name__,
+)
+def test_types_print_and_compare_as_dataclasses_do(metric: Any) -> None:
+    made = as_dataclass_makes_it(metric)
+    assert repr(metric) == repr(made)
+    assert metric == copy(metric) == pickle.loads(pickle.dumps(metric))
+    assert metric != made
+    for field in dataclasses.fields(metric):
+        changed = copy(metric)
+        setattr(changed, field.name, object())
+        assert (metric != changed) is field.compare, field.name
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(metric)
 
 
 def test_phases_are_those_of_the_workflow() -> None:

@@ -13,7 +13,7 @@ from m31a_mp.cli.found import Found
 from m31a_mp.cli.naming import TroubleError, shell_words
 from m31a_mp.cli.output import STDOUT, checked, writing
 from m31a_mp.cli.program import tell
-from m31a_mp.cli.show import find, without_repeats
+from m31a_mp.cli.showing import find, without_repeats
 from m31a_mp.metrics.merge import merge
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.system import files

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from tempfile import SpooledTemporaryFile
 from typing import IO, BinaryIO, NamedTuple, TypeVar
 
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.journal import reader
 from m31a_mp.journal.batch import Batch
 from m31a_mp.metrics import file as metrics_file
+from m31a_mp.metrics.beginning import identity
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.interrupted import Callers
 from m31a_mp.metrics.rejected import Rejected, shown
@@ -89,8 +89,7 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
     return _fold_everything(session, from_zero=from_zero).fold
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """What a look has read. The next look goes on from there, unless a flush or damage is in between.
 
     Attributes:
@@ -229,8 +228,7 @@ def _look(
     if seen and seen.publication != publication:
         seen = None
     with ExitStack() as files:
-        copy = files.enter_context(SpooledTemporaryFile(_STAGED_BYTES))
-        staged = _copy_staged(session, copy, seen.staged if seen else {})
+        copy, staged = _copy_staged(session, files, seen.staged if seen else {})
         live = _open(session.journal, files)
         sealed = session.sealed()
         if seen and not seen.continues(live, sealed):
@@ -340,8 +338,7 @@ def _is_complete(item: reader.Item) -> bool:
     return isinstance(item, reader.Lines) or (isinstance(item, Batch) and item.room == len(item.records))
 
 
-@dataclass(frozen=True, slots=True)
-class _Staged:
+class _Staged(NamedTuple):
     """The pending batch of a segment. Its records are in a copy.
 
     Attributes:
@@ -359,8 +356,11 @@ class _Staged:
     end: tuple[int, int] = (0, 0)
 
 
-def _copy_staged(session: Session, copy: IO[bytes], seen: dict[str, tuple[int, int]]) -> list[_Staged]:
-    """Copy the records of all segments that were not seen before."""
+def _copy_staged(
+    session: Session, files: ExitStack, seen: dict[str, tuple[int, int]]
+) -> tuple[IO[bytes], list[_Staged]]:
+    """Copy the records of all segments that were not seen before. `files` closes the copy."""
+    copy: IO[bytes] = io.BytesIO()
     staged = []
     for path in list_segments(session.segments):
         name = shown(session.name_of(path))
@@ -376,7 +376,17 @@ def _copy_staged(session: Session, copy: IO[bytes], seen: dict[str, tuple[int, i
             size, end = len(pending.records), pending.first + pending.count
             pending.records = b""
             staged.append(_Staged(path, name, pending, size, (pending.offset + size, end)))
-    return staged
+            if isinstance(copy, io.BytesIO) and copy.tell() > _STAGED_BYTES:
+                copy = files.enter_context(_on_disk(copy))
+    return copy, staged
+
+
+def _on_disk(copy: io.BytesIO) -> IO[bytes]:
+    from tempfile import TemporaryFile  # few looks need it, and it imports much  # noqa: PLC0415
+
+    file = TemporaryFile()  # noqa: SIM115  # the caller closes it
+    file.write(copy.getbuffer())
+    return file
 
 
 def _fold_staged(fold: Fold, staged: list[_Staged], copy: IO[bytes]) -> None:
@@ -414,7 +424,7 @@ def _publication(session: Session) -> tuple[int, ...] | None:
     The directory changes when a file in it is made, renamed or removed. If the session is removed, a new
     session of the same name may get the same inodes.
     """
-    if published := metrics_file.identity(session):
+    if published := identity(session):
         return published
     try:
         status = os.lstat(session.root)

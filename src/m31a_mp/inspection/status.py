@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.unshared import Unshared, unshared
@@ -33,8 +33,7 @@ class State(StrEnum):
     FINISHED = "finished"
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """The living owner of a session, as far as it is visible from here.
 
     Attributes:
@@ -46,8 +45,7 @@ class Owner:
     started_at: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class LiveWriter:
+class LiveWriter(NamedTuple):
     """A writer whose process lives.
 
     Attributes:
@@ -65,8 +63,7 @@ class LiveWriter:
     staged: int
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """The status of a session.
 
     Attributes:
@@ -193,8 +190,7 @@ def live_writers(session: Session, looks: Looks | None = None) -> list[LiveWrite
     return list(writers.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """The progress of this process in reading the journals of a session, in bytes."""
 
     done: int

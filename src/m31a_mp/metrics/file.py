@@ -18,6 +18,7 @@ from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.kinds import json
 from m31a_mp.kinds.catalog import RUNNING, TABLES, TIMELINE
 from m31a_mp.kinds.tables import Entries, fragment
+from m31a_mp.metrics.beginning import identity
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.site import Site, following
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
@@ -191,15 +192,6 @@ class Published(NamedTuple):
     def is_current(self, session: Session) -> bool:
         """Whether no other process has replaced, changed or removed the file since."""
         return identity(session) == self.identity
-
-
-def identity(session: Session) -> tuple[int, ...] | None:
-    """Return what tells one publication from another; None if there is no file."""
-    try:
-        status = os.lstat(session.metrics)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def publish(session: Session, totals: Totals) -> Published:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -174,7 +173,7 @@ class Fold:
     def doubt(self, file: str, why: str) -> None:
         """Add to the reasons of all items rejected in the file that they are not certain, and why."""
         self.rejected = [
-            replace(item, reason=f"{item.reason}; not certain, because {why}") if item.file == file else item
+            item._replace(reason=f"{item.reason}; not certain, because {why}") if item.file == file else item
             for item in self.rejected
         ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time_ns
@@ -146,7 +145,7 @@ def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: i
     single.add_journal("j", [Lines(o, t + b"\n") for o, t in list(zip(offsets, texts, strict=True))[known:]])
     assert batch.totals.to_metrics("s") == single.totals.to_metrics("s")
     assert batch.totals.to_checkpoint() | {"writers": {}} == single.totals.to_checkpoint() | {"writers": {}}
-    rejected = [replace(item, data=item.data.removesuffix(b"\n")) for item in single.rejected]
+    rejected = [item._replace(data=item.data.removesuffix(b"\n")) for item in single.rejected]
     assert (batch.records, batch.rejected) == (single.records, rejected)
 
 
