@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -27,6 +28,14 @@ settings.load_profile("m31a_mp")
 
 # Whether an fsync is called is told from the calls; what it costs need not be paid a thousand times.
 _MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_usual() -> None:
+    """What is run has no signal ignored, which is how a shell starts these tests in the background."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
