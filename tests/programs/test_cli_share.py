@@ -112,6 +112,33 @@ def test_what_cannot_be_counted_ends_with_1(tmp_path: Path) -> None:
     cli("ls", "--from", store, status=1)
 
 
+def test_session_that_cannot_be_read_costs_only_its_own_row(server: Server, tmp_path: Path) -> None:
+    server.do("FLUSHALL")
+    cli("share", "--once", record(tmp_path, 2), "--to", server.url)
+    server.do("SET", "m31a_mp:{other}:sites", "a value of another type")
+    told = cli("ls", "--from", server.url, status=1)
+    assert "other: " in told
+    assert "another type" in told
+    other, good = orjson.loads(cli("ls", "--from", server.url, "--json", status=1))["sessions"]
+    assert (other["session"], other["sites"], other["totals"]) == ("other", None, None)
+    assert "another type" in other["error"]
+    assert (good["session"], good["totals"]["tool_calls"], good["error"]) == (SESSION, 2, None)
+
+
+def test_numbers_of_sites_that_cannot_be_counted_are_not_known(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    cli("share", "--once", record(tmp_path, 2), "--to", store)
+    next((store / SESSION).iterdir()).write_bytes(b"garbage")
+    told = cli("ls", "--from", store, "--json", status=1)
+    [row] = orjson.loads(told[told.index("{") :])["sessions"]  # a warning stands before it
+    assert (row["sites"], row["started_at"], row["totals"]) == (1, None, None)
+    assert "not counted" in row["error"]
+    rows = [line.split() for line in cli("ls", "--from", store, status=1).splitlines()]
+    assert [SESSION, "1", *["-"] * 7] in rows
+    rows = [line.split() for line in cli("show", SESSION, "--from", store).splitlines()]
+    assert [cells[1:] for cells in rows if len(cells) == 8] == [["-"] * 7]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [

@@ -124,15 +124,18 @@ def row_json(status: Status) -> dict[str, Any]:
     }
 
 
-def gathered_json(session_id: str, metrics: SessionMetrics) -> dict[str, Any]:
+def gathered_json(row: Gathered) -> dict[str, Any]:
     """Return the JSON of a gathered session in a list."""
+    metrics = row.metrics
+    problems = [site.problem for site in metrics.sites if site.problem] if metrics else [row.reason]
+    known = metrics if metrics and _is_counted(metrics) else None
     return {
-        "session": session_id,
-        "sites": len(metrics.sites),
-        "started_at": format_time(metrics.started_at),
-        "updated_at": format_time(metrics.updated_at),
-        "totals": totals(metrics),
-        "error": "; ".join(site.problem for site in metrics.sites if site.problem) or None,
+        "session": row.name,
+        "sites": len(metrics.sites) if metrics else None,
+        "started_at": format_time(known.started_at) if known else None,
+        "updated_at": format_time(known.updated_at) if known else None,
+        "totals": totals(known) if known else None,
+        "error": "; ".join(problems) or None,
     }
 
 
@@ -242,6 +245,21 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """A gathered session in a list.
+
+    Attributes:
+        name: The session's id.
+        metrics: The sum of its sites; None if the store did not tell its states.
+        reason: Why it did not; empty if it did.
+    """
+
+    name: str
+    metrics: SessionMetrics | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Texts and tables, with an empty line before and after each table, and notes at the end."""
 
@@ -312,26 +330,43 @@ def gathered_view(session_id: str, store: str, metrics: SessionMetrics, choice: 
     return View(parts, [*_site_notes(metrics), *_loss_notes(metrics, "")])
 
 
-def gathered_list_view(sessions: Sequence[tuple[str, SessionMetrics]]) -> View:
-    """Return gathered sessions, one per line."""
+def gathered_list_view(sessions: Sequence[Gathered]) -> View:
+    """Return gathered sessions, one per line, and below what is wrong with them and their sites."""
     table, notes = Table("", _GATHERED), []
-    for name, metrics in sessions:
-        sums = totals(metrics)
-        table.rows.append(
-            [
-                shown(name),
-                f"{len(metrics.sites):,}",
-                ago(metrics.started_at),
-                ago(metrics.updated_at),
-                f"{sums['running']:,}" if sums["running"] else "-",
-                f"{sums['tool_calls']:,}",
-                bad(sums["tool_failures"]),
-                f"{sums['total_tokens']:,}",
-                cost(sums["cost"], int(sums["unknown_cost_count"]), int(sums["llm_interactions"])),
-            ]
-        )
-        notes += [f"{shown(name)}: {note}" for note in _site_notes(metrics)]
+    for row in sessions:
+        metrics = row.metrics
+        sites: Cell = f"{len(metrics.sites):,}" if metrics else "-"
+        sums: list[Cell] = ["-"] * (len(_GATHERED) - 2)
+        if metrics and _is_counted(metrics):
+            sums = _gathered_sums(metrics)
+        style = "red" if has_trouble(row) else ""
+        table.rows.append([(shown(row.name), style), sites, *sums])
+        told = _site_notes(metrics) if metrics else [shown(row.reason)]
+        notes += [f"{shown(row.name)}: {note}" for note in told]
     return View([table], notes)
+
+
+def has_trouble(row: Gathered) -> bool:
+    """Whether a session, or any site of it, could not be counted as it should."""
+    return row.metrics is None or any(site.problem for site in row.metrics.sites)
+
+
+def _is_counted(metrics: SessionMetrics) -> bool:
+    """Whether any site is counted. Otherwise the sums are not zero, but not known."""
+    return any(site.number for site in metrics.sites)
+
+
+def _gathered_sums(metrics: SessionMetrics) -> list[Cell]:
+    sums = totals(metrics)
+    return [
+        ago(metrics.started_at),
+        ago(metrics.updated_at),
+        f"{sums['running']:,}" if sums["running"] else "-",
+        f"{sums['tool_calls']:,}",
+        bad(sums["tool_failures"]),
+        f"{sums['total_tokens']:,}",
+        cost(sums["cost"], int(sums["unknown_cost_count"]), int(sums["llm_interactions"])),
+    ]
 
 
 def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
@@ -342,7 +377,14 @@ def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
     in_order = sorted(metrics.sites, key=lambda site: (not site.problem, not _is_silent(site)))
     for site in in_order[: choice.top]:
         last: Cell = "-"
+        counts: list[Cell] = ["-"] * 4  # of a site that is not counted, they are not known
         if site.number:
+            counts = [
+                f"{site.tool_calls:,}",
+                f"{site.llm_interactions:,}",
+                bad(site.dropped),
+                bad(site.rejected),
+            ]
             last = f"{ago(site.shared_at)} ago"
             if site.has_ended:
                 last = f"ended {last}"
@@ -353,10 +395,7 @@ def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
                 (site.id[:_ID_CELLS], "red" if site.problem else ""),
                 shown(site.host) or "-",
                 last,
-                f"{site.tool_calls:,}",
-                f"{site.llm_interactions:,}",
-                bad(site.dropped),
-                bad(site.rejected),
+                *counts,
                 f"{site.sites:,}" if site.sites else "-",
             ]
         )
