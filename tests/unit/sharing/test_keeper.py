@@ -110,7 +110,7 @@ def test_environment_names_the_store_to_children(
     waited_for(lambda: gathered(url) == 1)
 
 
-@pytest.mark.parametrize("wrong", ["http://host", "redis://:secret@host:port", ""])
+@pytest.mark.parametrize("wrong", ["http://host", "redis://:secret@host:port", "host:6379", ""])
 def test_wrong_store_of_the_environment_stops_no_program(
     wrong: str, sessions: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,7 +122,7 @@ def test_wrong_store_of_the_environment_stops_no_program(
 
 
 def test_wrong_store_in_an_argument_is_refused_and_nothing_is_made(sessions: Path) -> None:
-    for wrong in ("http://host", "redis://:secret@host:port", ""):
+    for wrong in ("http://host", "redis://:secret@host:port", "host:6379", "redis://host?foo=1", ""):
         with pytest.raises(ValueError, match=r"store|server"):
             Collector(SESSION, sessions, share=wrong)
         with pytest.raises(ValueError, match=r"store|server"):
