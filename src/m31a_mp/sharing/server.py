@@ -33,6 +33,7 @@ from m31a_mp.system import fork
 
 _SECONDS = 3.0  # for a connection, and for the next bytes of an answer
 _TIMES = 10  # so many times as long for a whole answer: a server may send one byte now and then
+_SLOWEST = 64 * 1024  # bytes per second of the slowest line: so much longer may all of this take
 _PREFIX = "m31a_mp:{"
 _SITES = "}:sites"
 _STATES = "}:states"
@@ -255,10 +256,10 @@ def _reason(error: Exception, session_id: str) -> str:
 
 
 class _Limit:
-    """The time that the server has for an answer.
+    """The time for a question to the server and its answer. It grows with their size.
 
     Attributes:
-        seconds: The longest wait for the next bytes.
+        seconds: The longest wait for the next bytes of an answer, but for the time that the line needs.
     """
 
     def __init__(self, asked: str | None) -> None:
@@ -267,32 +268,47 @@ class _Limit:
             self.seconds = max(float(asked), 0.0) if asked else _SECONDS
         except ValueError:
             self.seconds = _SECONDS  # redis-py refuses the option
-        self._end = math.inf
+        self._began = math.inf
+        self._on_line = 0.0
 
     def start(self) -> None:
         """Begin a question."""
-        self._end = time.monotonic() + _TIMES * self.seconds
+        self._began, self._on_line = time.monotonic(), 0.0
 
     def check(self) -> None:
         """Raise TimeoutError if the answer takes too long."""
-        if time.monotonic() > self._end:
+        if time.monotonic() > self._began + _TIMES * self.seconds + self._on_line:
             raise TimeoutError
+
+    def add(self, size: int) -> float:
+        """Give the line its time for bytes. Return the longest wait for the next ones."""
+        self._on_line += size / _SLOWEST
+        return self.seconds + self._on_line
 
 
 class _Limited:
-    """A socket whose answers have a limit as a whole. A socket's own timeout begins again with each byte."""
+    """A socket with that limit. Its own timeout begins again with each byte of an answer."""
 
     def __init__(self, inner: socket.socket, limit: _Limit) -> None:
         self._inner = inner
         self._limit = limit
 
+    def sendall(self, data: bytes) -> None:
+        # The system takes megabytes at once: their time on the line is a part of the wait for the answer.
+        self._inner.settimeout(self._limit.add(len(data)))
+        self._inner.sendall(data)
+
     def recv(self, *arguments: int) -> bytes:
         self._limit.check()
-        return self._inner.recv(*arguments)
+        data = self._inner.recv(*arguments)
+        self._limit.add(len(data))
+        return data
 
     def recv_into(self, *arguments: Any) -> int:
         self._limit.check()
-        return self._inner.recv_into(*arguments)
+        size = self._inner.recv_into(*arguments)
+        self._limit.add(size)
+        return size
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -6,7 +6,8 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -306,4 +307,60 @@ def test_server_that_sends_a_byte_now_and_then_does_not_hold_up_for_ever(
         store = open_store(f"redis://127.0.0.1:{listening.getsockname()[1]}")
         with pytest.raises(StoreError, match="no answer within"):
             store.headers("s")
+        store.close()
+
+
+@contextmanager
+def slow_line_to(server: Server, pause: float) -> Iterator[int]:
+    """A port that leads to a server, with a pause before each 64 KiB; its socket buffers are small."""
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(64 * 1024):
+                time.sleep(pause)
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with suppress(OSError):  # the listening socket is closed at the end of the test
+            while True:
+                near, _ = listening.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(str(server.socket))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=forward, args=pair, daemon=True).start()
+
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def test_large_state_has_the_time_that_a_slow_line_needs(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes half a second each way; without its size, the server would have 0.1 s to answer, and 0.5 in all."""
+    monkeypatch.setattr(server_module, "_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_TIMES", 5)
+    large = state(A, 1, os.urandom(3 * 1024 * 1024))
+    server.do("FLUSHALL")
+    with slow_line_to(server, 0.01) as port:
+        store = open_store(f"redis://127.0.0.1:{port}")
+        assert store.put("s", large) is None
+        assert State.parse(store.get("s", [A])[A]) == large
+        store.close()
+
+
+def test_large_state_on_a_line_that_hangs_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_SLOWEST", 64 * 1024 * 1024)
+    with slow_line_to(server, 3600) as port:
+        store = open_store(f"redis://127.0.0.1:{port}")
+        with pytest.raises(StoreError, match="no answer within"):
+            store.put("s", state(A, 1, os.urandom(8 * 1024 * 1024)))
         store.close()
