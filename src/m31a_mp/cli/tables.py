@@ -140,8 +140,10 @@ def gathered_json(row: Gathered) -> dict[str, Any]:
 
 
 def _unshared_json(status: Status) -> dict[str, str] | None:
-    told = status.unshared
-    return {"since": format_time(told.since), "reason": told.reason} if told else None
+    if not status.unshared:
+        return None
+    reason = "; ".join(told.reason for told in status.unshared)
+    return {"since": format_time(min(told.since for told in status.unshared)), "reason": reason}
 
 
 def _unmerged(status: Status) -> int:
@@ -308,8 +310,7 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
         notes.append(f"not in metrics.json yet: {unmerged}{_merge_note(status)}")
     if not is_running:
         notes += _running_notes(status.metrics)
-    if note := _unshared_note(status):
-        notes.append(note)
+    notes += _unshared_notes(status)
     notes += _loss_notes(status.metrics, f"; see m31a-mp verify {path_word(status.directory)}")
     return View(parts, notes)
 
@@ -425,9 +426,8 @@ def _site_notes(metrics: SessionMetrics) -> list[str]:
     return notes
 
 
-def _unshared_note(status: Status) -> str:
-    told = status.unshared
-    return f"not shared for {ago(told.since)}: {shown(told.reason)}" if told else ""
+def _unshared_notes(status: Status) -> list[str]:
+    return [f"not shared for {ago(told.since)}: {shown(told.reason)}" for told in status.unshared]
 
 
 def sum_view(
@@ -471,8 +471,7 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
             table.rows.append([shown(row.name), (row.state, "bold red"), *unknown])
             notes.append(f"{shown(row.name)}: {shown(row.reason)}")
             continue
-        if note := _unshared_note(row):
-            notes.append(f"{shown(os.path.basename(row.directory))}: {note}")
+        notes += [f"{shown(os.path.basename(row.directory))}: {note}" for note in _unshared_notes(row)]
         sums = totals(row.metrics)
         table.rows.append(
             [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -77,7 +77,7 @@ class Status:
         unmerged: The number of records that are not in `metrics.json` yet.
         interrupted: The number of interrupted calls that are not in `metrics.json` yet.
         metrics: The metrics of all records, unmerged ones included.
-        unshared: Why other machines do not have the latest state; None if they have it, or need not.
+        unshared: Why stores do not have the latest state; empty if they have it, or need not.
     """
 
     directory: str
@@ -87,7 +87,7 @@ class Status:
     unmerged: int
     interrupted: int
     metrics: SessionMetrics
-    unshared: Unshared | None = None
+    unshared: Sequence[Unshared] = ()
 
 
 def status(session: Session, looks: Looks | None = None) -> Status:

@@ -342,7 +342,7 @@ def slow_line_to(server: Server, pause: float) -> Iterator[int]:
 def test_large_state_has_the_time_that_a_slow_line_needs(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes half a second each way; without its size, the server would have 0.1 s to answer, and 0.5 in all."""
+    """It takes half a second each way. For a small one, the server has 0.1 s, and 0.5 s in all."""
     monkeypatch.setattr(server_module, "_SECONDS", 0.1)
     monkeypatch.setattr(server_module, "_TIMES", 5)
     large = state(A, 1, os.urandom(3 * 1024 * 1024))
