@@ -16,6 +16,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 
 from m31a_mp.metrics import compactor
@@ -58,6 +59,15 @@ def opened(session: Session, collector: Collector, started: int) -> None:
         started: The time when the session was opened, in ns since the epoch.
     """
     _opened[session] = _Opened(collector, started)
+
+
+_others: list[Callable[[float], None]] = []
+
+
+def ends_with(call: Callable[[float], None]) -> None:
+    """Have a function called at the program's end, after its sessions were merged, with the latest end."""
+    if call not in _others:
+        _others.append(call)
 
 
 def closed(session: Session) -> None:
@@ -133,6 +143,8 @@ def _merge_all() -> None:
                 _merge_dropped(session, entry.started, deadline)
         except BaseException as error:  # Ctrl-C, too: the program is ending anyway
             warn("session %s was not closed: %s", session.id, error)
+    for call in _others:
+        call(deadline)
 
 
 def _merge_dropped(session: Session, started: int, deadline: float) -> None:

@@ -22,8 +22,9 @@ from m31a_mp.system.flock import holders, is_locked
 class State(StrEnum):
     """The state of a session.
 
-    Running: the owner, or a process that has a segment, lives. Not closed: none of them lives, and the last
-    owner did not release its lease. Finished: none of them lives, and the last owner released its lease.
+    Running: the owner, a process that merges in its place, or one that has a segment lives. Not closed: none
+    of them lives, and the last owner did not release its lease. Finished: none of them lives, and the last
+    owner released its lease.
 
     A process has a segment while it is in a measured call, and after more than a few records.
     """
@@ -150,15 +151,22 @@ def last_used(sessions: Iterable[Session]) -> Session | None:
 
 
 def owner_of(session: Session) -> Owner | None:
-    """Return the living owner; None without one. If its pid is visible, the lock is not touched."""
-    pids = holders(session.owner_lock)
+    """Return the living owner, or the process that merges in its place; None without one.
+
+    If its pid is visible, the lock is not touched.
+    """
+    return _holder(session.owner_lock) or _holder(session.sharing_lock)
+
+
+def _holder(path: str) -> Owner | None:
+    pids = holders(path)
     # Read the line after the holders: an owner that stops empties the file before it releases the lock.
-    line = read_owner(session.owner_lock)
+    line = read_owner(path)
     if pids:
         started_at = line.get("started_at") if line.get("pid") == pids[0] else None
         return Owner(pids[0], started_at if isinstance(started_at, str) else None)
     # A dead owner leaves its line, too. The lock tells it from a living owner in another pid namespace.
-    return Owner(None, None) if line and is_locked(session.owner_lock) else None
+    return Owner(None, None) if line and is_locked(path) else None
 
 
 def live_writers(session: Session, looks: Looks | None = None) -> list[LiveWriter]:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import orjson
 import pytest
 
 from m31a_mp import SessionOwnedError
-from m31a_mp.session.lease import Lease
+from m31a_mp.session import lease
+from m31a_mp.session.lease import Lease, owning
 from m31a_mp.session.paths import Session
-from workers import leased
+from workers import Forked, leased
 
 
 class TestLease:
     def test_lease_is_exclusive_and_can_be_given_back_twice(self, session: Session) -> None:
-        lease = Lease.take(session)
-        assert lease.held
+        taken = Lease.take(session)
+        assert taken.held
         assert Lease.take_if_free(session) is None
         with pytest.raises(SessionOwnedError):
             Lease.take(session)
-        lease.release()
-        lease.release()
-        assert not lease.held
+        taken.release()
+        taken.release()
+        assert not taken.held
         with leased(session) as other:
             assert other.held
 
@@ -54,3 +57,29 @@ class TestLease:
         Path(session.owner_lock).write_bytes(b'{"pid":1,"started_at":"x"}' + b" " * 5000 + b"x")
         with leased(session):
             assert orjson.loads(Path(session.owner_lock).read_bytes())["pid"] == os.getpid()
+
+    @pytest.mark.parametrize("is_killed", [True, False])
+    def test_owner_for_moments_that_never_ends_keeps_no_other_out_for_long(
+        self, is_killed: bool, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lease, "_LEASE_SECONDS", 0.01)
+        monkeypatch.setattr(lease, "_BRIEF_SECONDS", 60.0 if is_killed else 0.1)
+        reading, writing = os.pipe()
+
+        def never_end() -> None:
+            os.write(writing, b".")
+            signal.pause()
+
+        with Forked(owning, session, never_end) as holder:
+            os.read(reading, 1)
+            if is_killed:
+                killing = threading.Timer(0.1, holder.kill)
+                killing.start()
+                Lease.take(session).release()
+                killing.join()
+            else:
+                os.kill(holder.pid, signal.SIGSTOP)
+                with pytest.raises(SessionOwnedError, match=str(holder.pid)):
+                    Lease.take(session)
+        os.close(reading)
+        os.close(writing)
