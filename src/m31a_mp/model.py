@@ -248,6 +248,8 @@ class SiteMetric:
         rejected: The number of pieces of input that the site set aside.
         sites: The number of sites that the state was gathered from; 0 if it is not a gathered one.
         problem: Why the state is not counted, or may be counted in part twice; empty if all is well.
+        records: The number of all records; None if not known: a release that did not count them, or another
+            program, wrote the first of them.
     """
 
     id: str
@@ -261,6 +263,7 @@ class SiteMetric:
     rejected: int = field(default=0, metadata=OPTIONAL)
     sites: int = field(default=0, metadata=OPTIONAL)
     problem: str = field(default="", metadata=OPTIONAL)
+    records: int | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(slots=True)

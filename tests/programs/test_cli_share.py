@@ -136,7 +136,7 @@ def test_numbers_of_sites_that_cannot_be_counted_are_not_known(tmp_path: Path) -
     rows = [line.split() for line in cli("ls", "--from", store, status=1).splitlines()]
     assert [SESSION, "1", *["-"] * 7] in rows
     rows = [line.split() for line in cli("show", SESSION, "--from", store).splitlines()]
-    assert [cells[1:] for cells in rows if len(cells) == 8] == [["-"] * 7]
+    assert [cells[1:] for cells in rows if len(cells) == 9] == [["-"] * 8]
 
 
 @pytest.mark.parametrize(

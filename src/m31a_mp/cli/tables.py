@@ -199,11 +199,12 @@ _SITES = (
     Column("site", 2, is_right=False),
     Column("host", is_right=False, may_be_cut=True),
     Column("last share", 1, short="last", is_right=False),
-    Column("calls", 3),
-    Column("interactions", 4),
-    Column("dropped", 5),
-    Column("rejected", 6),
-    Column("sites", 7),
+    Column("records", 3),
+    Column("calls", 4),
+    Column("interactions", 5),
+    Column("dropped", 6),
+    Column("rejected", 7),
+    Column("sites", 8),
 )
 _GATHERED = (
     Column("session", is_right=False, may_be_cut=True),
@@ -378,9 +379,10 @@ def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
     in_order = sorted(metrics.sites, key=lambda site: (not site.problem, not _is_silent(site)))
     for site in in_order[: choice.top]:
         last: Cell = "-"
-        counts: list[Cell] = ["-"] * 4  # of a site that is not counted, they are not known
+        counts: list[Cell] = ["-"] * 5  # of a site that is not counted, they are not known
         if site.number:
             counts = [
+                "-" if site.records is None else f"{site.records:,}",
                 f"{site.tool_calls:,}",
                 f"{site.llm_interactions:,}",
                 bad(site.dropped),

@@ -203,6 +203,7 @@ def _opened(state: State) -> Gathered:
         return Gathered(header, state, None, shown, Part(header.number))
     sums = metrics.totals
     shown.tool_calls, shown.llm_interactions = sums.tool_calls, sums.llm_interactions
+    shown.records = totals.records
     shown.dropped, shown.rejected = sums.dropped, metrics.rejected
     shown.sites = len(metrics.sites)
     if troubled := sum(bool(site.problem) for site in metrics.sites):
