@@ -248,10 +248,9 @@ def _reason(error: Exception, session_id: str) -> str:
         return f"{keys} has a value of another type; delete it, or use another database"
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         return "the server's memory is full (maxmemory)"
-    if isinstance(error, redis.exceptions.ConnectionError) and text.startswith("Error "):
-        text = (
-            text.partition(". ")[2].lower() or text
-        )  # "Error 111 connecting to HOST:PORT. Connection refused."
+    # As "Error 111 connecting to HOST. Connection refused."; an error of TLS stands in place of the number.
+    if found := re.fullmatch(r"Error (.+?) connecting to .+?(?:\. (.+?))?\.?", text):
+        text = (found[2] or found[1]).lower()
     return text.partition("\n")[0].rstrip(".")
 
 
