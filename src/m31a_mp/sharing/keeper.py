@@ -68,7 +68,7 @@ class _Turn:
             self.sharer.wake()
 
     def end(self) -> None:
-        """Give the turn up. What was merged last is shared by the next one to have it, or was before."""
+        """Give the turn up."""
         self.sharer.end()
         self.lease.release()
 
@@ -138,7 +138,10 @@ class Keeper:
                 _keepers.pop(self._session, None)
                 if self._is_used():  # by a recorder that came in between
                     _keepers.setdefault(self._session, self)
-        self._merge()
+        if self._turn:
+            self._merge()
+        if wish:
+            wish.put(None)
         if self._turn:
             self._turn.sharer.share_now(time.monotonic() + _SHARE_SECONDS, has_ended=True)
             self._turn.end()

@@ -84,6 +84,9 @@ class Sharing:
         if not note.keys() & {"shared_at", "trying_since"}:
             self._write_note(note | {"trying_since": time.time_ns()})  # it may hang from the first share on
         there = self._store.put(self._session.id, state)
+        if there and self._is_outdated(site, there):
+            self._share(again=True, has_ended=has_ended)
+            return
         self.is_refused = there is not None
         if there:
             note = read_note(self._note)
@@ -99,6 +102,12 @@ class Sharing:
         self._shared = file
         note = {"site": site.id, "number": site.number, "shared_at": state.header.time}
         self._write_note(note, is_ended=has_ended)
+
+    def _is_outdated(self, site: Site, there: Header) -> bool:
+        """Whether `metrics.json` was published anew, and another process shared that meanwhile."""
+        path = self._session.metrics
+        latest = _site_in(files.read_private(path, MAX_BYTES), path)
+        return latest.id == site.id and latest.number > site.number and latest.number >= there.number
 
     def _refusal(self, site: Site, there: Header) -> dict[str, Any]:
         """Describe a refusal for `following`.

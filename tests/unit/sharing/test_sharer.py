@@ -16,6 +16,7 @@ from m31a_mp.metrics.note import note_path, read_note, read_notes
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.directory import DirectoryStore
 from m31a_mp.sharing.sharer import Sharing
+from m31a_mp.sharing.state import Header, State
 from m31a_mp.system import process
 from metrics_of import SESSION, count
 from workers import Forked, changed
@@ -145,3 +146,22 @@ def test_damaged_note_tells_nothing(garbage: bytes, session: Session) -> None:
     record(session)
     Path(note_path(session, "/store")).write_bytes(garbage)
     assert told(session) == []
+
+
+def test_newer_state_that_another_process_shared_meanwhile_refuses_nothing(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(session)
+    slow, quick = (Sharing(session, DirectoryStore(str(tmp_path))) for _ in range(2))
+    put = DirectoryStore.put
+
+    def put_later(store: DirectoryStore, session_id: str, state: State) -> Header | None:
+        monkeypatch.setattr(DirectoryStore, "put", put)
+        record(session)
+        quick.share()
+        return put(store, session_id, state)
+
+    monkeypatch.setattr(DirectoryStore, "put", put_later)
+    slow.share()
+    assert (slow.is_refused, told(session)) == (False, [])
+    assert count(gather(SESSION, tmp_path)) == 2
