@@ -80,9 +80,8 @@ class Sharing:
             return  # nothing was published yet
         site = self._site = _site_in(content, self._session.metrics)
         state = State.of(site, content, has_ended=has_ended)
-        note = read_note(self._note)
-        if not note.keys() & {"shared_at", "trying_since"}:
-            self._write_note(note | {"trying_since": time.time_ns()})  # it may hang from the first share on
+        if not self._put:
+            self._note_attempt()
         there = self._store.put(self._session.id, state)
         if there and self._is_outdated(site, there):
             self._share(again=True, has_ended=has_ended)
@@ -120,6 +119,12 @@ class Sharing:
         if site.id in self._put or not there.place.is_same(Place.of(self._session)):
             refusal["last"] = self._put.get(site.id, site.number - 1)
         return refusal
+
+    def _note_attempt(self) -> None:
+        """Note the time of the first attempt: a store may hang from then on."""
+        note = read_note(self._note)
+        if not note.keys() & {"shared_at", "trying_since"}:
+            self._write_note(note | {"trying_since": time.time_ns()})
 
     def _note_failure(self, reason: str, *, is_ended: bool) -> None:
         """Note why the state is not shared, unless another process has shared it in the same store."""
