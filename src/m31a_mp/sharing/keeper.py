@@ -177,6 +177,13 @@ class Keeper:
         lock = FileLock(session.sharing_lock)
         if not lock.acquire():
             return None
+        try:
+            return self._turn_with(lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def _turn_with(self, lock: FileLock) -> _Turn:
         with _importing:
             import filelock  # noqa: F401, PLC0415  # whoever finds a lease taken needs it
 
@@ -186,7 +193,12 @@ class Keeper:
             with suppress(ImportError):
                 import redis  # noqa: F401, PLC0415
         ending.ends_with(_end_all)
-        return _Turn(Lease(lock), Merging(session), Sharer(session, self._url))
+        sharer = Sharer(self._session, self._url)
+        try:
+            return _Turn(Lease(lock), Merging(self._session), sharer)
+        except BaseException:
+            sharer.end()
+            raise
 
     def _is_used(self) -> bool:
         return self._kept is not None and self._kept() is not None

@@ -201,6 +201,26 @@ def test_wrong_store_of_the_environment_stops_no_program(
     assert "secret" not in caplog.text
 
 
+def test_store_of_the_environment_that_cannot_be_opened_is_told_once(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SHARE_VARIABLE, "redis://:secret@host?foo=1")
+    attempts: list[object] = []
+    taken = keeper.Keeper._taken
+
+    def take(self: keeper.Keeper) -> object:
+        attempts.append(self)
+        return taken(self)
+
+    monkeypatch.setattr(keeper.Keeper, "_taken", take)
+    recorder = attach(SESSION, sessions)
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: len(attempts) > 5)
+    assert caplog.text.count("has no option 'foo'") == 1
+    assert "secret" not in caplog.text
+    waited_for(lambda: not holders(str(sessions / SESSION / "sharing.lock")))  # between two attempts
+
+
 def test_wrong_store_in_an_argument_is_refused_and_nothing_is_made(sessions: Path) -> None:
     for wrong in ("http://host", "redis://:secret@host:port", "host:6379", "redis://host?foo=1", ""):
         with pytest.raises(ValueError, match=r"store|server"):
