@@ -86,7 +86,8 @@ class Lease:
         while True:
             if lease := cls.take_if_free(session, _LEASE_SECONDS):
                 return lease
-            if time.monotonic() > deadline or _BRIEF not in read_owner(session.owner_lock):
+            owner = read_owner(session.owner_lock)  # empty while a lease is being taken or given back
+            if time.monotonic() > deadline or (owner and _BRIEF not in owner):
                 raise owned_error(session)
 
     @classmethod

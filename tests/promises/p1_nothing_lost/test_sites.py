@@ -229,7 +229,7 @@ ROUNDS = 12
 
 
 def _attached(sessions: Path, url: str, acknowledged: Counters, index: int) -> None:
-    keeper._TRY_SECONDS = keeper.FLUSH_SECONDS = 0.01
+    keeper._TRY_SECONDS = keeper.FLUSH_SECONDS = 0.05
     recorder = attach(SESSION, sessions, share=url)
     while True:
         recorder.record_tool_call(f"tool {index}", True, 1)

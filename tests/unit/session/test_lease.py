@@ -42,7 +42,10 @@ class TestLease:
         "content",
         [b"", b"garbage", b"[]", b'{"pid":"x"}', b'{"pid":1,"started_at":[]}', b"\0" * 100, b"[" * 9999],
     )
-    def test_lease_with_any_content_can_be_taken_and_refused(self, session: Session, content: bytes) -> None:
+    def test_lease_with_any_content_can_be_taken_and_refused(
+        self, session: Session, content: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lease, "_BRIEF_SECONDS", 0.0)
         Path(session.owner_lock).write_bytes(content)
         with leased(session):
             Path(session.owner_lock).write_bytes(
@@ -83,3 +86,21 @@ class TestLease:
                     Lease.take(session)
         os.close(reading)
         os.close(writing)
+
+    def test_owner_that_others_for_moments_take_turns_to_keep_out_comes_in_between(
+        self, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A look at the lock's file may find it empty, or an owner for a moment in it."""
+        monkeypatch.setattr(lease, "_LEASE_SECONDS", 0.0)
+        lines = iter([b"", b'{"pid":1,"is_brief":true}'] * 5)
+        take = Lease.take_if_free
+
+        def fail_first(session: Session, timeout: float) -> Lease | None:
+            line = next(lines, None)
+            if line is None:
+                return take(session, timeout)
+            Path(session.owner_lock).write_bytes(line)
+            return None
+
+        monkeypatch.setattr(Lease, "take_if_free", fail_first)
+        Lease.take(session).release()
