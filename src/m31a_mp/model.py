@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from m31a_mp.kinds.checks import INT64_MAX, as_bool, as_float, as_int, kind, saturated
 from m31a_mp.kinds.exact import ExactSum
@@ -437,6 +437,8 @@ class SessionMetrics:
         return metrics
 
 
+Number = TypeVar("Number", int, float)
+
 _LIST = re.compile(r"list\[([A-Z]\w+)\]")
 
 ENTRIES: dict[str, type[Any]] = {
@@ -618,12 +620,23 @@ def _integer(value: object) -> int:
     return number
 
 
+def _count(value: object) -> int:
+    return _not_negative(_integer(value))
+
+
 def _number(value: object) -> float:
     if value is None:
         return 0.0
     whole, number = as_int(value), as_float(value)
     if number is None or not math.isfinite(number) or not (whole is None or _is_int64(whole)):
         raise TypeError(f"is {_kind(value)}, not a finite number")
+    return _not_negative(number)
+
+
+def _not_negative(number: Number) -> Number:
+    """Return a number. All are counts, durations or costs: a negative one would let a counter decrease."""
+    if number < 0:
+        raise ValueError(f"is negative: {number}")
     return number
 
 
@@ -653,7 +666,7 @@ def _list(value: object) -> list[Any]:
 def _counts(value: object) -> dict[str, int]:
     if not isinstance(value, dict | None):
         raise TypeError(f"is {_kind(value)}, not an object")
-    return {_text(key): _integer(count) for key, count in (value or {}).items()}
+    return {_text(key): _count(count) for key, count in (value or {}).items()}
 
 
 def _integers(value: object) -> list[int]:
@@ -673,7 +686,7 @@ def _histogram(value: object) -> Histogram:
 
 _READERS: dict[str, Callable[[object], Any]] = {
     "str": _text,
-    "int": _integer,
+    "int": _count,
     "float": _number,
     "bool": _flag,
     "datetime": _time,

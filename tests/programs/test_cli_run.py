@@ -68,6 +68,22 @@ def run(
     )
 
 
+def without(
+    module: str, *arguments: str | Path, modules: Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`m31a-mp` where a module is not installed. `modules` is an empty directory."""
+    package = module.partition(".")[0]
+    (modules / f"{package}.py").write_text(f"raise ModuleNotFoundError('no', name={module!r})")
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(modules), *sys.path])},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @contextmanager
 def started(session: Session, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`m31a-mp run` with a command that is under way: it has said `ready`."""

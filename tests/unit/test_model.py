@@ -160,8 +160,8 @@ def nested(depth: int) -> list[Any]:
     return value
 
 
-NO_INTEGERS: list[object] = ["1", True, 1.0, INT64_MAX + 1, -(2**63) - 1, 1e30, []]
-NO_NUMBERS: list[object] = ["1", True, float("nan"), float("inf"), []]
+NO_INTEGERS: list[object] = ["1", True, 1.0, -1, INT64_MAX + 1, -(2**63) - 1, 1e30, []]
+NO_NUMBERS: list[object] = ["1", True, -1, -0.5, float("nan"), float("inf"), []]
 NO_TIMES: list[object] = [None, 1, "", "yesterday", "2026-01-02T03:04:05", "2026-13-01T00:00:00Z"]
 NO_TIMES += ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"]
 
@@ -181,7 +181,7 @@ WRONG: list[tuple[str, list[object]]] = [
         [{}, [1], [{"phase": "plan"}], [{"phase": 1, "reason": "", "timestamp": "2026-01-02T00:00:00Z"}]],
     ),
     ("cancellation_count", NO_INTEGERS),
-    ("dropped", [[], "x", {"x": -0.5}, {"x": 1, "y": "2"}, nested(990)]),
+    ("dropped", [[], "x", {"x": -0.5}, {"x": -1}, {"x": 1, "y": "2"}, nested(990)]),
     ("rejected", [*NO_INTEGERS, nested(990)]),
 ]
 

@@ -58,7 +58,8 @@ def command(directories: tuple[str, ...], output: str | None) -> int:
     page = _page(found).encode()
     if output != STDOUT:
         with writing(path):
-            files.replace(path, page)
+            files.hand_out(path, page)  # another report may go to the same file at the same time
+            files.delete_handed_out(path)
         of = "" if directories else f" about {shown(found[0].directory)}"
         click.echo(f"{shell_words(output or _USUAL)}: {-(-len(page) // 1024):,} KiB{of}")
     elif sys.stdout:

@@ -131,6 +131,8 @@ def is_session(session: Session) -> bool:
 def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
     """List the sessions in a directory, by name.
 
+    What may not be entered may be a session. It is listed, too, so that whoever looks at it tells the reason.
+
     Raises:
         OSError: The directory cannot be listed.
     """
@@ -140,7 +142,11 @@ def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
             session = Session.named(name, sessions_dir)
         except ValueError:
             continue  # the name is not a valid session id
-        if is_session(session):
+        try:
+            is_one = session.is_there()
+        except OSError:
+            is_one = True
+        if is_one:
             found.append(session)
     return found
 
@@ -150,16 +156,20 @@ def last_used(sessions: Iterable[Session]) -> Session | None:
     return max(sessions, key=_use, default=None)
 
 
-def owner_of(session: Session) -> Owner | None:
+def owner_of(session: Session, locks: dict[str, list[int]] | None = None) -> Owner | None:
     """Return the living owner, or the process that merges in its place; None without one.
 
     If its pid is visible, the lock is not touched.
+
+    Args:
+        session: The session.
+        locks: The locks of the system, for a caller that looks at many sessions; None: read them now.
     """
-    return _holder(session.owner_lock) or _holder(session.sharing_lock)
+    return _holder(session.owner_lock, locks) or _holder(session.sharing_lock, locks)
 
 
-def _holder(path: str) -> Owner | None:
-    pids = holders(path)
+def _holder(path: str, locks: dict[str, list[int]] | None) -> Owner | None:
+    pids = holders(path, locks)
     # Read the line after the holders: an owner that stops empties the file before it releases the lock.
     line = read_owner(path)
     if pids:

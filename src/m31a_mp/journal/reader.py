@@ -73,10 +73,10 @@ def read(stream: BinaryIO, offset: int = 0) -> Iterator[Item]:
     while line := stream.readline(MAX_LINE_BYTES):
         torn, nul, _ = line.rpartition(b"\0")
         if nul:
+            stream.seek(offset + len(torn) + 1)  # a line may have been appended directly after the NULs
             if not _is_torn_header(torn.strip(b"\0")):
                 yield Damage(offset, "bytes that are not text", torn)
             yield Torn(offset + line.index(b"\0"))
-            stream.seek(offset + len(torn) + 1)  # a line may have been appended directly after the NULs
         elif line.endswith(b"\n"):
             if line.startswith(_HEADER_START):
                 items, is_right = _read_batch(stream, line, offset, headers_trusted=headers_trusted)

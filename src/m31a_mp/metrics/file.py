@@ -16,7 +16,7 @@ import orjson
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.kinds import json
-from m31a_mp.kinds.catalog import TABLES, TIMELINE
+from m31a_mp.kinds.catalog import RUNNING, TABLES, TIMELINE
 from m31a_mp.kinds.tables import Entries, fragment
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.site import Site, following
@@ -214,9 +214,11 @@ def publish(session: Session, totals: Totals) -> Published:
 
 
 def encoded(session_id: str, totals: Totals) -> bytes:
-    """Return the file's content. Entries that did not change since the last call are not encoded again."""
+    """Return the file's content. What did not change since the last call is not encoded again."""
     tables = {name: table for name, table in totals.tables.items() if isinstance(table, Entries)}
-    document = totals.to_shown(session_id, but=tables).to_json()
+    document = totals.to_shown(session_id, but={*tables, RUNNING.name}).to_json()
+    if running := totals.tables[RUNNING.name].encoded(_entry):
+        document[RUNNING.name] = running
     checkpoint = totals.to_checkpoint(but=tables)
     for name, table in tables.items():
         shown, kept = table.encoded(_entry)

@@ -67,7 +67,6 @@ class Fold:
         records: The number of added records.
         interrupted: The number of calls that were found to be interrupted.
         rejected: The input that was not added, with the reasons.
-        is_certain: Whether all rejected input is certainly wrong, and not a part of a running append.
     """
 
     def __init__(self, totals: Totals) -> None:
@@ -75,11 +74,16 @@ class Fold:
         self.records = 0
         self.interrupted = 0
         self.rejected: list[Rejected] = []
-        self.is_certain = True
         self._rejected_bytes = 0
         self._unsettled = 0
         self._piece_bytes = _FIRST_PIECE_BYTES
         self._now = time.time_ns()
+
+    @property
+    def news(self) -> tuple[int, ...]:
+        """What changes whenever the fold gains anything."""
+        totals = self.totals
+        return self.records, self.interrupted, totals.rejected, sum(totals.dropped.values())
 
     def add_journal(self, file: str, items: Iterable[Item]) -> None:
         """Add the items of a journal.

@@ -331,6 +331,27 @@ def test_damage_and_lines_are_told_apart() -> None:
     assert (result.records, result.totals.rejected) == (2, 2)
 
 
+def test_news_change_with_whatever_the_fold_gains_and_with_nothing_else() -> None:
+    found = Fold(Totals())
+    record = Record("tool_call", ("grep", True, 1)).line(0)
+    batch = Batch("w", 1, record, {"no_space": 1})
+    news = {found.news}
+    found.add_batch("journal", batch)
+    news.add(found.news)
+    found.add_journal("journal", [Lines(0, record)])
+    news.add(found.news)
+    found.add_batch("journal", Batch("w", 2, b"", {"no_space": 2}))
+    news.add(found.news)
+    found.reject(Rejected("journal", 0, "damage", b""))
+    news.add(found.news)
+    found.interrupted += 1
+    news.add(found.news)
+    assert len(news) == 6
+    found.add_batch("journal", batch)  # it comes again
+    found.continue_now()
+    assert found.news in news
+
+
 def test_rejected_pieces_are_all_counted_and_their_bytes_bounded() -> None:
     result = Fold(Totals(0))
     for i in range(30):
