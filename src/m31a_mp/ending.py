@@ -26,6 +26,8 @@ from m31a_mp.system.log import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from m31a_mp.collector import Collector
     from m31a_mp.metrics.beginning import Beginning
 
@@ -57,6 +59,15 @@ def opened(session: Session, collector: Collector, beginning: Beginning) -> None
         beginning: The beginning of the session.
     """
     _opened[session] = _Opened(collector, beginning)
+
+
+_others: list[Callable[[float], None]] = []
+
+
+def ends_with(call: Callable[[float], None]) -> None:
+    """Have a function called at the program's end, after its sessions were merged, with the latest end."""
+    if call not in _others:
+        _others.append(call)
 
 
 def closed(session: Session) -> None:
@@ -144,6 +155,8 @@ def _merge_all() -> None:
                 _merge_dropped(session, entry.beginning, deadline)
         except BaseException as error:  # Ctrl-C, too: the program is ending anyway
             warn("session %s was not closed: %s", session.id, error)
+    for call in _others:
+        call(deadline)
 
 
 def _merge_dropped(session: Session, beginning: Beginning, deadline: float) -> None:

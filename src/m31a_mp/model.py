@@ -271,6 +271,8 @@ class SiteMetric(_Metric):
         rejected: The number of pieces of input that the site set aside.
         sites: The number of sites that the state was gathered from; 0 if it is not a gathered one.
         problem: Why the state is not counted, or may be counted in part twice; empty if all is well.
+        records: The number of all records; None if not known: a release that did not count them, or another
+            program, wrote the first of them.
     """
 
     id: str
@@ -284,6 +286,7 @@ class SiteMetric(_Metric):
     rejected: int = field(default=0, metadata=OPTIONAL)
     sites: int = field(default=0, metadata=OPTIONAL)
     problem: str = field(default="", metadata=OPTIONAL)
+    records: int | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(eq=False, repr=False, slots=True)

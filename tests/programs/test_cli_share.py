@@ -112,6 +112,33 @@ def test_what_cannot_be_counted_ends_with_1(tmp_path: Path) -> None:
     cli("ls", "--from", store, status=1)
 
 
+def test_session_that_cannot_be_read_costs_only_its_own_row(server: Server, tmp_path: Path) -> None:
+    server.do("FLUSHALL")
+    cli("share", "--once", record(tmp_path, 2), "--to", server.url)
+    server.do("SET", "m31a_mp:{other}:sites", "a value of another type")
+    told = cli("ls", "--from", server.url, status=1)
+    assert "other: " in told
+    assert "another type" in told
+    other, good = orjson.loads(cli("ls", "--from", server.url, "--json", status=1))["sessions"]
+    assert (other["session"], other["sites"], other["totals"]) == ("other", None, None)
+    assert "another type" in other["error"]
+    assert (good["session"], good["totals"]["tool_calls"], good["error"]) == (SESSION, 2, None)
+
+
+def test_numbers_of_sites_that_cannot_be_counted_are_not_known(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    cli("share", "--once", record(tmp_path, 2), "--to", store)
+    next((store / SESSION).iterdir()).write_bytes(b"garbage")
+    told = cli("ls", "--from", store, "--json", status=1)
+    [row] = orjson.loads(told[told.index("{") :])["sessions"]  # a warning stands before it
+    assert (row["sites"], row["started_at"], row["totals"]) == (1, None, None)
+    assert "not counted" in row["error"]
+    rows = [line.split() for line in cli("ls", "--from", store, status=1).splitlines()]
+    assert [SESSION, "1", *["-"] * 7] in rows
+    rows = [line.split() for line in cli("show", SESSION, "--from", store).splitlines()]
+    assert [cells[1:] for cells in rows if len(cells) == 9] == [["-"] * 8]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
@@ -121,6 +148,9 @@ def test_what_cannot_be_counted_ends_with_1(tmp_path: Path) -> None:
         (["show", "--from", "{store}"], 2, "2 sessions are shared there"),
         (["share", "{tmp}/s"], 2, "M31A_MP_SHARE is not set"),
         (["share", "{tmp}/s", "--to", "redis://:secret@127.0.0.1:1", "--once"], 3, "connection refused"),
+        (["share", "{tmp}/s", "--to", "h:6379"], 2, "redis://h:6379, or the directory ./h:6379"),
+        (["show", "s", "--from", "h:6379"], 2, "redis://h:6379, or the directory ./h:6379"),
+        (["share", "{tmp}/s", "--to", "redis://:secret@h?foo=1"], 2, "of a store has no option 'foo'"),
         (["gather", "s", "--into", "{tmp}"], 2, "M31A_MP_SHARE is not set"),
         (["ls", "{tmp}", "--from", "{store}"], 2, "takes no directory"),
         (["ls", "--from", "http://x"], 2, "hint: m31a-mp ls --help"),

@@ -16,6 +16,7 @@ from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersion
 from m31a_mp.inspection.status import Status, sessions_in, status
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session.paths import Session
+from m31a_mp.sharing.sharer import reason_of
 from m31a_mp.system.log import shown
 
 _EPILOG = f"""\
@@ -75,24 +76,28 @@ def _list_gathered(url: str, *, as_json: bool) -> int:
         ids = store.sessions()
     finally:
         store.close()
-    found = []
     with counting_progress("gathering", len(ids)) as count:
-        for session_id in ids:
-            gathering = gathering_of(session_id, url)
-            try:
-                found.append((session_id, gathering.look()))
-            except FileNotFoundError:
-                pass  # expired meanwhile
-            finally:
-                gathering.close()
-            count()
+        rows = [row for row in (_gather(session_id, url, count) for session_id in ids) if row]
     if as_json:
-        tables.print_json({"store": store.url, "sessions": [tables.gathered_json(*one) for one in found]})
-    elif found:
-        tables.gathered_list_view(found).print()
+        tables.print_json({"store": store.url, "sessions": [tables.gathered_json(row) for row in rows]})
+    elif rows:
+        tables.gathered_list_view(rows).print()
     else:
         click.echo(f"no sessions in {shown(store.url)}")
-    return 1 if any(site.problem for _, metrics in found for site in metrics.sites) else 0
+    return 1 if any(tables.has_trouble(row) for row in rows) else 0
+
+
+def _gather(session_id: str, url: str, count: Callable[[], None]) -> tables.Gathered | None:
+    gathering = gathering_of(session_id, url)
+    try:
+        return tables.Gathered(session_id, gathering.look())
+    except FileNotFoundError:
+        return None  # expired meanwhile
+    except (MetricsError, OSError) as error:
+        return tables.Gathered(session_id, None, reason_of(error))
+    finally:
+        gathering.close()
+        count()
 
 
 def _default() -> str:

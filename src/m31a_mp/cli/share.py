@@ -13,13 +13,11 @@ from m31a_mp.cli.naming import TroubleError, existing_or_latest, path_word, shel
 from m31a_mp.cli.program import tell
 from m31a_mp.cli.stores import KINDS_OF_STORES, store_of, store_option, wanted_store
 from m31a_mp.cli.waiting import SignalPipe, stop_until_continued
-from m31a_mp.errors import GatheredSessionError, MetricsError, SessionOwnedError
+from m31a_mp.errors import MetricsError
 from m31a_mp.inspection.status import live_writers, owner_of
-from m31a_mp.metrics.compactor import compact_session
-from m31a_mp.metrics.file import Published
 from m31a_mp.recorder import SHARE_VARIABLE
-from m31a_mp.session.lease import owning, still_owned
 from m31a_mp.session.paths import Session
+from m31a_mp.sharing.merging import Merging
 from m31a_mp.sharing.sharer import Sharer, Sharing, reason_of
 from m31a_mp.system.log import shown
 
@@ -56,14 +54,14 @@ def command(directory: str | None, url: str | None, once: bool, interval: float)
 
 
 def _share_once(session: Session, sharing: Sharing) -> int:
-    _Merging(session).merge()
+    _Told(session).merge()
     has_ended = _has_ended(session)
     try:
         sharing.share(again=True, has_ended=has_ended)
     except MetricsError:
         if not sharing.is_refused:
             raise
-        _Merging(session).merge()  # which gives the state another number
+        _Told(session).merge()  # which gives the state another number
         sharing.share(again=True, has_ended=has_ended)
     finally:
         sharing.close()
@@ -72,7 +70,7 @@ def _share_once(session: Session, sharing: Sharing) -> int:
 
 
 def _share_until_signal(session: Session, sharer: Sharer, interval: float, pipe: SignalPipe) -> int:
-    merging = _Merging(session)
+    merging = _Told(session)
     ended: list[int] = []
     while not ended:
         merging.merge(anew=sharer.is_refused)
@@ -93,28 +91,18 @@ def _has_ended(session: Session) -> bool:
     return owner_of(session) is None and not live_writers(session)
 
 
-class _Merging:
-    """Merges a session while it has no owner. The lease is taken only for moments: an owner may come."""
+class _Told:
+    """Merges, and tells once that it cannot."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
-        self._published: Published | None = None
+        self._merging = Merging(session)
         self._is_told = False
 
     def merge(self, *, anew: bool = False) -> None:
-        """Merge what is new. With `anew`, publish in any case."""
-        session, known = self._session, None if anew else self._published
-        self._published = None
+        """See `Merging.merge`."""
         try:
-            session.make()
-            merged = owning(
-                session,
-                lambda: compact_session(session, lambda: still_owned(session), known=known),
-                timeout=0.0,
-            )
-            self._published, self._is_told = merged.published, False
-        except (GatheredSessionError, SessionOwnedError):
-            pass  # nothing is to be merged here, or the owner merges
+            self._merging.merge(anew=anew)
+            self._is_told = False
         except (MetricsError, OSError) as error:
             if not self._is_told:
                 tell(f"not merged now: {reason_of(error)}")

@@ -127,21 +127,26 @@ def row_json(status: Status) -> dict[str, Any]:
     }
 
 
-def gathered_json(session_id: str, metrics: SessionMetrics) -> dict[str, Any]:
+def gathered_json(row: Gathered) -> dict[str, Any]:
     """Return the JSON of a gathered session in a list."""
+    metrics = row.metrics
+    problems = [site.problem for site in metrics.sites if site.problem] if metrics else [row.reason]
+    known = metrics if metrics and _is_counted(metrics) else None
     return {
-        "session": session_id,
-        "sites": len(metrics.sites),
-        "started_at": format_time(metrics.started_at),
-        "updated_at": format_time(metrics.updated_at),
-        "totals": totals(metrics),
-        "error": "; ".join(site.problem for site in metrics.sites if site.problem) or None,
+        "session": row.name,
+        "sites": len(metrics.sites) if metrics else None,
+        "started_at": format_time(known.started_at) if known else None,
+        "updated_at": format_time(known.updated_at) if known else None,
+        "totals": totals(known) if known else None,
+        "error": "; ".join(problems) or None,
     }
 
 
 def _unshared_json(status: Status) -> dict[str, str] | None:
-    told = status.unshared
-    return {"since": format_time(told.since), "reason": told.reason} if told else None
+    if not status.unshared:
+        return None
+    reason = "; ".join(told.reason for told in status.unshared)
+    return {"since": format_time(min(told.since for told in status.unshared)), "reason": reason}
 
 
 def _unmerged(status: Status) -> int:
@@ -197,11 +202,12 @@ _SITES = (
     Column("site", 2, is_right=False),
     Column("host", is_right=False, may_be_cut=True),
     Column("last share", 1, short="last", is_right=False),
-    Column("calls", 3),
-    Column("interactions", 4),
-    Column("dropped", 5),
-    Column("rejected", 6),
-    Column("sites", 7),
+    Column("records", 3),
+    Column("calls", 4),
+    Column("interactions", 5),
+    Column("dropped", 6),
+    Column("rejected", 7),
+    Column("sites", 8),
 )
 _GATHERED = (
     Column("session", is_right=False, may_be_cut=True),
@@ -241,6 +247,20 @@ class Unreadable(NamedTuple):
     name: str
     state: str
     reason: str
+
+
+class Gathered(NamedTuple):
+    """A gathered session in a list.
+
+    Attributes:
+        name: The session's id.
+        metrics: The sum of its sites; None if the store did not tell its states.
+        reason: Why it did not; empty if it did.
+    """
+
+    name: str
+    metrics: SessionMetrics | None
+    reason: str = ""
 
 
 class View(NamedTuple):
@@ -303,8 +323,7 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
         notes.append(f"not in metrics.json yet: {unmerged}{_merge_note(status)}")
     if not is_running:
         notes += _running_notes(status.metrics)
-    if note := _unshared_note(status):
-        notes.append(note)
+    notes += _unshared_notes(status)
     notes += _loss_notes(status.metrics, f"; see m31a-mp verify {path_word(status.directory)}")
     return View(parts, notes)
 
@@ -323,26 +342,43 @@ def gathered_view(session_id: str, store: str, metrics: SessionMetrics, choice: 
     return View(parts, [*_site_notes(metrics), *_loss_notes(metrics, "")])
 
 
-def gathered_list_view(sessions: Sequence[tuple[str, SessionMetrics]]) -> View:
-    """Return gathered sessions, one per line."""
+def gathered_list_view(sessions: Sequence[Gathered]) -> View:
+    """Return gathered sessions, one per line, and below what is wrong with them and their sites."""
     table, notes = Table("", _GATHERED), []
-    for name, metrics in sessions:
-        sums = totals(metrics)
-        table.rows.append(
-            [
-                shown(name),
-                f"{len(metrics.sites):,}",
-                ago(metrics.started_at),
-                ago(metrics.updated_at),
-                f"{sums['running']:,}" if sums["running"] else "-",
-                f"{sums['tool_calls']:,}",
-                bad(sums["tool_failures"]),
-                f"{sums['total_tokens']:,}",
-                cost(sums["cost"], int(sums["unknown_cost_count"]), int(sums["llm_interactions"])),
-            ]
-        )
-        notes += [f"{shown(name)}: {note}" for note in _site_notes(metrics)]
+    for row in sessions:
+        metrics = row.metrics
+        sites: Cell = f"{len(metrics.sites):,}" if metrics else "-"
+        sums: list[Cell] = ["-"] * (len(_GATHERED) - 2)
+        if metrics and _is_counted(metrics):
+            sums = _gathered_sums(metrics)
+        style = "red" if has_trouble(row) else ""
+        table.rows.append([(shown(row.name), style), sites, *sums])
+        told = _site_notes(metrics) if metrics else [shown(row.reason)]
+        notes += [f"{shown(row.name)}: {note}" for note in told]
     return View([table], notes)
+
+
+def has_trouble(row: Gathered) -> bool:
+    """Whether a session, or any site of it, could not be counted as it should."""
+    return row.metrics is None or any(site.problem for site in row.metrics.sites)
+
+
+def _is_counted(metrics: SessionMetrics) -> bool:
+    """Whether any site is counted. Otherwise the sums are not zero, but not known."""
+    return any(site.number for site in metrics.sites)
+
+
+def _gathered_sums(metrics: SessionMetrics) -> list[Cell]:
+    sums = totals(metrics)
+    return [
+        ago(metrics.started_at),
+        ago(metrics.updated_at),
+        f"{sums['running']:,}" if sums["running"] else "-",
+        f"{sums['tool_calls']:,}",
+        bad(sums["tool_failures"]),
+        f"{sums['total_tokens']:,}",
+        cost(sums["cost"], int(sums["unknown_cost_count"]), int(sums["llm_interactions"])),
+    ]
 
 
 def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
@@ -353,7 +389,15 @@ def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
     in_order = sorted(metrics.sites, key=lambda site: (not site.problem, not _is_silent(site)))
     for site in in_order[: choice.top]:
         last: Cell = "-"
+        counts: list[Cell] = ["-"] * 5  # of a site that is not counted, they are not known
         if site.number:
+            counts = [
+                "-" if site.records is None else f"{site.records:,}",
+                f"{site.tool_calls:,}",
+                f"{site.llm_interactions:,}",
+                bad(site.dropped),
+                bad(site.rejected),
+            ]
             last = f"{ago(site.shared_at)} ago"
             if site.has_ended:
                 last = f"ended {last}"
@@ -364,10 +408,7 @@ def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
                 (site.id[:_ID_CELLS], "red" if site.problem else ""),
                 shown(site.host) or "-",
                 last,
-                f"{site.tool_calls:,}",
-                f"{site.llm_interactions:,}",
-                bad(site.dropped),
-                bad(site.rejected),
+                *counts,
                 f"{site.sites:,}" if site.sites else "-",
             ]
         )
@@ -400,9 +441,8 @@ def _site_notes(metrics: SessionMetrics) -> list[str]:
     return notes
 
 
-def _unshared_note(status: Status) -> str:
-    told = status.unshared
-    return f"not shared for {ago(told.since)}: {shown(told.reason)}" if told else ""
+def _unshared_notes(status: Status) -> list[str]:
+    return [f"not shared for {ago(told.since)}: {shown(told.reason)}" for told in status.unshared]
 
 
 def sum_view(
@@ -446,8 +486,7 @@ def list_view(rows: Iterable[Status | Unreadable]) -> View:
             table.rows.append([shown(row.name), (row.state, "bold red"), *unknown])
             notes.append(f"{shown(row.name)}: {shown(row.reason)}")
             continue
-        if note := _unshared_note(row):
-            notes.append(f"{shown(os.path.basename(row.directory))}: {note}")
+        notes += [f"{shown(os.path.basename(row.directory))}: {note}" for note in _unshared_notes(row)]
         sums = totals(row.metrics)
         table.rows.append(
             [

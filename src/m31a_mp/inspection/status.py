@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple
@@ -22,8 +22,9 @@ from m31a_mp.system.flock import holders, is_locked
 class State(StrEnum):
     """The state of a session.
 
-    Running: the owner, or a process that has a segment, lives. Not closed: none of them lives, and the last
-    owner did not release its lease. Finished: none of them lives, and the last owner released its lease.
+    Running: the owner, a process that merges in its place, or one that has a segment lives. Not closed: none
+    of them lives, and the last owner did not release its lease. Finished: none of them lives, and the last
+    owner released its lease.
 
     A process has a segment while it is in a measured call, and after more than a few records.
     """
@@ -74,7 +75,7 @@ class Status(NamedTuple):
         unmerged: The number of records that are not in `metrics.json` yet.
         interrupted: The number of interrupted calls that are not in `metrics.json` yet.
         metrics: The metrics of all records, unmerged ones included.
-        unshared: Why other machines do not have the latest state; None if they have it, or need not.
+        unshared: Why stores do not have the latest state; empty if they have it, or need not.
     """
 
     directory: str
@@ -84,7 +85,7 @@ class Status(NamedTuple):
     unmerged: int
     interrupted: int
     metrics: SessionMetrics
-    unshared: Unshared | None = None
+    unshared: Sequence[Unshared] = ()
 
 
 def status(session: Session, looks: Looks | None = None) -> Status:
@@ -153,20 +154,26 @@ def last_used(sessions: Iterable[Session]) -> Session | None:
 
 
 def owner_of(session: Session, locks: dict[str, list[int]] | None = None) -> Owner | None:
-    """Return the living owner; None without one. If its pid is visible, the lock is not touched.
+    """Return the living owner, or the process that merges in its place; None without one.
+
+    If its pid is visible, the lock is not touched.
 
     Args:
         session: The session.
         locks: The locks of the system, for a caller that looks at many sessions; None: read them now.
     """
-    pids = holders(session.owner_lock, locks)
+    return _holder(session.owner_lock, locks) or _holder(session.sharing_lock, locks)
+
+
+def _holder(path: str, locks: dict[str, list[int]] | None) -> Owner | None:
+    pids = holders(path, locks)
     # Read the line after the holders: an owner that stops empties the file before it releases the lock.
-    line = read_owner(session.owner_lock)
+    line = read_owner(path)
     if pids:
         started_at = line.get("started_at") if line.get("pid") == pids[0] else None
         return Owner(pids[0], started_at if isinstance(started_at, str) else None)
     # A dead owner leaves its line, too. The lock tells it from a living owner in another pid namespace.
-    return Owner(None, None) if line and is_locked(session.owner_lock) else None
+    return Owner(None, None) if line and is_locked(path) else None
 
 
 def live_writers(session: Session, looks: Looks | None = None) -> list[LiveWriter]:

@@ -9,7 +9,6 @@ from m31a_mp.errors import DamagedMetricsError
 from m31a_mp.inspection.snapshot import fold_everything
 from m31a_mp.inspection.unshared import unshared
 from m31a_mp.metrics import rejected
-from m31a_mp.metrics.site import note_path
 from m31a_mp.model import format_time
 from m31a_mp.session.paths import Session
 
@@ -69,7 +68,7 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
         for item in fold.rejected
         if (item.file, item.offset) not in known
     ]
-    if told := unshared(session, fold.totals.site):
+    for told in unshared(session, fold.totals.site):
         reason = f"the session is not shared since {format_time(told.since)}: {told.reason}"
-        findings.append(Finding(session.name_of(note_path(session)), 0, reason))
+        findings.append(Finding(session.name_of(told.note), 0, reason))
     return findings

@@ -145,7 +145,7 @@ class Fold:
         parsed = _parse(text, array, count)
         latest = self._now + MAX_AHEAD
         others = fold_plain(self.totals, parsed[known:] if known else parsed, latest)
-        self.records += count - known - len(others)
+        self._count(count - known - len(others))
         self._unsettled += count
         if self._unsettled > _SETTLED_RECORDS and self._unsettled > self.totals.count_entries():
             self.totals.settle()
@@ -164,7 +164,12 @@ class Fold:
         except ValueError as error:
             self.reject(Rejected(file, offset, str(error), line + ending))
         else:
-            self.records += 1
+            self._count(1)
+
+    def _count(self, records: int) -> None:
+        self.records += records
+        if self.totals.records is not None:
+            self.totals.records += records
 
     def continue_now(self) -> None:
         """Take the time of now for lines that come without one, and as the bound of plausible times."""

@@ -12,15 +12,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import orjson
-
-from m31a_mp.kinds import json
 from m31a_mp.kinds.parts import integer
+from m31a_mp.metrics.note import read_notes
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files, process
+from m31a_mp.system import process
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_NOTE_BYTES = 64 * 1024
 # A directory that moved more often than this may count twice; without a limit, metrics.json could grow.
 _MAX_ORIGINS = 1000
 _FIRST = 1
@@ -131,28 +128,12 @@ def following(before: Site | None, session: Session) -> Site:
     if not here.is_same(before.place):
         return before.copied_to(here, before.number)
     number = before.number + 1
-    refused = read_note(session).get("refused")
-    if isinstance(refused, dict) and refused.get("site") == before.id:
-        there, last = refused.get("number"), refused.get("last")
-        if type(there) is int and there >= number:
-            if type(last) is int:
-                return before.copied_to(here, last)
-            number = there + 1
+    for note in read_notes(session).values():
+        refused = note.get("refused")
+        if isinstance(refused, dict) and refused.get("site") == before.id:
+            there, last = refused.get("number"), refused.get("last")
+            if type(there) is int and there > before.number:
+                if type(last) is int:
+                    return before.copied_to(here, last)
+                number = max(number, there + 1)
     return Site(before.id, number, here, before.origins)
-
-
-# --- What the sharing process notes beside metrics.json ----------------------------------------------
-
-
-def note_path(session: Session) -> str:
-    """Return the path of the note on sharing."""
-    return f"{session.root}/sharing.json"
-
-
-def read_note(session: Session) -> dict[str, Any]:
-    """Read the note on sharing; empty without one. It is only told, and never decides what is counted."""
-    try:
-        note = json.parse(files.read_private(note_path(session), _NOTE_BYTES))
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return note if isinstance(note, dict) else {}

@@ -55,6 +55,8 @@ class Totals:
         tables: The states of the declared tables and lists, by their keys in `metrics.json`.
         writers: The marks of the writers whose records may come again.
         journal: The number of the last counted journal.
+        records: The number of counted records; None if not known: a release that did not count them, or
+            another program, wrote the first of them.
         dropped: The counts of records that writers dropped, by reason.
         rejected: The number of rejected pieces of input.
         names_bytes: Bytes of all names, as JSON.
@@ -71,6 +73,7 @@ class Totals:
     )
     writers: dict[str, WriterMark] = field(default_factory=dict)
     journal: int = 0
+    records: int | None = 0
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: int = 0
     names_bytes: int = 0
@@ -189,6 +192,8 @@ class Totals:
         for reason, count in other.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
         self.rejected += other.rejected
+        is_known = self.records is not None and other.records is not None
+        self.records = (self.records or 0) + (other.records or 0) if is_known else None
         for site in other.sites.values():
             if site.id not in self.sites or self.sites[site.id].number < site.number:
                 self.sites[site.id] = site
@@ -205,6 +210,7 @@ class Totals:
             "journal": self.journal,
             "set_aside": sorted(self.set_aside),
             "writers": {w: {"last": m.last, "dropped": m.dropped} for w, m in self.writers.items()},
+            **({} if self.records is None else {"records": saturated(self.records)}),
             **({"site": self.site.kept()} if self.site else {}),
             **({"gatherers": sorted(self.gatherers)} if self.gatherers else {}),
             **self._rest(but),
@@ -222,6 +228,9 @@ class Totals:
         totals = cls(started, journal=integer(checkpoint.get("journal", 0)))
         if has_records(metrics):  # without records, `updated_at` is only the start of the session
             totals.updated = plausible(to_ns(metrics.updated_at), now)
+            totals.records = None
+        if "records" in checkpoint:
+            totals.records = integer(checkpoint["records"])
         for writer, mark in checkpoint.get("writers", {}).items():
             totals.writers[writer] = WriterMark(
                 integer(mark["last"]), {r: integer(n) for r, n in mark["dropped"].items()}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 
 from m31a_mp.errors import SessionOwnedError
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from m31a_mp.system.flock import FileLock, hold, holders, lock_if_free, still_holds
 
-# Saving or compacting takes the lease for moments; it is worth waiting for. A collector keeps it for life.
+# Who saves, compacts, or merges without an owner takes the lease for moments: it is worth waiting for. A
+# collector keeps it for life, which its line says.
 _LEASE_SECONDS = 0.5
+_BRIEF_SECONDS = 10.0  # a merge after a crash may have much to do, which the next owner need not do then
+_BRIEF = "is_brief"
 _OWNER_BYTES = 4096
 _BEGINNING = b'{"pid":%d,"started_at":'
 
@@ -46,7 +50,7 @@ def owning(session: Session, call: Callable[[], T], timeout: float = _LEASE_SECO
 def _as_owner(path: str, call: Callable[[], T]) -> T:
     fd = files.open_private(path, os.O_RDWR)
     with files.changing(fd):
-        _write_line(fd)
+        _write_line(fd, is_brief=True)
         try:
             return call()
         finally:
@@ -60,6 +64,8 @@ def still_owned(session: Session) -> bool:
 
 class Lease:
     """The exclusive right to compact a session, held through a lock on `owner.lock`.
+
+    `sharing.lock` is of the same kind: of all processes that share without an owner, one has it, and merges.
 
     The kernel releases the lease when the process dies, however it dies. The line in the file only tells
     people who the owner is. An owner that releases the lease empties the file. A killed one leaves its line.
@@ -76,10 +82,13 @@ class Lease:
         Raises:
             SessionOwnedError: The session has another owner, perhaps in this process.
         """
-        lease = cls.take_if_free(session, _LEASE_SECONDS)
-        if lease is None:
-            raise owned_error(session)
-        return lease
+        deadline = time.monotonic() + _BRIEF_SECONDS
+        while True:
+            if lease := cls.take_if_free(session, _LEASE_SECONDS):
+                return lease
+            owner = read_owner(session.owner_lock)  # empty while a lease is being taken or given back
+            if time.monotonic() > deadline or (owner and _BRIEF not in owner):
+                raise owned_error(session)
 
     @classmethod
     def take_if_free(cls, session: Session, timeout: float = 0.0) -> Lease | None:
@@ -113,10 +122,11 @@ def _lock_if_free(fd: int) -> bool:
     return lock_descriptor(fd, blocking=False)
 
 
-def _write_line(fd: int) -> None:
+def _write_line(fd: int, *, is_brief: bool = False) -> None:
     pid = os.getpid()
     started_at = process.start_time(pid)
-    line = _BEGINNING % pid + (b'"%b"}\n' % started_at.encode() if started_at else b"null}\n")
+    start = b'"%b"' % started_at.encode() if started_at else b"null"
+    line = b"%b%b%b}\n" % (_BEGINNING % pid, start, b',"%b":true' % _BRIEF.encode() if is_brief else b"")
     # Write before truncating: a reader without the lock never finds the file empty.
     with files.step("take lease"):
         os.pwrite(fd, line, 0)

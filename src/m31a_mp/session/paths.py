@@ -26,10 +26,20 @@ class Session:
     Attributes:
         id: The id.
         root: The absolute path of the directory.
-        journal, journal_lock, segments, metrics, rejected, owner_lock: Paths in the directory.
+        journal, journal_lock, segments, metrics, rejected, owner_lock, sharing_lock: Paths in the directory.
     """
 
-    __slots__ = ("id", "journal", "journal_lock", "metrics", "owner_lock", "rejected", "root", "segments")
+    __slots__ = (
+        "id",
+        "journal",
+        "journal_lock",
+        "metrics",
+        "owner_lock",
+        "rejected",
+        "root",
+        "segments",
+        "sharing_lock",
+    )
 
     def __init__(self, session_id: str, root: str) -> None:
         self.id = session_id
@@ -40,6 +50,7 @@ class Session:
         self.metrics = f"{root}/metrics.json"
         self.rejected = f"{root}/journal.rejected.ndjson"
         self.owner_lock = f"{root}/owner.lock"
+        self.sharing_lock = f"{root}/sharing.lock"
 
     @classmethod
     def named(cls, session_id: str, sessions_dir: str | os.PathLike[str]) -> Session:

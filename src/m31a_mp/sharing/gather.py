@@ -15,6 +15,7 @@ from m31a_mp.metrics.totals import Totals
 from m31a_mp.model import SessionMetrics, SiteMetric, has_records
 from m31a_mp.session.paths import check_session_id
 from m31a_mp.sharing.adding import Adding
+from m31a_mp.sharing.address import check_url
 from m31a_mp.sharing.counting import Part, counted
 from m31a_mp.sharing.state import BadStateError, Header, State
 from m31a_mp.sharing.store import open_store
@@ -71,7 +72,7 @@ class Gathering:
     def __init__(self, session_id: str, url: str | os.PathLike[str]) -> None:
         """See `gather`. Nothing is read yet."""
         self.session_id = check_session_id(session_id)
-        self._store = open_store(os.fspath(url))
+        self._store = open_store(check_url(url))
         self._known: dict[str, Gathered] = {}
         self._unread: dict[str, str] = {}
         self._told: set[str] = set()
@@ -202,6 +203,7 @@ def _opened(state: State) -> Gathered:
         return Gathered(header, state, None, shown, Part(header.number))
     sums = metrics.totals
     shown.tool_calls, shown.llm_interactions = sums.tool_calls, sums.llm_interactions
+    shown.records = totals.records
     shown.dropped, shown.rejected = sums.dropped, metrics.rejected
     shown.sites = len(metrics.sites)
     if troubled := sum(bool(site.problem) for site in metrics.sites):

@@ -1,9 +1,10 @@
 """Sharing without an owner: one of the processes that record merges and shares the session.
 
-Each process has a thread that tries to own the session. The one that succeeds keeps a collector, which
-merges and shares once a second. When its process dies, the kernel gives the lease back, and another process
-takes it. A process that has had no recorder of the session for a minute gives it up: a worker may attach to
-any number of sessions in its life.
+Each process has a thread that tries to get the turn, a lock on `sharing.lock`. The one that succeeds merges
+and shares once a second. When its process dies, the kernel gives the lock back, and another process takes it.
+It never is the owner: it takes the owner's lease for each merge, and gives it back, so that an owner may come
+at any time. A process that has had no recorder of the session for a minute gives the turn up: a worker may
+attach to any number of sessions in its life.
 """
 
 from __future__ import annotations
@@ -13,34 +14,35 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 
-from m31a_mp.errors import SessionOwnedError
 from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import Session
-from m31a_mp.sharing.sharer import reason_of
+from m31a_mp.sharing.sharer import Sharer, reason_of
 from m31a_mp.system import fork
+from m31a_mp.system.flock import FileLock
 from m31a_mp.system.log import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from m31a_mp.collector import Collector
+    from m31a_mp.sharing.merging import Merging
 
 FLUSH_SECONDS = 1.0
 """The interval of merges."""
 
-_TRY_SECONDS = 2.0  # between attempts to own the session
+_TRY_SECONDS = 2.0  # between attempts to get the turn
 _SHARE_SECONDS = 5.0
-_IDLE_SECONDS = 60.0  # without a recorder, until the session is given up: the next task may come soon
+_IDLE_SECONDS = 60.0  # without a recorder, until the turn is given up: the next task may come soon
 
 _keepers: dict[Session, Keeper] = {}
 
-# A fork in the middle of an import would leave a child in which the import never ends. The thread imports the
-# collector late, because most processes never own the session. A fork waits for that, once.
+# A fork in the middle of an import would leave a child in which the import never ends. The thread imports
+# late what merges and shares, because most processes never get the turn. A fork waits for that, once.
 _importing = threading.RLock()
 
 
 class Kept:
-    """Held by each recorder of a session that this process tries to own."""
+    """Held by each recorder of a session that this process tries to share."""
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
@@ -50,17 +52,40 @@ class Kept:
         self._keeper.share_now()
 
 
+class _Turn:
+    """The turn of this process to merge and share a session."""
+
+    def __init__(self, lease: Lease, merging: Merging, sharer: Sharer) -> None:
+        self.lease = lease
+        self.sharer = sharer
+        self._merging = merging
+
+    def merge(self) -> None:
+        """Merge, and have the result shared soon."""
+        try:
+            self._merging.merge(anew=self.sharer.is_refused)
+        finally:
+            self.sharer.wake()
+
+    def end(self) -> None:
+        """Give the turn up."""
+        self.sharer.end()
+        self.lease.release()
+
+
 class Keeper:
-    """Tries to own a session, from a daemon thread of this process, while recorders of the session live."""
+    """Tries to share a session, from a daemon thread of this process, while recorders of the session live."""
 
     def __init__(self, session: Session, url: str) -> None:
         """Prepare the thread, which `start` starts."""
         self._pid = os.getpid()
         self._session = session
         self._url = url
-        self._collector: Collector | None = None
-        self._opening = threading.Lock()
+        self._turn: _Turn | None = None
+        # Finalizers and signal handlers may put into a SimpleQueue at any point.
+        self._wishes: SimpleQueue[SimpleQueue[Exception | None]] = SimpleQueue()
         self._kept: weakref.ref[Kept] | None = None
+        self._is_told = False
 
     def start(self) -> None:
         """Start the thread.
@@ -78,66 +103,118 @@ class Keeper:
             self._kept = weakref.ref(kept)
         return kept
 
-    def share_now(self) -> None:
-        """Merge and share what was recorded so far, if this process owns the session; for at most 5 seconds.
+    def share_now(self, deadline: float | None = None, *, has_ended: bool = False) -> None:
+        """Merge and share what was recorded so far, if it is the turn of this process.
+
+        Args:
+            deadline: The latest end, by `time.monotonic()`; None: in 5 seconds.
+            has_ended: Whether the program ends.
 
         Raises:
-            MetricsError, OSError: See `Collector.flush`.
+            MetricsError, OSError: See `Merging.merge`.
         """
         if os.getpid() != self._pid:
             return
-        deadline = time.monotonic() + _SHARE_SECONDS
-        if self._opening.acquire(timeout=_SHARE_SECONDS):  # the thread may become the owner just now
-            self._opening.release()
-        if collector := self._collector:
-            collector.flush()
-            collector.share_now(deadline)
+        if deadline is None:
+            deadline = time.monotonic() + _SHARE_SECONDS
+        answer: SimpleQueue[Exception | None] = SimpleQueue()
+        self._wishes.put(answer)
+        with suppress(Empty):
+            if error := answer.get(timeout=max(0.0, deadline - time.monotonic())):
+                raise error
+            if turn := self._turn:
+                turn.sharer.share_now(deadline, has_ended=has_ended)
 
     def _keep(self) -> None:
-        warned, used = False, time.monotonic()
+        used, wish = time.monotonic(), None
         while _keepers.get(self._session) is self:
-            if self._collector is None:
-                try:
-                    with self._opening:
-                        self._collector = self._owner()
-                    warned = False
-                except SessionOwnedError:
-                    pass  # another process was faster
-                except Exception as error:
-                    warned = warned or warn(
-                        "session %s is neither merged nor shared: %s", self._session.id, reason_of(error)
-                    )
-            time.sleep(_TRY_SECONDS)
+            error = self._merge()
+            if wish:
+                wish.put(error)
+            wish = self._next_wish()
             if self._is_used():
                 used = time.monotonic()
             elif time.monotonic() - used >= _IDLE_SECONDS:
                 _keepers.pop(self._session, None)
                 if self._is_used():  # by a recorder that came in between
                     _keepers.setdefault(self._session, self)
-        if self._collector:
-            self._collector.stop()
+        if self._turn:
+            self._merge()
+        if wish:
+            wish.put(None)
+        if self._turn:
+            self._turn.sharer.share_now(time.monotonic() + _SHARE_SECONDS, has_ended=True)
+            self._turn.end()
+
+    def _next_wish(self) -> SimpleQueue[Exception | None] | None:
+        """Wait for a wish until the next merge is due. Return None if it came without one."""
+        try:
+            return self._wishes.get(timeout=FLUSH_SECONDS if self._turn else _TRY_SECONDS)
+        except Empty:
+            return None
+
+    def _merge(self) -> Exception | None:
+        """Merge, if it is the turn of this process. Return what went wrong."""
+        try:
+            if self._turn and not self._turn.lease.held:  # sharing.lock was removed
+                self._turn.end()
+                self._turn = None
+            if self._turn is None:
+                self._turn = self._taken()
+            if self._turn:
+                self._turn.merge()
+        except Exception as error:
+            text = "session %s is neither merged nor shared: %s"
+            self._is_told = self._is_told or warn(text, self._session.id, reason_of(error))
+            return error
+        self._is_told = False
+        return None
+
+    def _taken(self) -> _Turn | None:
+        """Get the turn, if no other process has it."""
+        session = self._session
+        session.make()
+        lock = FileLock(session.sharing_lock)
+        if not lock.acquire():
+            return None
+        try:
+            return self._turn_with(lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def _turn_with(self, lock: FileLock) -> _Turn:
+        with _importing:
+            import filelock  # noqa: F401, PLC0415  # whoever finds a lease taken needs it
+
+            from m31a_mp import ending  # noqa: PLC0415
+            from m31a_mp.sharing.merging import Merging  # noqa: PLC0415
+
+            with suppress(ImportError):
+                import redis  # noqa: F401, PLC0415
+        ending.ends_with(_end_all)
+        sharer = Sharer(self._session, self._url)
+        try:
+            return _Turn(Lease(lock), Merging(self._session), sharer)
+        except BaseException:
+            sharer.end()
+            raise
 
     def _is_used(self) -> bool:
         return self._kept is not None and self._kept() is not None
 
-    def _owner(self) -> Collector | None:
-        """Become the owner of the session, if it has none."""
-        session = self._session
-        session.make()
-        lease = Lease.take_if_free(session)
-        if lease is None:
-            return None
-        lease.release()
-        with _importing:
-            from m31a_mp.collector import Collector  # noqa: PLC0415
 
-            with suppress(ImportError):
-                import redis  # noqa: F401, PLC0415
-        return Collector(session.id, session.sessions_dir, flush_interval=FLUSH_SECONDS, share=self._url)
+def _end_all(deadline: float) -> None:
+    """Merge and share at the program's end, if that is quick."""
+    for keeper in list(_keepers.values()):
+        try:
+            keeper.share_now(deadline, has_ended=True)
+        except Exception as error:
+            warn("the end of session %s is not shared: %s", keeper._session.id, reason_of(error))  # noqa: SLF001
 
 
 def keeping(session: Session, url: str) -> Kept | None:
-    """Have a thread of this process try to own a session. One for each session is enough."""
+    """Have a thread of this process try to share a session. One for each session is enough."""
     fork.settle()
     while True:
         keeper = _keepers.get(session)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -26,18 +27,45 @@ from redis.retry import Retry
 from m31a_mp.errors import StoreError
 from m31a_mp.metrics.site import is_id
 from m31a_mp.session.paths import is_session_id
-from m31a_mp.sharing.address import shown_url
+from m31a_mp.sharing.address import is_clear, shown_url
 from m31a_mp.sharing.state import MAX_HEADER_BYTES, BadStateError, Header, State
 from m31a_mp.system import fork
 
 _SECONDS = 3.0  # for a connection, and for the next bytes of an answer
 _TIMES = 10  # so many times as long for a whole answer: a server may send one byte now and then
+_SLOWEST = 64 * 1024  # bytes per second of the slowest line: so much longer may all of this take
 _PREFIX = "m31a_mp:{"
 _SITES = "}:sites"
 _STATES = "}:states"
 _MOST_DAYS = 36_500
 _DAY_MS = 86_400_000
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+# Others of redis-py change what its methods return, or are objects.
+_OPTIONS = {
+    "client_name",
+    "db",
+    "expire_days",
+    "health_check_interval",
+    "max_connections",
+    "password",
+    "socket_connect_timeout",
+    "socket_timeout",
+    "username",
+}
+_TCP_OPTIONS = {"socket_keepalive"}
+_TLS_OPTIONS = {
+    "ssl_ca_certs",
+    "ssl_ca_data",
+    "ssl_ca_path",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+    "ssl_keyfile",
+    "ssl_min_version",
+    "ssl_password",
+}
+_MORE_OPTIONS = {"redis": _TCP_OPTIONS, "rediss": _TCP_OPTIONS | _TLS_OPTIONS, "unix": set[str]()}
 _AT_ONCE = 64  # states in one answer of the server, which keeps it free for others in between
 
 # A state that is damaged has no number, and is replaced. Numbers stay far below 2**53, where Lua's are exact.
@@ -71,14 +99,17 @@ class ServerStore:
         """
         scheme, _, rest = url.partition("://")
         place, _, query = rest.partition("?")
+        scheme = _SCHEMES.get(scheme.lower(), scheme.lower())
         options = dict(parse_qsl(query, keep_blank_values=True))
+        if unknown := [name for name in options if name not in _OPTIONS | _MORE_OPTIONS[scheme]]:
+            raise _bad_url(scheme, query, f"has no option {unknown[0]!r:.80}")
         options.pop("health_check_interval", None)  # each share is a check; see _connected
         self._limit = _Limit(options.get("socket_timeout"))
         self.url = shown_url(url)
         self._expire_ms = int(_days(options.pop("expire_days", "30")) * _DAY_MS)
         try:
             client = redis.Redis.from_url(
-                f"{_SCHEMES.get(scheme, scheme)}://{place}?{urlencode(options)}",
+                f"{scheme}://{place}?{urlencode(options)}",
                 # What the URL says wins over these.
                 socket_timeout=_SECONDS,
                 socket_connect_timeout=_SECONDS,
@@ -87,12 +118,9 @@ class ServerStore:
                 protocol=2,
                 redis_connect_func=partial(_connected, self._limit),
             )
-        except Exception:
-            # Not even a part of the URL is shown: the password may stand in the place of the host.
-            raise ValueError(
-                f"{scheme}://... cannot be the URL of a server. It is "
-                "redis://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
-            ) from None
+        except Exception as error:
+            option = re.match(r"Invalid value for '(\w+)'", str(error))
+            raise _bad_url(scheme, query, f"has a wrong value of {option[1]!r}" if option else "") from None
         self._client: Any = client
         self._put = self._client.register_script(_PUT)
 
@@ -173,10 +201,18 @@ class ServerStore:
             raise StoreError(f"{self.url}: no answer within {self._limit.seconds:g} s", self.url) from None
         except redis.exceptions.RedisError as error:
             raise StoreError(f"{self.url}: {_reason(error, session_id)}", self.url) from None
-        except TypeError:  # its message has the option, which may be a part of a password
-            raise StoreError(f"{self.url}: redis-py does not know an option of the URL", self.url) from None
         except (OSError, ValueError) as error:  # of the resolver, of TLS
             raise StoreError(f"{self.url}: {error}", self.url) from None
+
+
+def _bad_url(scheme: str, options: str, reason: str) -> ValueError:
+    """Return an error that shows no part of the URL: a password may stand in the place of any of them."""
+    if reason and is_clear(options):
+        return ValueError(f"the URL {scheme}://... of a store {reason}")
+    return ValueError(
+        f"{scheme}://... cannot be the URL of a server. It is redis://USER:PASSWORD@HOST:PORT/DATABASE, with "
+        "special characters percent-encoded"
+    )
 
 
 def _days(text: str) -> float:
@@ -212,18 +248,17 @@ def _reason(error: Exception, session_id: str) -> str:
         return f"{keys} has a value of another type; delete it, or use another database"
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         return "the server's memory is full (maxmemory)"
-    if isinstance(error, redis.exceptions.ConnectionError) and text.startswith("Error "):
-        text = (
-            text.partition(". ")[2].lower() or text
-        )  # "Error 111 connecting to HOST:PORT. Connection refused."
+    # As "Error 111 connecting to HOST. Connection refused."; an error of TLS stands in place of the number.
+    if found := re.fullmatch(r"Error (.+?) connecting to .+?(?:\. (.+?))?\.?", text):
+        text = (found[2] or found[1]).lower()
     return text.partition("\n")[0].rstrip(".")
 
 
 class _Limit:
-    """The time that the server has for an answer.
+    """The time for a question to the server and its answer. It grows with their size.
 
     Attributes:
-        seconds: The longest wait for the next bytes.
+        seconds: The longest wait for the next bytes of an answer, but for the time that the line needs.
     """
 
     def __init__(self, asked: str | None) -> None:
@@ -232,32 +267,47 @@ class _Limit:
             self.seconds = max(float(asked), 0.0) if asked else _SECONDS
         except ValueError:
             self.seconds = _SECONDS  # redis-py refuses the option
-        self._end = math.inf
+        self._began = math.inf
+        self._on_line = 0.0
 
     def start(self) -> None:
         """Begin a question."""
-        self._end = time.monotonic() + _TIMES * self.seconds
+        self._began, self._on_line = time.monotonic(), 0.0
 
     def check(self) -> None:
         """Raise TimeoutError if the answer takes too long."""
-        if time.monotonic() > self._end:
+        if time.monotonic() > self._began + _TIMES * self.seconds + self._on_line:
             raise TimeoutError
+
+    def add(self, size: int) -> float:
+        """Give the line its time for bytes. Return the longest wait for the next ones."""
+        self._on_line += size / _SLOWEST
+        return self.seconds + self._on_line
 
 
 class _Limited:
-    """A socket whose answers have a limit as a whole. A socket's own timeout begins again with each byte."""
+    """A socket with that limit. Its own timeout begins again with each byte of an answer."""
 
     def __init__(self, inner: socket.socket, limit: _Limit) -> None:
         self._inner = inner
         self._limit = limit
 
+    def sendall(self, data: bytes) -> None:
+        # The system takes megabytes at once: their time on the line is a part of the wait for the answer.
+        self._inner.settimeout(self._limit.add(len(data)))
+        self._inner.sendall(data)
+
     def recv(self, *arguments: int) -> bytes:
         self._limit.check()
-        return self._inner.recv(*arguments)
+        data = self._inner.recv(*arguments)
+        self._limit.add(len(data))
+        return data
 
     def recv_into(self, *arguments: Any) -> int:
         self._limit.check()
-        return self._inner.recv_into(*arguments)
+        size = self._inner.recv_into(*arguments)
+        self._limit.add(size)
+        return size
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -20,7 +21,8 @@ import orjson
 from m31a_mp.errors import MetricsError
 from m31a_mp.kinds import json
 from m31a_mp.metrics.file import MAX_BYTES, read_site
-from m31a_mp.metrics.site import Place, Site, note_path, read_note
+from m31a_mp.metrics.note import note_path, read_note, write_note
+from m31a_mp.metrics.site import Place, Site
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.state import RENEW_SECONDS, Header, State
 from m31a_mp.sharing.store import Store, open_store
@@ -46,9 +48,8 @@ class Sharing:
         self._store = store
         self._shared: tuple[int, int, int] | None = None  # the file that was shared last
         self._put: dict[str, int] = {}  # the numbers of the last states of a site that this object shared
-        before = read_note(session)
-        before.pop("refused", None)
-        self._note: dict[str, Any] = before if before.get("to") == store.url else {"to": store.url}
+        self._note = note_path(session, store.url)
+        self._site: Site | None = None  # that of the state that is shared, or could not be
         self.is_refused = False
         self._is_tidy = False
 
@@ -66,10 +67,7 @@ class Sharing:
         try:
             self._share(again=again, has_ended=has_ended)
         except Exception as error:
-            if "failing_since" not in self._note:
-                self._note["failing_since"] = time.time_ns()
-            self._note["reason"] = reason_of(error)
-            self._write_note()
+            self._note_failure(reason_of(error), is_ended=has_ended)
             raise
 
     def _share(self, *, again: bool, has_ended: bool) -> None:
@@ -80,15 +78,19 @@ class Sharing:
             content = files.read_private(self._session.metrics, MAX_BYTES)
         except FileNotFoundError:
             return  # nothing was published yet
-        site = _site_in(content, self._session.metrics)
+        site = self._site = _site_in(content, self._session.metrics)
         state = State.of(site, content, has_ended=has_ended)
-        if not self._note.keys() & {"shared_at", "trying_since"}:
-            self._note["trying_since"] = time.time_ns()  # a store may hang from the first share on
-            self._write_note()
+        if not self._put:
+            self._note_attempt()
         there = self._store.put(self._session.id, state)
+        if there and self._is_outdated(site, there):
+            self._share(again=True, has_ended=has_ended)
+            return
         self.is_refused = there is not None
         if there:
-            self._note["refused"] = self._refusal(site, there)
+            note = read_note(self._note)
+            note.pop("number", None)  # the store has that state no more
+            self._write_note(note | {"refused": self._refusal(site, there)})
             raise MetricsError(
                 f"{self._store.url} has another state of this site, number {there.number} from "
                 f"{there.place.host}: metrics.json was restored from a copy, or its directory was copied. "
@@ -97,13 +99,14 @@ class Sharing:
             )
         self._put = {site.id: site.number}
         self._shared = file
-        self._note = {
-            "to": self._store.url,
-            "site": site.id,
-            "number": site.number,
-            "shared_at": state.header.time,
-        }
-        self._write_note()
+        note = {"site": site.id, "number": site.number, "shared_at": state.header.time}
+        self._write_note(note, is_ended=has_ended)
+
+    def _is_outdated(self, site: Site, there: Header) -> bool:
+        """Whether `metrics.json` was published anew, and another process shared that meanwhile."""
+        path = self._session.metrics
+        latest = _site_in(files.read_private(path, MAX_BYTES), path)
+        return latest.id == site.id and latest.number > site.number and latest.number >= there.number
 
     def _refusal(self, site: Site, there: Header) -> dict[str, Any]:
         """Describe a refusal for `following`.
@@ -117,12 +120,26 @@ class Sharing:
             refusal["last"] = self._put.get(site.id, site.number - 1)
         return refusal
 
-    def _write_note(self) -> None:
+    def _note_attempt(self) -> None:
+        """Note the time of the first attempt: a store may hang from then on."""
+        note = read_note(self._note)
+        if not note.keys() & {"shared_at", "trying_since"}:
+            self._write_note(note | {"trying_since": time.time_ns()})
+
+    def _note_failure(self, reason: str, *, is_ended: bool) -> None:
+        """Note why the state is not shared, unless another process has shared it in the same store."""
+        note, site = read_note(self._note), self._site
+        shared = note.get("number")
+        if site and note.get("site") == site.id and type(shared) is int and shared >= site.number:
+            return
+        note = {"failing_since": time.time_ns()} | note | {"reason": reason}
+        self._write_note(note, is_ended=is_ended)
+
+    def _write_note(self, note: Mapping[str, Any], *, is_ended: bool = False) -> None:
         with suppress(OSError):  # without a note, less can be told
-            note = orjson.dumps(self._note, option=orjson.OPT_APPEND_NEWLINE)
-            files.hand_out(note_path(self._session), note, is_precious=False)
+            write_note(self._note, {**note, "to": self._store.url}, is_ended=is_ended)
             if not self._is_tidy:
-                files.delete_handed_out(note_path(self._session))
+                files.delete_handed_out(self._note)
                 self._is_tidy = True
 
     def close(self) -> None:

@@ -14,8 +14,8 @@ from m31a_mp.system.log import warn
 class Store(Protocol):
     """A place for the latest state of each site of each session.
 
-    A state is replaced only by one with a greater number. Every method raises `StoreError` within seconds if
-    the store cannot be reached or refuses.
+    A state is replaced only by one with a greater number. Every method raises `StoreError` if the store
+    cannot be reached or refuses: within seconds, or the time that a slow line needs for large states.
 
     Attributes:
         url: The store's URL, without a password.

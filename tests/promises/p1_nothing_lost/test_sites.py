@@ -15,6 +15,7 @@ import pytest
 from crashes import Acknowledge, Run, cases, record_calls
 from m31a_mp import Collector, SessionMetrics, attach, compact, gather, load
 from m31a_mp.session.paths import Session
+from m31a_mp.sharing import keeper
 from m31a_mp.sharing.sharer import Sharing
 from m31a_mp.sharing.store import open_store
 from metrics_of import SESSION, calls, count
@@ -221,3 +222,55 @@ def test_death_around_the_replacement_of_a_state_in_a_directory(tmp_path: Path, 
     assert count(gather(SESSION, url)) in {2, 3}
     share(tmp_path, url)
     assert count(gather(SESSION, url)) == 3
+
+
+ATTACHED = 3
+ROUNDS = 12
+
+
+def _attached(sessions: Path, url: str, acknowledged: Counters, index: int) -> None:
+    keeper._TRY_SECONDS = keeper.FLUSH_SECONDS = 0.05
+    recorder = attach(SESSION, sessions, share=url)
+    while True:
+        recorder.record_tool_call(f"tool {index}", True, 1)
+        acknowledged[index] += 1
+        time.sleep(0.002)
+
+
+def _owner(sessions: Path, acknowledged: Counters) -> None:
+    with Collector(SESSION, sessions) as collector:
+        before = acknowledged.read()
+        collector.flush()
+        found = calls(load(sessions, SESSION))
+        assert all(found.get(f"tool {i}", 0) >= least for i, least in enumerate(before))
+
+
+@pytest.mark.slow
+def test_owners_come_and_go_while_attached_processes_that_share_are_killed(tmp_path: Path) -> None:
+    sessions, url = tmp_path / "sessions", str(tmp_path / "store")
+    acknowledged = Counters(tmp_path / "acknowledged", ATTACHED)
+    with ExitStack() as stack:
+
+        def started(index: int) -> Forked:
+            return stack.enter_context(Forked(_attached, sessions, url, acknowledged, index))
+
+        attached = [started(index) for index in range(ATTACHED)]
+        for number in range(ROUNDS):
+            index = number % ATTACHED
+            acknowledged.wait_for(index, acknowledged[index] + 10)
+            with Forked(_owner, sessions, acknowledged) as owner:
+                if number % 3 == 0:
+                    time.sleep(0.005 * number)  # at any moment of its life
+                    owner.kill()
+                else:
+                    assert owner.wait() == 0  # it was not refused
+            attached[index].kill()
+            attached[index] = started(index)
+        for process in attached:
+            process.kill()
+        share(sessions, url)
+        found = calls(gather(SESSION, url))
+    assert found == calls(load(sessions, SESSION))
+    for index in range(ATTACHED):
+        least = acknowledged[index]
+        assert least <= found[f"tool {index}"] <= least + ROUNDS, index

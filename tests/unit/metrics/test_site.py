@@ -12,7 +12,8 @@ import pytest
 from m31a_mp import Collector, compact, load, save
 from m31a_mp.metrics import site as sites
 from m31a_mp.metrics.file import read_totals
-from m31a_mp.metrics.site import Place, Site, following, new_id, note_path
+from m31a_mp.metrics.note import note_path
+from m31a_mp.metrics.site import Place, Site, following, new_id
 from m31a_mp.session.paths import Session
 from metrics_of import SESSION
 
@@ -34,7 +35,8 @@ def record(sessions: Path, name: str = SESSION) -> Site:
 
 
 def refused(sessions: Path, **refusal: object) -> None:
-    Path(note_path(Session.named(SESSION, sessions))).write_bytes(orjson.dumps({"refused": refusal}))
+    note = note_path(Session.named(SESSION, sessions), "store")
+    Path(note).write_bytes(orjson.dumps({"refused": refusal}))
 
 
 def test_number_grows_with_each_publication_over_owners(sessions: Path) -> None:
@@ -139,7 +141,7 @@ def test_other_refusals_change_nothing(sessions: Path, refusal: dict[str, object
     before = record(sessions)
     refused(sessions, **refusal)
     assert record(sessions).id == before.id
-    note = Path(note_path(Session.named(SESSION, sessions)))
+    note = Path(note_path(Session.named(SESSION, sessions), "store"))
     for garbage in (b"", b"[]", b'{"refused":1}', b"\0" * 100_000):
         note.write_bytes(garbage)
         assert record(sessions).id == before.id

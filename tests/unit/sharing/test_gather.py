@@ -257,6 +257,38 @@ def test_damaged_metrics_and_those_of_a_newer_version_are_told(url: str, tmp_pat
     assert any("version 2" in problem for problem in told)
 
 
+def test_records_of_a_site_are_counted_whatever_they_are(url: str, tmp_path: Path) -> None:
+    """Also those of which metrics.json keeps only the latest, or a sum."""
+    with Collector(SESSION, tmp_path / "0", share=url) as collector:
+        for _ in range(3):
+            collector.record_startup(1, 1, 1, 1)
+            collector.record_phase_duration("plan", 1, True)
+            collector.record_heal_duration("plan", 1)
+            collector.flush()
+        with collector.tool_call("bash"):  # a beginning and an end
+            pass
+    record(tmp_path / "0", 4, url)
+    record(tmp_path / "1", 2, url)
+    assert sorted(site.records or 0 for site in gather(SESSION, url).sites) == [4, 19]
+    gather_into(tmp_path / "whole", url)
+    share(tmp_path / "whole", above := str(tmp_path / "above"))
+    assert [site.records for site in gather(SESSION, above).sites] == [23]
+
+
+def test_records_are_not_known_if_a_release_did_not_count_them(url: str, tmp_path: Path) -> None:
+    record(tmp_path / "0", 2)
+    file = tmp_path / "0" / SESSION / "metrics.json"
+    document = orjson.loads(file.read_bytes())
+    assert document["m31a_mp"].pop("records") == 4
+    file.write_bytes(orjson.dumps(document))
+    record(tmp_path / "0", 1, url)
+    record(tmp_path / "1", 1, url)
+    assert {site.records for site in gather(SESSION, url).sites} == {None, 2}
+    gather_into(tmp_path / "whole", url)
+    share(tmp_path / "whole", above := str(tmp_path / "above"))
+    assert [site.records for site in gather(SESSION, above).sites] == [None]
+
+
 def test_gathered_session_is_a_site_of_a_larger_one(url: str, tmp_path: Path) -> None:
     record(tmp_path / "0", 1, url)
     record(tmp_path / "1", 2, url)

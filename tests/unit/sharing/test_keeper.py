@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from m31a_mp import Collector, Recorder, SessionOwnedError, attach, gather
+from m31a_mp.inspection.status import Owner, State, owner_of, status
 from m31a_mp.recorder import SHARE_VARIABLE
+from m31a_mp.session import lease
+from m31a_mp.session.lease import owning
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing import keeper
-from metrics_of import SESSION, count
+from m31a_mp.system.flock import holders
+from m31a_mp.system.process import start_time
+from metrics_of import SESSION, count, count_of
 from servers import waited_for
 from workers import Forked, under_way
 
@@ -37,9 +43,8 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(keeper, "_TRY_SECONDS", 0.02)
     monkeypatch.setattr(keeper, "FLUSH_SECONDS", 0.02)
     yield
-    for kept in keeper._keepers.values():
-        waited_for(partial(getattr, kept, "_collector")).stop()
     keeper._keepers.clear()
+    waited_for(lambda: not [t for t in threading.enumerate() if t.name.startswith("m31a_mp ")])
 
 
 def gathered(url: str) -> int:
@@ -56,8 +61,83 @@ def test_attached_process_merges_and_shares_without_an_owner(url: str, sessions:
     recorder.record_tool_call("bash", True, 1)
     recorder.stop()
     assert gathered(url) == 2  # stop() shares once more
-    with pytest.raises(SessionOwnedError):
-        Collector(SESSION, sessions)
+
+
+def test_owner_may_come_while_attached_processes_share(url: str, sessions: Path) -> None:
+    """A program that crashed is started again, and the processes of its first run go on."""
+    with Forked(own_and_die, sessions) as crashed:
+        crashed.wait()
+    recorder = attach(SESSION, sessions, share=url)
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: gathered(url) == 2)
+    for calls in (4, 6):
+        with Collector(SESSION, sessions) as owner:
+            owner.record_tool_call("bash", True, 1)
+            recorder.record_tool_call("bash", True, 1)
+            owner.flush()
+            assert count_of(sessions) == calls
+            with pytest.raises(SessionOwnedError):
+                Collector(SESSION, sessions)
+        waited_for(lambda calls=calls: gathered(url) == calls)
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: gathered(url) == 7)
+
+
+def own_and_die(sessions: Path) -> None:
+    Collector(SESSION, sessions).record_tool_call("bash", True, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_one_of_many_processes_has_the_turn_and_is_seen(url: str, sessions: Path) -> None:
+    arguments = (sys.executable, "-c", PROGRAM, sessions, url, "bash")
+    session = Session.named(SESSION, sessions)
+    with under_way(*arguments) as one, under_way(*arguments) as two:
+        waited_for(lambda: gathered(url) == 2)
+        [pid] = holders(session.sharing_lock)
+        assert pid in {one.pid, two.pid}
+        assert waited_for(lambda: owner_of(session)) == Owner(pid, start_time(pid))
+        assert status(session).state == State.RUNNING
+    assert owner_of(session) is None
+
+
+def test_removed_lock_is_taken_again(url: str, sessions: Path) -> None:
+    recorder = attach(SESSION, sessions, share=url)
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: gathered(url) == 1)
+    lock = sessions / SESSION / "sharing.lock"
+    lock.unlink()
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: gathered(url) == 2)
+    waited_for(lambda: holders(str(lock)) == [os.getpid()])
+
+
+def test_owner_waits_for_a_merge_as_long_as_it_takes(sessions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The merge has much to do after a crash, and does what the owner would have to do."""
+    session = Session.named(SESSION, sessions)
+    session.make()
+    monkeypatch.setattr(lease, "_LEASE_SECONDS", 0.001)
+    is_merging, go_on = threading.Event(), threading.Event()
+
+    def merge() -> None:
+        is_merging.set()
+        go_on.wait()
+
+    merging = threading.Thread(target=owning, args=(session, merge))
+    merging.start()
+    is_merging.wait()
+    tried: list[float] = []
+    take = lease.Lease.take_if_free
+
+    def take_at_last(session: Session, timeout: float) -> lease.Lease | None:
+        tried.append(timeout)
+        if len(tried) == 10:
+            go_on.set()
+            merging.join()
+        return take(session, timeout)
+
+    monkeypatch.setattr(lease.Lease, "take_if_free", take_at_last)
+    Collector(SESSION, sessions).stop()
+    assert len(tried) == 10
 
 
 def test_owner_is_left_alone(url: str, sessions: Path) -> None:
@@ -110,7 +190,7 @@ def test_environment_names_the_store_to_children(
     waited_for(lambda: gathered(url) == 1)
 
 
-@pytest.mark.parametrize("wrong", ["http://host", "redis://:secret@host:port", ""])
+@pytest.mark.parametrize("wrong", ["http://host", "redis://:secret@host:port", "host:6379", ""])
 def test_wrong_store_of_the_environment_stops_no_program(
     wrong: str, sessions: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,8 +201,28 @@ def test_wrong_store_of_the_environment_stops_no_program(
     assert "secret" not in caplog.text
 
 
+def test_store_of_the_environment_that_cannot_be_opened_is_told_once(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(SHARE_VARIABLE, "redis://:secret@host?foo=1")
+    attempts: list[object] = []
+    taken = keeper.Keeper._taken
+
+    def take(self: keeper.Keeper) -> object:
+        attempts.append(self)
+        return taken(self)
+
+    monkeypatch.setattr(keeper.Keeper, "_taken", take)
+    recorder = attach(SESSION, sessions)
+    recorder.record_tool_call("bash", True, 1)
+    waited_for(lambda: len(attempts) > 5)
+    assert caplog.text.count("has no option 'foo'") == 1
+    assert "secret" not in caplog.text
+    waited_for(lambda: not holders(str(sessions / SESSION / "sharing.lock")))  # between two attempts
+
+
 def test_wrong_store_in_an_argument_is_refused_and_nothing_is_made(sessions: Path) -> None:
-    for wrong in ("http://host", "redis://:secret@host:port", ""):
+    for wrong in ("http://host", "redis://:secret@host:port", "host:6379", "redis://host?foo=1", ""):
         with pytest.raises(ValueError, match=r"store|server"):
             Collector(SESSION, sessions, share=wrong)
         with pytest.raises(ValueError, match=r"store|server"):

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+import m31a_mp
 from m31a_mp import StoreError
 from m31a_mp.metrics.site import Place, Site, new_id
 from m31a_mp.sharing import server as server_module
 from m31a_mp.sharing.server import ServerStore
 from m31a_mp.sharing.state import Header, State
 from m31a_mp.sharing.store import Store, open_store
-from servers import Server, server_kind
+from servers import EMPTY, PASSWORD, QUOTED, Server, server_kind
 from workers import Forked
 
 A, B = new_id(), new_id()
@@ -307,3 +314,155 @@ def test_server_that_sends_a_byte_now_and_then_does_not_hold_up_for_ever(
         with pytest.raises(StoreError, match="no answer within"):
             store.headers("s")
         store.close()
+
+
+@contextmanager
+def line_to(server: Server, pause: float = 0.0, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A port that leads to a server, with a pause before each 64 KiB; its socket buffers are small."""
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(64 * 1024):
+                time.sleep(pause)
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def connect(near: socket.socket) -> None:
+        with suppress(OSError):
+            near = tls.wrap_socket(near, server_side=True) if tls else near
+            with near, socket.socket(socket.AF_UNIX) as far:
+                far.connect(str(server.socket))
+                there = threading.Thread(target=forward, args=(near, far), daemon=True)
+                there.start()
+                forward(far, near)
+                there.join()
+
+    def serve() -> None:
+        with suppress(OSError):  # the listening socket is closed at the end of the test
+            while True:
+                threading.Thread(target=connect, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def test_large_state_has_the_time_that_a_slow_line_needs(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes half a second each way. For a small one, the server has 0.1 s, and 0.5 s in all."""
+    monkeypatch.setattr(server_module, "_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_TIMES", 5)
+    large = state(A, 1, os.urandom(3 * 1024 * 1024))
+    server.do("FLUSHALL")
+    with line_to(server, 0.01) as port:
+        store = open_store(f"redis://127.0.0.1:{port}")
+        assert store.put("s", large) is None
+        assert State.parse(store.get("s", [A])[A]) == large
+        store.close()
+
+
+def test_large_state_on_a_line_that_hangs_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_SLOWEST", 64 * 1024 * 1024)
+    with line_to(server, 3600) as port:
+        store = open_store(f"redis://127.0.0.1:{port}")
+        with pytest.raises(StoreError, match="no answer within"):
+            store.put("s", state(A, 1, os.urandom(8 * 1024 * 1024)))
+        store.close()
+
+
+# --- Ways to a server ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Server]:
+    """A server with a password, and a user who has the rights that the document names, and no others."""
+    with server_kind("valkey", *EMPTY, "--requirepass", PASSWORD) as made:
+        document = (Path(m31a_mp.__file__).parent / "README.md").read_text()
+        rights = re.search(r"`(~m31a_mp:[^`]*)`", document)
+        assert rights
+        made.do("ACL", "SETUSER", "me", "on", f">{PASSWORD}", *rights[1].split())
+        yield made
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of this machine that nobody signed, and its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    files = tmp_path_factory.mktemp("tls") / "certificate", tmp_path_factory.mktemp("tls") / "key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    return files
+
+
+def is_whole(url: str) -> bool:
+    """Whether a state comes back from a store as it was put there."""
+    store, shared = open_store(url), state(A, 1, os.urandom(200_000))
+    session_id = uuid.uuid4().hex
+    try:
+        assert store.put(session_id, shared) is None
+        assert numbers(store, session_id) == {A: 1}
+        return session_id in store.sessions() and State.parse(store.get(session_id, [A])[A]) == shared
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:{password}@localhost:{port}",
+        "valkey://me:{password}@127.0.0.1:{port}/3",
+        "redis://localhost:{port}?username=me&password={password}&db=4&client_name=site",
+        "unix://:{password}@{path}?db=5",
+        "unix://me:{password}@{path}",
+        "unix://{path}?username=me&password={password}",
+    ],
+)
+def test_server_is_reached_as_user_in_a_database(url: str, guarded: Server) -> None:
+    with line_to(guarded) as port:
+        assert is_whole(url.format(password=QUOTED, port=port, path=guarded.socket))
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://127.0.0.1:{port}", "Authentication required"),
+        ("redis://you:{password}@127.0.0.1:{port}", "refuses the user or the password"),
+        ("redis://:{password}@127.0.0.1:{port}/99", "DB index is out of range"),
+    ],
+)
+def test_server_that_refuses_is_told(url: str, told: str, guarded: Server) -> None:
+    with line_to(guarded) as port, pytest.raises(StoreError, match=told) as found:
+        is_whole(url.format(password=QUOTED, port=port))
+    assert QUOTED not in str(found.value)
+    assert PASSWORD not in str(found.value)
+
+
+def test_server_is_reached_by_tls_and_only_with_a_known_certificate(
+    guarded: Server, certificate: tuple[Path, Path]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with line_to(guarded, tls=context) as port:
+        server = f"//:{QUOTED}@localhost:{port}"
+        assert is_whole(f"rediss:{server}?ssl_ca_certs={certificate[0]}")
+        assert is_whole(f"valkeys:{server}/1?ssl_ca_certs={certificate[0]}&ssl_min_version=772")
+        assert is_whole(f"rediss:{server}?ssl_cert_reqs=none&ssl_check_hostname=no")
+        for options, told in (
+            ("", "certificate verify failed"),
+            ("?ssl_ca_certs=/none", "no such file"),
+            ("?ssl_cert_reqs=none&ssl_ciphers=foo", "no cipher"),
+        ):
+            with pytest.raises(StoreError, match=told) as found:
+                is_whole(f"rediss:{server}{options}")
+            assert QUOTED not in str(found.value)
+            assert PASSWORD not in str(found.value)
