@@ -926,6 +926,27 @@ def test_output_that_cannot_be_written(directory: Path, full: bool) -> None:
         assert (result.returncode, result.stderr) == (128 + 13, "")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_locale_without_the_characters_of_tables_gets_others_and_formats_stay_utf8(
+    directory: Path, encoding: str
+) -> None:
+    with Collector("one", directory.parent) as collector:
+        collector.record_tool_call("größe " + "x" * 300, True, 1)
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+
+    def output(*arguments: str | Path) -> bytes:
+        command = [sys.executable, "-m", "m31a_mp", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, check=True, env=environment).stdout
+
+    shown = output("show", directory).decode(encoding)
+    [rule] = [line for line in shown.splitlines() if line.startswith("---")]
+    assert set(rule) == {"-"}
+    assert "x~x" in shown  # the mark of a cut name
+    assert ("größe " if encoding == "latin-1" else r"gr\xf6\xdfe ") in shown
+    assert json.loads(output("show", directory, "--json"))["metrics"]["tools"][0]["name"].startswith("größe ")
+    assert "größe ".encode() in output("export", "prometheus", directory)
+
+
 # --- Completion ---------------------------------------------------------------------------------------
 
 

@@ -60,7 +60,7 @@ ALL = Choice()
 
 
 def print_json(document: dict[str, Any], *, in_one_line: bool = False) -> None:
-    """Print a document to stdout."""
+    """Print a document to stdout, in UTF-8 whatever the locale: other encodings are no JSON."""
     option = orjson.OPT_APPEND_NEWLINE | (0 if in_one_line else orjson.OPT_INDENT_2)
     document = {"version": JSON_VERSION} | document
     try:
@@ -68,8 +68,9 @@ def print_json(document: dict[str, Any], *, in_one_line: bool = False) -> None:
     except TypeError:  # a path that is not UTF-8
         data = orjson.dumps(_as_text(document), option=option)
     if sys.stdout:
-        sys.stdout.write(data.decode())
         sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 def _as_text(value: Any) -> Any:
