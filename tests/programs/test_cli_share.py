@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from test_cli_run import ENVIRONMENT, PROGRAM
 
 from m31a_mp import Collector, attach, gather, load
+from m31a_mp.cli import main
 from metrics_of import SESSION, count
 from servers import Server, waited_for
 
@@ -261,3 +263,16 @@ def test_a_missing_package_is_told() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'm31a_mp[redis]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [["show", "s", "--from"], ["ls", "--from"], ["gather", "--into", "g", "--from"]]
+)
+def test_a_missing_package_is_told_by_the_command_line_as_of_any_extra(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "m31a_mp.sharing.server", raising=False)
+    assert main([*command, "redis://host"]) == 125
+    hint = shlex.join([sys.executable, "-m", "pip", "install", "redis>=6"])
+    assert capsys.readouterr().err == f"m31a-mp: redis is not installed\nhint: {hint}\n"
