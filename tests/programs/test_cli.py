@@ -272,7 +272,7 @@ def test_show_of_a_running_session_has_its_owner_and_writers_and_what_is_not_mer
         shown = call("show", directory).out
         assert f": running, owned by pid {os.getpid()} (" in shown
         assert re.search(rf"^ *{os.getpid()} .*\s+1\s+16 KiB\s+1$", shown, re.MULTILINE)
-        assert shown.endswith("not in metrics.json yet: 1 record; its owner merges them\n")
+        assert shown.endswith("not in metrics.json yet: 1 record; its owner will merge\n")
 
 
 def test_show_after_a_crash_counts_what_was_left_behind(call: Call, directory: Path) -> None:
@@ -281,7 +281,7 @@ def test_show_after_a_crash_counts_what_was_left_behind(call: Call, directory: P
     result = call("show", directory)
     assert result.row("make")[:3] == ["1", "1", "0"]
     assert "Live writers" not in result.out
-    assert f"not in metrics.json yet: 1 record; to merge them: m31a-mp compact {directory}\n" in result.out
+    assert f"not in metrics.json yet: 1 record\nto merge: m31a-mp compact {directory}\n" in result.out
 
 
 @pytest.mark.usefixtures("segments_at_once")
@@ -358,7 +358,10 @@ def test_show_tells_what_was_set_aside_and_dropped(call: Call, directory: Path) 
     file = directory / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"dropped": {"no_space": 1200}}))
     result = call("show", directory)
-    assert f"1 piece of damaged or invalid input set aside; see m31a-mp verify {directory}\n" in result.out
+    assert (
+        f"1 piece of damaged or invalid input set aside\nto see it: m31a-mp verify {directory}\n"
+        in result.out
+    )
     assert result.out.endswith("1,200 records dropped and not counted: no_space 1,200\n")
     totals = call("show", directory, "--json").json["totals"]
     assert (totals["rejected"], totals["dropped"]) == (1, 1200)
