@@ -501,7 +501,7 @@ def test_ls_tells_a_session_that_may_not_be_entered(directory: Path) -> None:
         assert (done.returncode, done.stderr) == (1, "")
         [row] = [line for line in done.stdout.splitlines() if line.startswith("closed ")]
         assert row.split()[1] == "unreadable"
-        assert f"closed: [Errno 13] Permission denied: '{unreadable}'" in done.stdout
+        assert f"closed: {unreadable}: Permission denied" in done.stdout
 
 
 def test_ls_looks_where_the_session_of_the_environment_is_or_in_sessions(
@@ -775,6 +775,57 @@ def test_directory_of_sessions_is_not_taken_for_one(call: Call, command: str, se
     assert result.err == message
     fill(sessions / "two")
     assert "; it holds 2 sessions\n" in call(command, sessions).err
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "verify", "report"])
+def test_somebody_in_the_wrong_directory_is_told_where_the_sessions_are(
+    call: Call, command: str, sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sessions / "one")
+    monkeypatch.chdir(sessions / "one")
+    assert call(command).err.endswith(f"\nhint: m31a-mp {command} .\n")
+    assert call("ls").err.endswith("\nhint: m31a-mp show .\n")
+    monkeypatch.chdir(sessions)
+    assert call(command).err.endswith("\nhint: m31a-mp ls .\n")
+    for other in ("ls", "serve"):
+        assert call(other).err.endswith(f"\nhint: m31a-mp {other} .\n")
+
+
+@pytest.mark.parametrize("command", ["ls", "serve"])
+def test_hint_makes_a_session_in_the_directory_that_was_named(call: Call, command: str) -> None:
+    assert call(command).err.endswith("\nhint: this makes a session there: m31a-mp run -- COMMAND\n")
+    hint = "this makes a session there: m31a-mp run --session other/NAME -- COMMAND"
+    assert call(command, "other").err.endswith(f"\nhint: {hint}\n")
+    fill(Path("sessions/one").absolute())
+    assert call(command, "other").err.endswith(f"\nhint: m31a-mp {command} sessions\n")
+
+
+def test_lack_of_a_permission_is_told_as_such(tmp_path: Path) -> None:
+    sessions = tmp_path / "sessions"
+    fill(sessions / "one")
+
+    def told(*arguments: str) -> str:
+        command = [sys.executable, "-m", "m31a_mp", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, preexec_fn=obey_permissions, check=False, cwd=tmp_path
+        )
+        assert done.returncode
+        return done.stderr
+
+    (sessions / "one" / "segments").chmod(0)
+    hint = "run this as a user who has that permission"
+    assert told("show") == f"m31a-mp: {sessions}/one/segments: Permission denied\nhint: {hint}\n"
+    (sessions / "one").chmod(0)
+    reason = f"not recorded: {sessions}/one/segments: Permission denied"
+    assert told("record", "--session", "sessions/one", "heal", "plan").startswith(f"m31a-mp: {reason}\n")
+    sessions.chmod(0)
+    assert told("show").startswith("m31a-mp: no session is named, and ./sessions may not be read\n")
+    assert told("ls") == (
+        f"m31a-mp: {sessions}: Permission denied\n"
+        "hint: run this as the user whose session it is: others may not read it\n"
+    )
+    sessions.chmod(0o700)
+    (sessions / "one").chmod(0o700)
 
 
 @pytest.mark.parametrize("command", [("show",), ("watch", "--count", "1"), ("verify",)])

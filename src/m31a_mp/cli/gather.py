@@ -28,8 +28,7 @@ from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import SHARE_VARIABLE
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.into import GatheredSession
-from m31a_mp.sharing.sharer import reason_of
-from m31a_mp.system.log import shown
+from m31a_mp.system.log import reason_of, shown
 from m31a_mp.wording import count
 
 _EPILOG = """\

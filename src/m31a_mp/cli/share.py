@@ -18,8 +18,8 @@ from m31a_mp.inspection.status import live_writers, owner_of
 from m31a_mp.recorder import SHARE_VARIABLE
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.merging import Merging
-from m31a_mp.sharing.sharer import Sharer, Sharing, reason_of
-from m31a_mp.system.log import shown
+from m31a_mp.sharing.sharer import Sharer, Sharing
+from m31a_mp.system.log import reason_of, shown
 
 _EPILOG = """\
 \b

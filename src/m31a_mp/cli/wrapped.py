@@ -20,7 +20,7 @@ from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVe
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import is_held
-from m31a_mp.system.log import listening, shown
+from m31a_mp.system.log import listening, reason_of, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class _Heard:
 
     def __call__(self, message: str, arguments: tuple[object, ...]) -> None:
         if message.startswith("records are being dropped"):
-            self.dropped = str(arguments[-1])
+            self.dropped = reason_of(arguments[-1])
         elif message.startswith("the last flush") and isinstance(arguments[-1], Exception):
             self.unmerged = arguments[-1]
         elif not message.startswith(_ATTEMPT_FAILED):
@@ -246,7 +246,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, DamagedMetricsError):
         return f"{error.path} cannot be used: {error.reason}"
     is_told = str(error) and not isinstance(error, AttributeError | LookupError | NameError | TypeError)
-    return str(error) if is_told else repr(error)
+    return reason_of(error) if is_told else repr(error)
 
 
 def _has_working_directory() -> bool:
