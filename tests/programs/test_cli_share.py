@@ -240,6 +240,8 @@ def test_sidecar_merges_without_an_owner_and_beside_one(
         finally:
             sidecar.send_signal(signal.SIGINT)
         assert sidecar.wait() == 0
+        assert sidecar.stderr
+        assert sidecar.stderr.read() == f"m31a-mp: sharing {tmp_path / SESSION} with {url}\n"
     assert gathered(url) == 4
 
 
@@ -261,6 +263,8 @@ def test_follower_goes_on_while_the_store_is_away(
         finally:
             follower.send_signal(signal.SIGTERM)
         assert follower.wait() == 128 + signal.SIGTERM
+        assert follower.stderr
+        assert follower.stderr.readline() == f"m31a-mp: gathering into {into / SESSION}\n"
 
 
 def test_a_missing_package_is_told() -> None:

@@ -79,6 +79,7 @@ def command(  # noqa: PLR0913  # all of them by name
             gathered.update()
         if follow:
             with SignalPipe(_ENDS | {signal.SIGTSTP}) as pipe:
+                tell(f"gathering into {into.root}")
                 return _follow(gathered, pipe, interval)
     finally:
         gathering.close()
