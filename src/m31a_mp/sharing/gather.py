@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from errno import ENOENT
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.times import from_ns
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.totals import Totals
@@ -196,19 +197,19 @@ def _opened(state: State) -> Gathered:
     header = state.header
     shown = SiteMetric(header.site, header.place.host, header.number, from_ns(header.time), header.has_ended)
     try:
-        metrics, totals = metrics_file.parse(state.content(), f"the state of site {header.site}")
+        read, _, totals = metrics_file.parse(state.content(), f"the state of site {header.site}")
     except (BadStateError, DamagedMetricsError) as error:
         shown.problem = f"not counted: {_reason(error)}"
         return Gathered(header, state, None, shown, Part(header.number))
-    sums = metrics.totals
-    shown.tool_calls, shown.llm_interactions = sums.tool_calls, sums.llm_interactions
-    shown.dropped, shown.rejected = sums.dropped, metrics.rejected
-    shown.sites = len(metrics.sites)
-    if troubled := sum(bool(site.problem) for site in metrics.sites):
-        shown.problem = f"sites of it that have a problem: {troubled:,} of {len(metrics.sites):,}"
-    gathered = {site.id: site.number for site in metrics.sites if site.number}
+    shown.tool_calls = saturated(sum(read["tools"].fields["call_count"]))
+    shown.llm_interactions = saturated(sum(read["llms"].fields["interaction_count"]))
+    shown.dropped, shown.rejected = saturated(sum(totals.dropped.values())), totals.rejected
+    shown.sites = len(totals.sites)
+    if troubled := sum(bool(site.problem) for site in totals.sites.values()):
+        shown.problem = f"sites of it that have a problem: {troubled:,} of {len(totals.sites):,}"
+    gathered = {site.id: site.number for site in totals.sites.values() if site.number}
     origins = totals.site.origins if totals.site else {}
-    part = Part(header.number, gathered, origins, totals.gatherers, has_records(metrics))
+    part = Part(header.number, gathered, origins, totals.gatherers, has_records(read))
     return Gathered(header, state, totals, shown, part)
 
 
