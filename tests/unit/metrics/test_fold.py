@@ -159,6 +159,7 @@ def test_pieces_and_what_is_counted_in_between_do_not_show(records: list[Record]
         with pytest.MonkeyPatch.context() as patch:
             if few:  # each piece has a few lines, and is counted at once
                 patch.setattr(fold, "_PIECE_BYTES", size)
+                patch.setattr(fold, "_FIRST_PIECE_BYTES", 1)
                 patch.setattr(fold, "_SETTLED_RECORDS", 0)
                 patch.setattr(durations, "_FEW", 0)
                 patch.setattr(durations, "_MAX_DISTINCT", 1)
