@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-import coverage_locks  # noqa: F401  # before the library
+from coverage_locks import HandOver, hand_over_in  # before the library
 from m31a_mp import Collector
 from m31a_mp.journal import append
 from m31a_mp.segments import staging, writer
@@ -69,6 +69,19 @@ def _nothing_staged() -> Iterator[None]:
     """No session of another test gives its segments back in this one."""
     yield
     staging._active.clear()
+
+
+@pytest.fixture(scope="session")
+def hand_over(tmp_path_factory: pytest.TempPathFactory) -> HandOver | None:
+    """Where forked children tell what they have run, if coverage is measured."""
+    return hand_over_in(tmp_path_factory.mktemp("lines"))
+
+
+@pytest.fixture(autouse=True)
+def _lines_of_children(hand_over: HandOver | None) -> Iterator[None]:
+    yield
+    if hand_over:
+        hand_over.take()
 
 
 @pytest.fixture(scope="session", params=BINARIES or ["none"])
