@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import gc
 import os
 import subprocess
 import tempfile
@@ -23,6 +24,12 @@ from workers import Workers, changed, workers_of
 
 settings.register_profile("m31a_mp", deadline=None, print_blob=True)
 settings.load_profile("m31a_mp")
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: no collection of garbage need visit it, nor copy it into a child."""
+    gc.collect()
+    gc.freeze()
 
 
 # Whether an fsync is called is told from the calls; what it costs need not be paid a thousand times.
