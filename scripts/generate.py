@@ -16,7 +16,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,7 @@ def _method(kind: Kind) -> Iterable[str]:
 def _put_method(kind: Kind) -> Iterable[str]:
     """The method for a measured call, which has an id: this library made the values, or checked them."""
     fields = {
-        name: replace(field, default=REQUIRED) if field.type == CALL.type else field
+        name: field._replace(default=REQUIRED) if field.type == CALL.type else field
         for name, field in kind.fields.items()
     }
     typed = (
@@ -455,7 +454,7 @@ def _branch(kind: Kind) -> Iterable[str]:
     if kind.usual:
         present = " and ".join(f"{_key(name)} in record" for name in kind.usual)
         yield f"elif len(record) == {2 + len(required) + len(kind.usual)} and {present}:"
-        usual = {name: replace(kind.fields[name], default=REQUIRED) for name in kind.usual}
+        usual = {name: kind.fields[name]._replace(default=REQUIRED) for name in kind.usual}
         yield from _indented(_fold(kind, required | usual))
     yield "else:"
     yield from _indented(_fold(kind, kind.fields))

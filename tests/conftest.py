@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -34,6 +35,14 @@ def pytest_collection_finish() -> None:
 
 # Whether an fsync is called is told from the calls; what it costs need not be paid a thousand times.
 _MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_usual() -> None:
+    """What is run has no signal ignored, which is how a shell starts these tests in the background."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -74,6 +75,32 @@ def points_of(metrics: list[Any]) -> dict[Point, Any]:
             assert key not in found, f"{key} is there twice"
             found[key] = point
     return found
+
+
+@contextmanager
+def dripping(start: bytes, drop: bytes) -> Iterator[str]:
+    """A receiver that never ends: the start of an answer, and then a drop again and again. Its URL."""
+    ended = threading.Event()
+
+    def answer(listener: socket.socket) -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                connection = listener.accept()[0]
+                with connection, suppress(OSError):  # the sender gave up
+                    connection.recv(1024)
+                    connection.sendall(start)
+                    while not ended.wait(0.01):
+                        connection.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @contextmanager

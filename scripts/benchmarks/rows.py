@@ -457,7 +457,7 @@ def start(bench: Bench) -> Report:
     for name in report.samples:
         ratios = [number(report.ratio(bare, key, ours=name)) for key in ("wall", "cpu")]
         report.table.append([name, duration(median(report.times(name))), *ratios])
-    report.notes = ["owned: another process merges the session; merged: the command does, before and after"]
+    report.notes = ["owned: another process merges the session; merged: the command does, at its end"]
     report.targets = [
         Target(f"time of {name}, of {bare}", limit, report.worse_ratio(bare, ours=name))
         for name, limit in limits.items()

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def _states(contents: list[bytes], ids: list[str], number: int) -> Iterator[Stat
         if site is None:
             raise MismatchError("metrics.json names no site")
         yield State.of(
-            replace(site, id=name, number=number), content.replace(site.id.encode(), name.encode())
+            site._replace(id=name, number=number), content.replace(site.id.encode(), name.encode())
         )
 
 

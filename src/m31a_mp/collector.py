@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
 from m31a_mp import ending
 from m31a_mp.errors import SessionOwnedError
-from m31a_mp.metrics import compactor
-from m31a_mp.metrics.compactor import Merged
-from m31a_mp.metrics.file import Published
-from m31a_mp.model import SessionMetrics
+from m31a_mp.metrics.beginning import Beginning
 from m31a_mp.recorder import PROCESS, SHARE_VARIABLE, Recorder
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
@@ -22,6 +18,9 @@ from m31a_mp.system.turn import Turn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from m31a_mp.exports.sender import Sender
+    from m31a_mp.metrics.compactor import Merged
+    from m31a_mp.metrics.file import Published
+    from m31a_mp.model import SessionMetrics
     from m31a_mp.refresh import Refresher
     from m31a_mp.sharing.sharer import Sharer
 
@@ -85,7 +84,6 @@ class Collector(Recorder):
             interval = check_interval("flush_interval", flush_interval)
         self._session_id = session.id
         self._pid = os.getpid()
-        self._started = time.time_ns()
         self._lease: Lease | None = None
         self._refresher: Refresher | None = None
         self._sender: Sender | None = None
@@ -97,13 +95,18 @@ class Collector(Recorder):
 
             self._share = store_url(share, os.environ.get(SHARE_VARIABLE))
         make_sender = _sender_type() if enabled and otlp else None
+        # A child that is forked while another thread imports would wait for that import forever. Import what
+        # merging needs before a thread of this object would.
+        self._beginning = Beginning(session, time.time_ns())
+        if interval or self._share or make_sender:
+            self._beginning.end()
         if enabled:
             session.make()
             try:
-                self._compact(session)
+                self._open(session)
                 self._start_sharing(session, is_asked=share is not None)
                 self._sender = make_sender(session.root) if make_sender else None
-                ending.opened(session, self, self._started)
+                ending.opened(session, self, self._beginning)
                 if interval:
                     from m31a_mp.refresh import Refresher
 
@@ -112,6 +115,9 @@ class Collector(Recorder):
                 if self._lease:
                     self._lease.release()
                 raise
+
+    def _open(self, session: Session) -> None:
+        self._compact(session)
 
     def _start_sharing(self, session: Session, *, is_asked: bool) -> None:
         if not self._share:
@@ -132,7 +138,11 @@ class Collector(Recorder):
 
     def snapshot(self) -> SessionMetrics:
         """See `Recorder.snapshot`."""
-        return super().snapshot() if self.enabled else SessionMetrics(self.session_id)
+        if self.enabled:
+            return super().snapshot()
+        from m31a_mp.model import SessionMetrics  # takes as long to import as Python takes to start
+
+        return SessionMetrics(self.session_id)
 
     def flush(self) -> None:
         """Merge all records so far, of any process, into `metrics.json`.
@@ -203,8 +213,10 @@ class Collector(Recorder):
         deadline = time.monotonic() + _SHARE_SECONDS
         reason = sharer.share_now(deadline, has_ended=True)
         if sharer.is_refused:
-            with suppress(Exception):  # the number was used before: publish once more, with another one
+            try:  # the number was used before: publish once more, with another one
                 owning(session, lambda: self._compact_once(session), timeout=0.0)
+            except Exception:  # noqa: S110  # told with what follows
+                pass
             reason = sharer.share_now(deadline, has_ended=True)
         sharer.end()
         if reason:
@@ -221,9 +233,13 @@ class Collector(Recorder):
             # Retire segments first: the compaction then drains and deletes them, with one wait for the lock.
             self._staging.retire_idle()
             self._staging.hand_over_hidden()
-            totals = self._compact(session).published.totals
+            merged = self._compact(session)
             if log := logger():
-                metrics = totals.to_metrics(session.id)
+                from m31a_mp.model import SessionMetrics  # as above
+
+                metrics = (
+                    merged.published.totals.to_metrics(session.id) if merged else SessionMetrics(session.id)
+                )
                 log.info(
                     "session %s: %d tool calls, %d model interactions, %d phases",
                     session.id,
@@ -258,7 +274,7 @@ class Collector(Recorder):
 
     def _end(self, deadline: float) -> None:
         if self._session and self._lease and self._owns():
-            ending.merge(self._session, self._lease, self._started, deadline)
+            ending.merge(self._session, self._lease, self._beginning, deadline)
             self._lease.release()
             self._lease = None
             if self._sharer:
@@ -267,27 +283,33 @@ class Collector(Recorder):
     def _flush_in_turn(self, session: Session) -> list[OSError]:
         self._staging.hand_over_hidden()
         if self._is_owner():
-            return self._compact(session).unreadable
+            merged = self._compact(session)
+            return merged.unreadable if merged else []
         if os.getpid() == self._pid:
-            with suppress(SessionOwnedError):
+            try:
                 return owning(session, lambda: self._compact_once(session), timeout=0.0).unreadable
+            except SessionOwnedError:
+                pass
         super().flush()
         return []
 
-    def _compact(self, session: Session) -> Merged:
-        """Compact as the owner. If `owner.lock` was removed, take the lease again, unless it is taken."""
-        if not self._owns():
-            session.make()
-            lease, self._lease = self._lease, Lease.take(session)
-            self._published = None  # another owner may have written the file in between
-            if lease:
-                lease.release()
+    def _compact(self, session: Session) -> Merged | None:
+        """Compact as the owner. If `owner.lock` was removed, take the lease again, unless it is taken.
+
+        Returns:
+            The result; None if there was nothing to merge since this object opened a new session.
+        """
+        self._own(session)
+        if files.operation(lambda: self._beginning.lasts(self._owns)):
+            return None
+        from m31a_mp.metrics import compactor  # nearly five times as long as Python's start
+
         # Forget the totals until this compaction has succeeded: a failed one may have changed them.
-        known, self._published = self._published, None
+        known, self._published = self._published or self._beginning.published(), None
         if self._sharer and self._sharer.is_refused:
             known = None  # publish in any case: the state needs a number that was not used
         merged = files.operation(
-            lambda: compactor.compact_session(session, self._owns, self._started, known=known)
+            lambda: compactor.compact_session(session, self._owns, self._beginning.started, known=known)
         )
         self._published = merged.published
         if self._sharer:
@@ -297,9 +319,21 @@ class Collector(Recorder):
             self._sender.put(merged.published.totals.to_metrics(session.id))
         return merged
 
+    def _own(self, session: Session) -> None:
+        if not self._owns():
+            session.make()
+            lease, self._lease = self._lease, Lease.take(session)
+            self._published = None  # another owner may have written the file in between
+            if lease:
+                lease.release()
+                self._beginning.end()
+
     def _compact_once(self, session: Session) -> Merged:
+        from m31a_mp.metrics import compactor  # as above
+
+        started = self._beginning.started
         return files.operation(
-            lambda: compactor.compact_session(session, lambda: still_owned(session), self._started)
+            lambda: compactor.compact_session(session, lambda: still_owned(session), started)
         )
 
     def _is_owner(self) -> bool:
@@ -308,6 +342,20 @@ class Collector(Recorder):
 
     def _owns(self) -> bool:
         return self._lease is not None and self._lease.held
+
+
+class LateCollector(Collector):
+    """An owner for `m31a-mp run`, whose command waits for the start: it merges what was there at its end.
+
+    A session that is shared is merged at the start, too: others wait for its state.
+    """
+
+    def _open(self, session: Session) -> None:
+        if self._share:
+            super()._open(session)
+        else:
+            self._own(session)
+            files.operation(lambda: self._beginning.lasts(self._owns))
 
 
 def _sender_type() -> type[Sender]:

@@ -15,20 +15,19 @@ import atexit
 import os
 import sys
 import time
-import weakref
-from contextlib import suppress
+from _weakref import ref
 
-from m31a_mp.metrics import compactor
 from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.segments.staging import staging
-from m31a_mp.session.lease import Lease, read_owner
+from m31a_mp.session.lease import Lease, was_owned_here
 from m31a_mp.session.paths import Session
 from m31a_mp.system.log import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from m31a_mp.collector import Collector
+    from m31a_mp.metrics.beginning import Beginning
 
 # The time for all sessions together: half of the second that the end may take, because a machine may be slow
 # or busy. A session above one of the following sizes is skipped: the deadline is checked too rarely for it.
@@ -41,23 +40,23 @@ _SEGMENT_BYTES = 8 * 1024  # to open and delete a segment takes the time to fold
 class _Opened:
     """A session that this process opened and did not close."""
 
-    def __init__(self, collector: Collector, started: int) -> None:
-        self.collector = weakref.ref(collector)  # weak: an unreferenced collector releases its lease at once
-        self.started = started
+    def __init__(self, collector: Collector, beginning: Beginning) -> None:
+        self.collector = ref(collector)  # weak: an unreferenced collector releases its lease at once
+        self.beginning = beginning
 
 
 _opened: dict[Session, _Opened] = {}
 
 
-def opened(session: Session, collector: Collector, started: int) -> None:
+def opened(session: Session, collector: Collector, beginning: Beginning) -> None:
     """Note that a collector of this process owns a session.
 
     Args:
         session: The session.
         collector: The owner of the session.
-        started: The time when the session was opened, in ns since the epoch.
+        beginning: The beginning of the session.
     """
-    _opened[session] = _Opened(collector, started)
+    _opened[session] = _Opened(collector, beginning)
 
 
 def closed(session: Session) -> None:
@@ -65,13 +64,13 @@ def closed(session: Session) -> None:
     _opened.pop(session, None)
 
 
-def merge(session: Session, lease: Lease, started: int, deadline: float) -> None:
+def merge(session: Session, lease: Lease, beginning: Beginning, deadline: float) -> None:
     """Merge a session under its lease, and delete the segments of this process, if that is quick.
 
     Args:
         session: The session.
         lease: The lease of the session.
-        started: The time when the session was opened, in ns since the epoch.
+        beginning: The beginning of the session.
         deadline: The latest end, by `time.monotonic()`.
 
     Raises:
@@ -79,10 +78,16 @@ def merge(session: Session, lease: Lease, started: int, deadline: float) -> None
         MetricsError, OSError: The merge failed.
     """
     _check_size(session)
-    # Ignore errors here: the compaction drains the segments, too, and may succeed.
-    with suppress(Exception):
+    try:
         staging(session).close(timeout=_left(deadline))
-    compactor.compact_session(session, lambda: lease.held, started, timeout=_left(deadline))
+    except Exception:  # noqa: S110  # the compaction drains the segments, too, and may succeed
+        pass
+    if beginning.lasts(lambda: lease.held):
+        return
+    left = _left(deadline)  # without the import, whose time says nothing about the merge
+    from m31a_mp.metrics import compactor
+
+    compactor.compact_session(session, lambda: lease.held, beginning.started, timeout=left)
 
 
 def _left(deadline: float) -> float:
@@ -90,26 +95,32 @@ def _left(deadline: float) -> float:
 
 
 def _check_size(session: Session) -> None:
-    with suppress(FileNotFoundError):
-        if os.stat(session.metrics).st_size > _METRICS_BYTES:
-            raise TimeoutError("its metrics.json is too large to be written at the program's end")
+    if _size(session.metrics) > _METRICS_BYTES:
+        raise TimeoutError("its metrics.json is too large to be written at the program's end")
     if _unmerged_bytes(session) > _UNMERGED_BYTES:
         raise TimeoutError("too many records are not merged yet")
 
 
 def _unmerged_bytes(session: Session) -> int:
     """Estimate the bytes to merge. Stop counting above `_UNMERGED_BYTES`."""
-    unmerged = 0
-    for path in (session.journal, *(path for _, path in session.sealed())):
-        with suppress(FileNotFoundError):
-            unmerged += os.stat(path).st_size
+    unmerged = sum(map(_size, [session.journal, *(path for _, path in session.sealed())]))
     for path in list_segments(session.segments):
         if unmerged > _UNMERGED_BYTES:
             break
         unmerged += _SEGMENT_BYTES
-        with suppress(DamagedSegmentError, OSError), SegmentFile.open(path) as file:
-            unmerged += len(file.pending(is_finished=False).records)
+        try:
+            with SegmentFile.open(path) as file:
+                unmerged += len(file.pending(is_finished=False).records)
+        except (DamagedSegmentError, OSError):
+            pass
     return unmerged
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _at_exit() -> None:
@@ -130,15 +141,15 @@ def _merge_all() -> None:
             if collector:
                 collector.end(deadline)
             else:
-                _merge_dropped(session, entry.started, deadline)
+                _merge_dropped(session, entry.beginning, deadline)
         except BaseException as error:  # Ctrl-C, too: the program is ending anyway
             warn("session %s was not closed: %s", session.id, error)
 
 
-def _merge_dropped(session: Session, started: int, deadline: float) -> None:
+def _merge_dropped(session: Session, beginning: Beginning, deadline: float) -> None:
     """Merge a session whose collector is gone, unless the session had another owner since."""
-    if read_owner(session.owner_lock).get("pid") == os.getpid() and (lease := Lease.take_if_free(session)):
-        merge(session, lease, started, deadline)
+    if was_owned_here(session) and (lease := Lease.take_if_free(session)):
+        merge(session, lease, beginning, deadline)
         lease.release()  # only after a merge: otherwise the file must say that the session was not closed
 
 

@@ -274,10 +274,14 @@ class Recorder(Recording):
 
         Recording still works afterwards, and makes new segments.
         """
+        self._stop_within(None)
+
+    def _stop_within(self, seconds: float | None) -> None:
+        """Stop, and wait so long for the journal's lock; None: as long as usual."""
         if self._session is None:
             return
         try:
-            self._staging.close()
+            self._staging.close(timeout=seconds)
             if self._keeper:
                 self._keeper.share_now()
         except Exception as error:

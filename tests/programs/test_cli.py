@@ -20,10 +20,10 @@ import orjson
 import pytest
 
 from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, attach, load
-from m31a_mp.cli import ls, main, progress, show
+from m31a_mp.cli import ls, main, progress, showing
 from m31a_mp.inspection.status import Reading, reading
 from m31a_mp.session.paths import Session
-from workers import Forked
+from workers import Forked, obey_permissions
 
 COMMANDS = ["run", "record", "show", "watch", "report", "ls", "compact", "verify"]
 COMMANDS += ["share", "gather", "export", "serve"]
@@ -482,6 +482,25 @@ def test_ls_tells_a_session_that_cannot_be_read_from_a_damaged_one(
     assert "Permission denied" in result.out
 
 
+def test_ls_tells_a_session_that_may_not_be_entered(directory: Path) -> None:
+    fill(directory)
+    closed = directory.parent / "closed"
+    Collector("closed", directory.parent).stop()
+    for mode, unreadable in ((0o000, closed), (0o444, closed / "segments")):
+        closed.chmod(mode)
+        done = subprocess.run(
+            [sys.executable, "-m", "m31a_mp", "ls", str(directory.parent)],
+            capture_output=True,
+            text=True,
+            preexec_fn=obey_permissions,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (1, "")
+        [row] = [line for line in done.stdout.splitlines() if line.startswith("closed ")]
+        assert row.split()[1] == "unreadable"
+        assert f"closed: [Errno 13] Permission denied: '{unreadable}'" in done.stdout
+
+
 def test_ls_looks_where_the_session_of_the_environment_is_or_in_sessions(
     call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -842,7 +861,7 @@ def test_error_that_nobody_thought_of_is_one_line_too(
     call: Call, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(directory)
-    monkeypatch.setattr(show, "status", refuse)
+    monkeypatch.setattr(showing, "status", refuse)
     result = call("show", directory)
     assert (result.status, result.out) == (3, "")
     assert re.fullmatch(r"m31a-mp: KeyError in test_cli\.py:\d+: 'x'\nhint: .*bug.*\n", result.err)

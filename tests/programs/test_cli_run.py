@@ -34,18 +34,6 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "M31
 WAITS = ["sh", "-c", "echo ready; read line; echo got $line; exit 7"]
 
 
-@pytest.fixture(autouse=True)
-def signals_as_usual() -> Iterator[None]:
-    """What is run has no signal ignored, which is how a shell starts these tests in the background."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
-    for number, handler in before.items():
-        if handler is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def one(sessions: Path) -> Session:
     """A session that does not exist yet."""
@@ -62,6 +50,22 @@ def run(
         env=ENVIRONMENT,
         cwd=cwd,
         input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def without(
+    module: str, *arguments: str | Path, modules: Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`m31a-mp` where a module is not installed. `modules` is an empty directory."""
+    package = module.partition(".")[0]
+    (modules / f"{package}.py").write_text(f"raise ModuleNotFoundError('no', name={module!r})")
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(modules), *sys.path])},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,

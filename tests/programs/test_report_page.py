@@ -14,15 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from test_cli import Call, call
+from test_cli import Call, Result, call
+from test_cli_run import without
 
 import working_day
 from browser import Page, opened
+from damage import raising
 from m31a_mp import load
 from m31a_mp.inspection.status import status
 from m31a_mp.model import SessionMetrics
 from m31a_mp.session.paths import Session
-from m31a_mp.system import files
 
 LANE = 52  # the height of the highest bar of the timeline, in pixels
 HOSTILE = [
@@ -171,14 +172,40 @@ def test_crash_before_the_rename_leaves_the_old_report(
     call: Call, monday: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("page.html").write_text("the old one")
-
-    def die(point: str) -> None:
-        if point == "before replace page.html":
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(files, "reached", die)
+    monkeypatch.setattr(os, "replace", raising(OSError(5, "Input/output error")))
     assert call("report", monday, "-o", "page.html").status == 3
     assert Path("page.html").read_text() == "the old one"
+    assert set(os.listdir()) == {"sessions", "page.html"}
+
+
+def test_two_reports_to_one_file_do_not_meet(
+    call: Call, monday: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+    results: list[Result] = []
+
+    def another(fd: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            results.append(call("report", monday, "-o", "page.html"))
+        sync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", another)
+        results.append(call("report", monday, "-o", "page.html"))
+    assert [(result.status, result.err) for result in results] == [(0, ""), (0, "")]
+    assert set(os.listdir()) == {"sessions", "page.html"}
+    whole = Path("page.html").read_bytes()
+    assert whole.startswith(b"<!DOCTYPE html>")
+    assert whole.rstrip().endswith(b"</html>")
+
+
+def test_what_a_killed_report_left_goes_away(call: Call, monday: Path) -> None:
+    left = Path(".page.html.4242.0badcafe.tmp")
+    left.touch()
+    os.utime(left, (0, 0))
+    assert call("report", monday, "-o", "page.html").status == 0
+    assert set(os.listdir()) == {"sessions", "page.html"}
 
 
 def test_session_that_is_not_there_makes_no_report(call: Call) -> None:
@@ -213,18 +240,13 @@ def test_three_sessions_are_added_up(call: Call, monday: Path, tuesday: Path, tm
     assert f">{calls:,}<" in text
 
 
-def test_package_that_is_missing_is_named(monday: Path, tmp_path: Path) -> None:
-    program = "import sys; sys.modules['jinja2'] = None; from m31a_mp.cli import main; sys.exit(main())"
-    result = subprocess.run(
-        [sys.executable, "-c", program, "report", str(monday)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert result.returncode == 125
-    assert result.stderr.startswith("m31a-mp: jinja2 is not installed\nhint: ")
-    assert "pip install 'jinja2>=" in result.stderr
+def test_missing_package_is_named_with_what_helps(monday: Path, tmp_path: Path) -> None:
+    done = without("jinja2", "report", monday, modules=tmp_path, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.splitlines() == [
+        "m31a-mp: jinja2 is not installed",
+        f"hint: {sys.executable} -m pip install 'jinja2>=3.1.4'",
+    ]
 
 
 # --- In a browser -------------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from test_cli import Call, call
-from test_cli_run import ENVIRONMENT, PROGRAM
+from test_cli_run import without
 
 from m31a_mp import Collector, Usage, attach
 from receiver import number, receiving
@@ -79,15 +78,7 @@ def test_endpoint_that_is_no_url_is_refused(call: Call, directory: Path) -> None
 
 
 def test_missing_package_is_named_with_what_helps(directory: Path, tmp_path: Path) -> None:
-    (tmp_path / "opentelemetry.py").write_text("raise ModuleNotFoundError('no', name='opentelemetry.sdk')")
-    path = os.pathsep.join([str(tmp_path), *sys.path])
-    done = subprocess.run(
-        [*PROGRAM, "export", "otlp", str(directory)],
-        env=ENVIRONMENT | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = without("opentelemetry.sdk", "export", "otlp", directory, modules=tmp_path)
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.splitlines() == [
         "m31a-mp: opentelemetry is not installed",

@@ -20,13 +20,13 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from test_cli import Call, call
-from test_cli_run import ENVIRONMENT, PROGRAM, signals_as_usual
+from test_cli_run import ENVIRONMENT, PROGRAM, without
 
 from m31a_mp import Collector, Usage, attach
 from prometheus import PROMETHEUS, PROMTOOL, Series, checked_by_promtool, series, value, values
 from workers import Forked
 
-__all__ = ["call", "signals_as_usual"]  # fixtures
+__all__ = ["call"]  # a fixture
 
 _PLAIN = "text/plain;version=0.0.4"
 _OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -259,17 +259,8 @@ class TestExport:
     ) -> None:
         with Collector("s", sessions):
             pass
-        (tmp_path / "prometheus_client.py").write_text(
-            "raise ModuleNotFoundError('no', name='prometheus_client')"
-        )
-        path = os.pathsep.join([str(tmp_path), *sys.path])
-        done = subprocess.run(
-            [*PROGRAM, *command.split(), str(sessions / ("s" if "export" in command else ""))],
-            env=ENVIRONMENT | {"PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        directory = sessions / ("s" if "export" in command else "")
+        done = without("prometheus_client", *command.split(), directory, modules=tmp_path)
         assert (done.returncode, done.stdout) == (125, "")
         assert done.stderr.splitlines() == [
             "m31a-mp: prometheus_client is not installed",

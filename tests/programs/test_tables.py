@@ -14,12 +14,11 @@ from typing import Any
 import click
 import pytest
 from rich.console import Console
-from rich.text import Text
 from test_cli import COMMANDS, Call, Result, call, directory
 
 from m31a_mp import Collector, PlanOutcome, SessionMetrics, Usage, load
 from m31a_mp.cli.entries import Choice, metrics_views
-from m31a_mp.cli.layout import Column, Table
+from m31a_mp.cli.layout import Column, Line, Table
 from m31a_mp.cli.record import command as record
 from m31a_mp.cli.tables import ALL, View
 from m31a_mp.kinds.catalog import KINDS
@@ -101,7 +100,7 @@ def test_remark_of_a_heading_is_not_in_the_footer() -> None:
     table = Table(
         "Models", [Column("model"), Column("calls", 1)], [["x" * 30, "1"]], remark="; 1 without one"
     )
-    lines = printed(View([Text("head"), table], []), 30)
+    lines = printed(View([Line("head"), table], []), 30)
     assert lines[2] == "Models; 1 without one"
     assert lines[-1] == "no room for: calls (Models)"
 

@@ -22,14 +22,14 @@ from types import SimpleNamespace
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from test_cli_run import ENVIRONMENT, PROGRAM, Terminal, await_signal, one, shell, signals_as_usual
+from test_cli_run import ENVIRONMENT, PROGRAM, Terminal, await_signal, one, shell
 
 from m31a_mp import Collector, SessionMetrics, Usage, save
 from m31a_mp.cli import screen, watch
 from m31a_mp.cli.screen import Keys, Screen
 from m31a_mp.session.paths import Session
 
-__all__ = ["one", "signals_as_usual"]  # fixtures
+__all__ = ["one"]  # a fixture
 
 _OTHER_SCREEN, _FIRST_SCREEN, _CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
 _TOKEN = re.compile(r"\x1b\[(\?)?([0-9;]*)([A-Za-z])|(\r|\n)|([^\x1b\r\n]+)")

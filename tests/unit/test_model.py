@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 import sys
 import uuid
 from collections import Counter
+from copy import copy
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from m31a_mp import (
     load,
 )
 from m31a_mp.kinds.histogram import Histogram
+from m31a_mp.model import ENTRIES, SINGLE
 from m31a_mp.segments import staging
 from m31a_mp.session.paths import Session
 from strategies import INT64_MAX, Record, any_counts, entries, expected, few_records, names
@@ -59,6 +63,42 @@ GO = b"""{"session_id":"s",
 "llms":null,
 "phases":[{"phase":"plan","duration_ms":7,"transition_count":1,
 "heal_trigger_count":2,"bisect_trigger_count":3,"success":true}],"new_key":[1]}"""
+
+
+def any_of(cls: Any) -> Any:
+    """A value of a type; types check what they have when they become JSON."""
+    return cls(*(f.name for f in dataclasses.fields(cls) if f.default is f.default_factory))
+
+
+def as_dataclass_makes_it(metric: Any) -> Any:
+    """The same values in a dataclass with the methods that `dataclass` writes."""
+    kept = [
+        (f.name, Any, dataclasses.field(repr=f.repr, compare=f.compare)) for f in dataclasses.fields(metric)
+    ]
+    made = dataclasses.make_dataclass(type(metric).__qualname__, kept)
+    return made(*(getattr(metric, name) for name, *_ in kept))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        any_of(cls)
+        for cls in (*ENTRIES.values(), *SINGLE.values(), Timeline, SessionMetrics)
+        if cls is not PlanOutcome
+    ],
+    ids=lambda metric: type(metric).__name__,
+)
+def test_types_print_and_compare_as_dataclasses_do(metric: Any) -> None:
+    made = as_dataclass_makes_it(metric)
+    assert repr(metric) == repr(made)
+    assert metric == copy(metric) == pickle.loads(pickle.dumps(metric))
+    assert metric != made
+    for field in dataclasses.fields(metric):
+        changed = copy(metric)
+        setattr(changed, field.name, object())
+        assert (metric != changed) is field.compare, field.name
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(metric)
 
 
 def test_phases_are_those_of_the_workflow() -> None:
@@ -160,8 +200,8 @@ def nested(depth: int) -> list[Any]:
     return value
 
 
-NO_INTEGERS: list[object] = ["1", True, 1.0, INT64_MAX + 1, -(2**63) - 1, 1e30, []]
-NO_NUMBERS: list[object] = ["1", True, float("nan"), float("inf"), []]
+NO_INTEGERS: list[object] = ["1", True, 1.0, -1, INT64_MAX + 1, -(2**63) - 1, 1e30, []]
+NO_NUMBERS: list[object] = ["1", True, -1, -0.5, float("nan"), float("inf"), []]
 NO_TIMES: list[object] = [None, 1, "", "yesterday", "2026-01-02T03:04:05", "2026-13-01T00:00:00Z"]
 NO_TIMES += ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"]
 
@@ -181,7 +221,7 @@ WRONG: list[tuple[str, list[object]]] = [
         [{}, [1], [{"phase": "plan"}], [{"phase": 1, "reason": "", "timestamp": "2026-01-02T00:00:00Z"}]],
     ),
     ("cancellation_count", NO_INTEGERS),
-    ("dropped", [[], "x", {"x": -0.5}, {"x": 1, "y": "2"}, nested(990)]),
+    ("dropped", [[], "x", {"x": -0.5}, {"x": -1}, {"x": 1, "y": "2"}, nested(990)]),
     ("rejected", [*NO_INTEGERS, nested(990)]),
 ]
 

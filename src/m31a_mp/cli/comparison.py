@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from rich.text import Text
-
 from m31a_mp.cli.entries import ERRORS, Choice
-from m31a_mp.cli.layout import Column, Table
+from m31a_mp.cli.layout import Column, Line, Table
 from m31a_mp.model import ModelMetric, PhaseMetric, SessionMetrics, ToolMetric
 from m31a_mp.system.log import shown
 from m31a_mp.wording import change, cost, duration, has_ended, outcome, part, quantile
@@ -45,7 +43,7 @@ _Row = tuple[Sequence[str], Sequence[tuple[str, str]]]
 """The names, and the texts of each column: before and after."""
 
 
-def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choice) -> list[Text | Table]:
+def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choice) -> list[Line | Table]:
     """Return the sums of two sessions, and the differences in their tools, errors, models and phases.
 
     Args:
@@ -62,11 +60,11 @@ def comparison_views(before: SessionMetrics, after: SessionMetrics, choice: Choi
         _table("Model", _MODELS, _models(before, after), choice),
         _table("Phase", _PHASES, _phases(before, after), choice),
     ]
-    views: list[Text | Table] = [sums, *(table for table in tables if table.rows)]
+    views: list[Line | Table] = [sums, *(table for table in tables if table.rows)]
     if len(views) == 1 and all(one == two for _, one, two, _ in sums.rows):
         is_more_than_shown = any(comparison_json(before, after).values())
         much = " by as much as a table shows" if is_more_than_shown else ""
-        views.append(Text(f"nothing differs in tools, errors, models and phases{much}"))
+        views.append(Line(f"nothing differs in tools, errors, models and phases{much}"))
     return views
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
-
-from rich.text import Text
+from typing import Any, NamedTuple, TypeVar
 
 from m31a_mp.cli.activity import Activity
-from m31a_mp.cli.layout import Cell, Column, Table, bad
+from m31a_mp.cli.layout import Cell, Column, Line, Table, bad
 from m31a_mp.kinds.catalog import TABLES
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.happenings import Happenings
@@ -132,8 +129,7 @@ def _duration_of(entry: Any, name: str) -> float:
     return getattr(entry, "duration_ms" if isinstance(entry, PhaseMetric) else name, 0) or 0
 
 
-@dataclass(frozen=True, slots=True)
-class Sort:
+class Sort(NamedTuple):
     """A way to sort entries.
 
     Attributes:
@@ -159,8 +155,7 @@ SORTS: dict[str, Sort] = {
 """The ways to sort entries. Equal entries stay in the order of their first records."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The user's choice of entries, and their order.
 
     Attributes:
@@ -180,7 +175,7 @@ class Choice:
         """Return the columns with new ranks: the sorted column is the last to be left out."""
         sought = SORTS[self.sort].columns if self.sort else ()
         return [
-            replace(column, rank=column.rank and (1 if column.title in sought else column.rank + 1))
+            column._replace(rank=column.rank and (1 if column.title in sought else column.rank + 1))
             for column in columns
         ]
 
@@ -197,18 +192,18 @@ class Choice:
 
 def metrics_views(
     metrics: SessionMetrics, choice: Choice, *, is_running: bool = False
-) -> list[Text | Table | Activity]:
+) -> list[Line | Table | Activity]:
     """Return the metrics as texts and tables; `is_running` says whether the session is running."""
     latest = (
         f"last record {ago(metrics.updated_at)} ago" if has_records(metrics) else "nothing is recorded yet"
     )
     started = f"{metrics.started_at:%Y-%m-%d %H:%M:%S} UTC, {ago(metrics.started_at)} ago"
-    views: list[Text | Table | Activity] = [Text(f"started {started}; {latest}")]
+    views: list[Line | Table | Activity] = [Line(f"started {started}; {latest}")]
     if phase := metrics.current_phase:
         since = f", entered {ago(phase.entered_at)} ago" if phase.entered_at else ""
-        views.append(Text(f"{'in' if is_running else 'last in'} phase {shown(phase.phase)}{since}"))
+        views.append(Line(f"{'in' if is_running else 'last in'} phase {shown(phase.phase)}{since}"))
     if metrics.startup:
-        views.append(Text(start_of_program(metrics.startup)))
+        views.append(Line(start_of_program(metrics.startup)))
     if metrics.timeline and (activity := Activity(metrics.timeline)):
         views.append(activity)
     views += [table for table in _tables(metrics, choice) if table.rows]

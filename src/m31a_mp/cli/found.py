@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from m31a_mp.cli import tables
 from m31a_mp.cli.entries import Choice
@@ -12,8 +11,7 @@ from m31a_mp.inspection.status import Status
 from m31a_mp.model import SessionMetrics
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """Metrics, and where they come from.
 
     Attributes:

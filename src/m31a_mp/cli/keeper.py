@@ -65,6 +65,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
     held: BlockedSignals,
     complain: Callable[[str], None],
     recorded: Callable[[Exception | None], None],
+    meanwhile: Callable[[], object],
 ) -> int:
     """Run a command and record the call; with a phase, also its beginning, duration and outcome.
 
@@ -78,6 +79,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
         complain: Called with a message if the command fails to run.
         recorded: Called in the keeper when the call is recorded, with the first exception of a record, or
             None.
+        meanwhile: Called while the command runs. Signals wait for its end. It must not raise.
 
     Returns:
         The exit status in the convention of shells; `INTERRUPTED` if SIGINT ended the command, see `end_as`.
@@ -111,6 +113,7 @@ def run_recorded(  # noqa: PLR0913  # all of them by name
             complain(f"{command[0]}: {error!r}")
         finally:
             os._exit(end_as(status))
+    meanwhile()
     status = _wait(keeper)
     # SIGINT is blocked in the keeper: the keeper ends by SIGINT only if its command did.
     if status < 0 and status != INTERRUPTED:

@@ -1,18 +1,19 @@
 """Tables that adapt to the width: columns are left out and names are cut, but never numbers and states.
 
-The tables of rich cut all columns alike, and take half a millisecond for each row.
+The tables of rich cut all columns alike, and take half a millisecond for each row. Only a terminal needs
+rich: to import it takes twice as long as to start Python.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.segment import Segment
-from rich.style import Style
-from rich.text import Text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 ELLIPSIS = "…"
 
@@ -29,8 +30,30 @@ _LEAST_COMFORT = 12
 _LEAST = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Line:
+    """A line of text. A terminal wraps it where it is too long."""
+
+    def __init__(self, *cells: Cell) -> None:
+        self._pieces = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
+
+    def __str__(self) -> str:
+        return "".join(text for text, _ in self._pieces)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.segment import Segment
+        from rich.style import Style
+        from rich.text import Text
+
+        if cell_len(str(self)) > options.max_width:
+            # Wrap between words, or cells of a table: a number is never cut.
+            yield Text.assemble(*self._pieces, overflow="fold")
+            return
+        for text, style in self._pieces:
+            yield Segment(text, console.get_style(style) if style else Style.null())
+        yield Segment.line()
+
+
+class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
@@ -48,8 +71,7 @@ class Column:
     may_be_cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(NamedTuple):
     """The part of a table that fits.
 
     Attributes:
@@ -68,7 +90,6 @@ class Fit:
         return sum(self.widths) + _GAP * (len(self.widths) - 1)
 
 
-@dataclass
 class Table:
     """Rows under columns, as wide as the content needs and at most as wide as the room.
 
@@ -81,12 +102,22 @@ class Table:
         more: A text that says how many rows were left out.
     """
 
-    title: str
-    columns: Sequence[Column]
-    rows: list[Sequence[Cell]] = field(default_factory=list)
-    total: Sequence[Cell] | None = None
-    remark: str = ""
-    more: str = ""
+    def __init__(  # noqa: PLR0913  # one for each attribute
+        self,
+        title: str,
+        columns: Sequence[Column],
+        rows: list[Sequence[Cell]] | None = None,
+        total: Sequence[Cell] | None = None,
+        *,
+        remark: str = "",
+        more: str = "",
+    ) -> None:
+        self.title = title
+        self.columns = columns
+        self.rows = rows or []
+        self.total = total
+        self.remark = remark
+        self.more = more
 
     def fit(self, width: int) -> Fit:
         """Choose columns and widths for a width in cells."""
@@ -97,25 +128,12 @@ class Table:
         kept = set(self.fit(width).indexes)
         return [column.title for i, column in enumerate(self.columns) if i not in kept]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        found = self.fit(options.max_width)
+    def lines(self, width: int) -> Iterator[Line]:
+        """Yield the lines for a width in cells."""
+        found = self.fit(width)
         if self.title:
-            yield Text(self.title + self.remark, "bold")
-        for line in self._lines(found):
-            if found.width > options.max_width:
-                # Wrap between cells: a number is never cut.
-                yield Text.assemble(*line, overflow="fold")
-                continue
-            for text, style in line:
-                yield Segment(text, console.get_style(style) if style else Style.null())
-            yield Segment.line()
-
-    def _content_widths(self) -> list[int]:
-        rows = [*self.rows, self.total] if self.total else self.rows
-        return [max((cell_len(_text(row[i])) for row in rows), default=0) for i in range(len(self.columns))]
-
-    def _lines(self, found: Fit) -> Iterator[list[tuple[str, str]]]:
-        rule = [("─" * found.width, "dim")]
+            yield Line((self.title + self.remark, "bold"))
+        rule = Line(("─" * found.width, "dim"))
         yield _line([(column.title, "dim") for column in found.columns], found, "dim")
         yield rule
         for row in self.rows:
@@ -123,6 +141,13 @@ class Table:
         if self.total:
             yield rule
             yield _line([self.total[i] for i in found.indexes], found, "bold")
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self.lines(options.max_width)
+
+    def _content_widths(self) -> list[int]:
+        rows = [*self.rows, self.total] if self.total else self.rows
+        return [max((cell_len(_text(row[i])) for row in rows), default=0) for i in range(len(self.columns))]
 
 
 def fit(columns: Sequence[Column], content: Sequence[int], width: int) -> Fit:
@@ -142,7 +167,7 @@ def fit(columns: Sequence[Column], content: Sequence[int], width: int) -> Fit:
     comfort = min(max(_LEAST_COMFORT, width * _TENTHS_OF_WIDTH // 10), _LONGEST)
     if found := _fit_names(range(len(columns)), columns, content, width, comfort):
         return found
-    short = [replace(column, title=column.short or column.title) for column in columns]
+    short = [column._replace(title=column.short or column.title) for column in columns]
     kept = [i for i, column in enumerate(columns) if not column.rank]
     found = _fit_names(kept, short, content, width, comfort) or _fit_names(
         kept, short, content, width, _LEAST
@@ -179,8 +204,8 @@ def _least(column: Column, content: int, comfort: int) -> int:
     return max(cell_len(column.title), min(content, comfort) if column.may_be_cut else content)
 
 
-def _line(cells: Iterable[Cell], found: Fit, style: str = "") -> list[tuple[str, str]]:
-    """Format one line as pieces with one style each, without padding after the last cell."""
+def _line(cells: Iterable[Cell], found: Fit, style: str = "") -> Line:
+    """Format one line, without padding after the last cell."""
     pieces: list[tuple[str, str]] = []
     plain = ""
     gap = ""
@@ -198,7 +223,7 @@ def _line(cells: Iterable[Cell], found: Fit, style: str = "") -> list[tuple[str,
             plain += text
         gap = " " * _GAP + ("" if column.is_right else padding)
     pieces.append((plain, style))
-    return [piece for piece in pieces if piece[0]]
+    return Line(*(piece for piece in pieces if piece[0]))
 
 
 def cut(text: str, width: int) -> str:

@@ -62,7 +62,7 @@ def command(directory: str | None, url: str | None, as_json: bool) -> int:
         listed = [_json(sessions_dir, row) for row in rows]
         tables.print_json({"directory": sessions_dir, "sessions": listed})
     elif rows:
-        tables.console().print(tables.list_view(rows))
+        tables.list_view(rows).print()
     else:
         click.echo(f"no sessions in {shown(sessions_dir)}")
     return 1 if any(isinstance(row, tables.Unreadable) for row in rows) else 0
@@ -89,7 +89,7 @@ def _list_gathered(url: str, *, as_json: bool) -> int:
     if as_json:
         tables.print_json({"store": store.url, "sessions": [tables.gathered_json(*one) for one in found]})
     elif found:
-        tables.console().print(tables.gathered_list_view(found))
+        tables.gathered_list_view(found).print()
     else:
         click.echo(f"no sessions in {shown(store.url)}")
     return 1 if any(site.problem for _, metrics in found for site in metrics.sites) else 0

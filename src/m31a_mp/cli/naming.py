@@ -146,11 +146,11 @@ def _meant(session: Session, parent: str, example: str) -> str:
 
 
 def sessions_at(directory: str) -> list[Session]:
-    """List the sessions in a directory; none if it cannot be listed."""
+    """List the sessions in a directory; none if it cannot be listed. What may not be entered is left out."""
     from m31a_mp.inspection.status import sessions_in
 
     try:
-        return sessions_in(directory)
+        return [session for session in sessions_in(directory) if _is_session(session)]
     except (OSError, ValueError):  # ValueError: the path has a NUL
         return []
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
-import io
 import os
 import signal
 import sys
@@ -16,6 +16,7 @@ from m31a_mp.cli import CANNOT_START, SIGNAL_BASE
 from m31a_mp.cli.arguments import GuessingGroup
 from m31a_mp.cli.naming import NAME, NOT_DONE, USE_OTHER_RELEASE, TroubleError, shell_words
 from m31a_mp.cli.quick import COMPLETION
+from m31a_mp.cli.streams import prepare
 from m31a_mp.errors import (
     DamagedMetricsError,
     GatheredSessionError,
@@ -104,10 +105,8 @@ def start(arguments: list[str]) -> int:
     Returns:
         The exit status.
     """
-    _buffer_output()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may lack the characters of a name
+    prepare()
+    gc.enable()  # some commands run for days
     try:
         if instruction := os.environ.get(COMPLETION):  # a shell asks for completions
             from click.shell_completion import shell_complete
@@ -155,18 +154,6 @@ def failed(error: BaseException, arguments: list[str]) -> int:
     else:
         raise error
     return CANNOT_START if is_run else status
-
-
-def _buffer_output() -> None:
-    """Buffer an unbuffered stdout.
-
-    Without a buffer, if a pipe or a disk takes only a part of a write, the rest is silently lost.
-    """
-    stream = sys.stdout
-    if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase):
-        encoding, errors, raw = stream.encoding, stream.errors, stream.detach()
-        buffered = io.BufferedWriter(raw)
-        sys.stdout = sys.__stdout__ = io.TextIOWrapper(buffered, encoding, errors, line_buffering=True)  # type: ignore[misc]
 
 
 def tell(message: str) -> None:

@@ -1,9 +1,10 @@
-"""Understand `record` and `run` without click, whose import takes three times as long as starting Python.
+"""Understand `record`, `run` and `show` without click, which takes as long to import as Python to start.
 
 This reads only what is plain: options of the command in full, each with its value in the next word or after
-`=`. Everything else, for instance help, wrong arguments and completion, is left to click. A plain command
-line means here what it means to click: the options are those of the click commands (`_options.py` is written
-from them), and `tests/unit/cli/test_quick.py` compares the two over many command lines.
+`=`; for `show` only sessions and `--json`. Everything else, for instance help, wrong arguments and
+completion, is left to click. A plain command line means here what it means to click: the options are those of
+the click commands (`_options.py` is written from them), and `tests/unit/cli/test_quick.py` compares the two
+over many command lines.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 
 from m31a_mp.cli._options import COMMANDS
 from m31a_mp.recorder import SESSION_VARIABLE
+from m31a_mp.system.log import listening
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 COMPLETION = "_M31A_MP_COMPLETE"
 """The environment variable by which a shell asks for completions."""
 
+_JSON = "--json"
 _FLAGS = {"on": True, "off": False}
 # Longer numbers may be too large, and the message is click's.
 _DIGITS = 18
@@ -39,6 +42,8 @@ def understood(words: list[str]) -> Callable[[], int] | None:
             return _run(words)
         case ["record", *words]:
             return _record(words)
+        case ["show", *words]:
+            return _show(words)
     return None
 
 
@@ -72,6 +77,30 @@ def _record(words: list[str]) -> Callable[[], int] | None:
         return 0
 
     return record
+
+
+def _show(words: list[str]) -> Callable[[], int] | None:
+    directories = tuple(word for word in words if word != _JSON)
+    if any(not directory or directory.startswith("-") for directory in directories):
+        return None
+
+    def show() -> int:
+        from m31a_mp.cli import showing, streams
+
+        streams.prepare()
+        with listening(_tell):
+            showing.show(
+                directories, showing.ALL, url=None, compare=False, as_json=len(directories) < len(words)
+            )
+        return 0
+
+    return show
+
+
+def _tell(message: str, arguments: tuple[object, ...]) -> None:
+    from m31a_mp.cli.program import tell
+
+    tell(message % arguments)
 
 
 def _session(given: str | None) -> str | None:

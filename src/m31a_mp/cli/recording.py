@@ -19,6 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# The record is safe in its segment, and counted by whoever looks. Somebody at a shell need not wait long
+# for a process that holds the lock of the journal, and stands still.
+_LOCK_SECONDS = 0.5
 _PARTS_OF_TOKENS = ("cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
@@ -41,8 +44,12 @@ def record(kind: str, directory: str | None, values: dict[str, Any]) -> None:
     heard = _Heard()
     durability = os.environ.get(DURABILITY_VARIABLE) or PROCESS
     try:
-        with listening(heard), attach(session.id, session.sessions_dir, durability=durability) as recorder:
-            _make(recorder, kind, values)
+        with listening(heard):
+            recorder = attach(session.id, session.sessions_dir, durability=durability)
+            try:
+                _make(recorder, kind, values)
+            finally:
+                recorder._stop_within(_LOCK_SECONDS)  # noqa: SLF001  # for this command alone
     except ValueError as error:
         raise _wrong_usage(kind, str(error)) from None
     if heard.dropped is not None:

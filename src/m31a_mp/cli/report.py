@@ -13,7 +13,7 @@ from m31a_mp.cli.found import Found
 from m31a_mp.cli.naming import TroubleError, shell_words
 from m31a_mp.cli.output import STDOUT, checked, writing
 from m31a_mp.cli.program import tell
-from m31a_mp.cli.show import find, without_repeats
+from m31a_mp.cli.showing import find, without_repeats
 from m31a_mp.metrics.merge import merge
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.system import files
@@ -58,7 +58,8 @@ def command(directories: tuple[str, ...], output: str | None) -> int:
     page = _page(found).encode()
     if output != STDOUT:
         with writing(path):
-            files.replace(path, page)
+            files.hand_out(path, page)  # another report may go to the same file at the same time
+            files.delete_handed_out(path)
         of = "" if directories else f" about {shown(found[0].directory)}"
         click.echo(f"{shell_words(output or _USUAL)}: {-(-len(page) // 1024):,} KiB{of}")
     elif sys.stdout:

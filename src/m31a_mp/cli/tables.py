@@ -4,42 +4,45 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.text import Text
 
 from m31a_mp.cli.activity import Activity
 from m31a_mp.cli.comparison import comparison_views
 from m31a_mp.cli.entries import Choice, metrics_views
-from m31a_mp.cli.layout import Cell, Column, Table, bad, cut
+from m31a_mp.cli.layout import Cell, Column, Line, Table, bad, cut
 from m31a_mp.cli.naming import path_word
 from m31a_mp.inspection.status import LiveWriter, Owner, State, Status
 from m31a_mp.metrics import rejected
 from m31a_mp.model import SessionMetrics, SiteMetric, format_time
-from m31a_mp.sharing.state import RENEW_SECONDS
 from m31a_mp.system.log import shown
 from m31a_mp.system.process import describe, name_and_state
 from m31a_mp.wording import ago, cost, count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 JSON_VERSION = 1
 """The version of the JSON forms. Without a new version, keys may be added, but not removed or changed."""
 
 # In a pipe, a table is as wide as its content.
 _PIPE_COLUMNS = 10_000
+_OF_COLOURS = {"FORCE_COLOR", "TTY_COMPATIBLE"}
 _STATE_STYLES = {State.RUNNING: "green", State.NOT_CLOSED: "yellow", State.FINISHED: ""}
 _ID_CELLS = 8  # enough to tell sites apart
 _NOTES = 10  # the most sites with problems that are told one by one
-_SILENT_SECONDS = 3 * RENEW_SECONDS
+_SILENT_SHARES = 3  # that many signs of life are missing
 _NAME_CELLS = 200  # the most cells of a name in running text; an id has no more
 
 
 def console(*, stderr: bool = False) -> Console:
     """Make a console that prints text unchanged, without highlighting or markup."""
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
     is_terminal = bool(stream) and stream.isatty()
     return Console(
@@ -226,8 +229,7 @@ _SESSIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(NamedTuple):
     """A session in a list that cannot be read.
 
     Attributes:
@@ -241,27 +243,39 @@ class Unreadable:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """Texts and tables, with an empty line before and after each table, and notes at the end."""
 
-    parts: Sequence[Text | Table | Activity]
+    parts: Sequence[Line | Table | Activity]
     notes: Sequence[str]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        above: Text | Table | Activity | None = None
+    def lines(self, width: int) -> Iterator[Line]:
+        """Yield the lines for a width in cells."""
+        above: Line | Table | Activity | None = None
         for part in self.parts:
-            if above is not None and not (isinstance(above, Text) and isinstance(part, Text)):
-                yield ""
-            yield part
+            if above is not None and not (isinstance(above, Line) and isinstance(part, Line)):
+                yield Line()
+            yield from [part] if isinstance(part, Line) else part.lines(width)
             above = part
         more = [part.more for part in self.parts if isinstance(part, Table) and part.more]
-        notes = [Text(note) for note in (*more, *self.notes)]
-        if hidden := self._hidden(options.max_width):
-            notes.append(Text(f"no room for: {hidden}", "dim"))
+        notes = [Line(note) for note in (*more, *self.notes)]
+        if hidden := self._hidden(width):
+            notes.append(Line((f"no room for: {hidden}", "dim")))
         if notes:
-            yield ""
+            yield Line()
             yield from notes
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self.lines(options.max_width)
+
+    def print(self) -> None:
+        """Print to stdout: in colours to a terminal, and to what asks for them as rich understands it."""
+        wants_colours = sys.stdout and (sys.stdout.isatty() or os.environ.keys() & _OF_COLOURS)
+        if wants_colours:
+            console().print(self)
+        elif sys.stdout:
+            sys.stdout.writelines(f"{line}\n" for line in self.lines(_PIPE_COLUMNS))
+            sys.stdout.flush()
 
     def _hidden(self, width: int) -> str:
         hidden = [(part.title, part.hidden(width)) for part in self.parts if isinstance(part, Table)]
@@ -273,9 +287,8 @@ class View:
 def status_view(status: Status, choice: Choice = ALL) -> View:
     """Return a session as tables."""
     directory = shown(status.directory)
-    head = Text.assemble((directory, "bold"), ": ", _state(status.state))
-    if status.owner:
-        head.append(f", owned by {_who(status.owner.pid)}")
+    owned = f", owned by {_who(status.owner.pid)}" if status.owner else ""
+    head = Line((directory, "bold"), ": ", _state(status.state), owned)
     is_running = status.state is State.RUNNING
     parts = [
         head,
@@ -298,16 +311,14 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
 
 def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
     """Return a file of metrics as tables."""
-    head = Text(f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold")
+    head = Line((f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold"))
     notes = [*_running_notes(metrics), *_loss_notes(metrics, "")]
     return View([head, *_sites(metrics, choice), *metrics_views(metrics, choice)], notes)
 
 
 def gathered_view(session_id: str, store: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
     """Return a session that was gathered from sites as tables."""
-    head = Text.assemble(
-        (f"session {cut(shown(session_id), _NAME_CELLS)}", "bold"), f", gathered from {shown(store)}"
-    )
+    head = Line((f"session {cut(shown(session_id), _NAME_CELLS)}", "bold"), f", gathered from {shown(store)}")
     parts = [head, *_sites(metrics, choice), *metrics_views(metrics, choice, is_running=_is_alive(metrics))]
     return View(parts, [*_site_notes(metrics), *_loss_notes(metrics, "")])
 
@@ -365,7 +376,10 @@ def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
 
 def _is_silent(site: SiteMetric) -> bool:
     """Whether a site that has not ended did not share for so long that it may be dead or cut off."""
-    return not site.has_ended and (datetime.now(UTC) - site.shared_at).total_seconds() > _SILENT_SECONDS
+    from m31a_mp.sharing.state import RENEW_SECONDS  # most sessions are not gathered
+
+    since = (datetime.now(UTC) - site.shared_at).total_seconds()
+    return not site.has_ended and since > _SILENT_SHARES * RENEW_SECONDS
 
 
 def _is_alive(metrics: SessionMetrics) -> bool:
@@ -399,7 +413,7 @@ def sum_view(
     for name, metrics in named[: choice.top]:
         table.rows.append([shown(name), *_sums_of(metrics)])
     table.total = ["in all", *_sums_of(whole)]
-    head = Text(f"the sum of {count(len(named), 'session')}", "bold")
+    head = Line((f"the sum of {count(len(named), 'session')}", "bold"))
     return View([head, table, *metrics_views(whole, choice)], [*notes, *_loss_notes(whole, "")])
 
 
@@ -418,7 +432,7 @@ def comparison_view(
     names: Sequence[str], before: SessionMetrics, after: SessionMetrics, choice: Choice
 ) -> View:
     """Return two sessions side by side."""
-    head = Text(" → ".join(map(shown, names)), "bold")
+    head = Line((" → ".join(map(shown, names)), "bold"))
     return View([head, *comparison_views(before, after, choice)], [])
 
 

@@ -2,6 +2,8 @@
 
     find the session  ->  own it, or attach  ->  run the command (keeper.py)  ->  record  ->  merge
 
+To import what merging needs takes five times as long as starting Python. The command runs meanwhile.
+
 Each step except the command may fail. The result is reported once, when it is known: whether the call is
 recorded, whether it is merged, and why not.
 """
@@ -58,6 +60,7 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
     with listening(heard):
         outcome = _Outcome(heard, say, has_phase=phase is not None)
         recorder = _open(find, outcome)
+        place = _place(recorder)
         if opened and not outcome.trouble:
             opened(recorder)
         if signal_number := held.ended_by():
@@ -73,6 +76,7 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
                 held=held,
                 complain=say,
                 recorded=lambda error: outcome.recorded(recorder, error),
+                meanwhile=_import_for_the_merge if owns(recorder) else lambda: None,
             )
         try:
             _close(recorder, outcome)
@@ -80,7 +84,7 @@ def run_in_session(  # noqa: PLR0913  # most of them by name
             pass  # the new owner merges the session
         except Exception as error:
             outcome.trouble = _why(error)
-        outcome.closed()
+        outcome.closed(is_there=place is not None and place == _place(recorder))
     return status
 
 
@@ -97,6 +101,7 @@ def tell(program: str, message: str) -> None:
         pass
 
 
+_UNMERGED = "this call is recorded, but not merged into metrics.json"
 # Of no interest at the end: the last attempt succeeds, or another warning says how to share the session.
 _ATTEMPT_FAILED = "session %s is not shared with other machines"
 
@@ -106,16 +111,20 @@ class _Heard:
 
     Attributes:
         dropped: The reason of a dropped record; None without one.
+        unmerged: The error of the merge at the end; None without one.
         others: The other warnings.
     """
 
     def __init__(self) -> None:
         self.dropped: str | None = None
+        self.unmerged: Exception | None = None
         self.others: list[str] = []
 
     def __call__(self, message: str, arguments: tuple[object, ...]) -> None:
         if message.startswith("records are being dropped"):
             self.dropped = str(arguments[-1])
+        elif message.startswith("the last flush") and isinstance(arguments[-1], Exception):
+            self.unmerged = arguments[-1]
         elif not message.startswith(_ATTEMPT_FAILED):
             self.others.append(message % arguments)
 
@@ -132,7 +141,8 @@ class _Outcome:
         self._lost = "not all of this call is recorded" if has_phase else "this call is not recorded"
         self._heard = heard
         self._say = say
-        self._told = mmap.mmap(-1, 1)  # shared by the two processes
+        # Shared by the two processes: whether something was told, and whether the call is recorded.
+        self._told = mmap.mmap(-1, 2)
 
     def say(self, message: str) -> None:
         """Report a message that does not depend on the outcome."""
@@ -145,6 +155,7 @@ class _Outcome:
     def recorded(self, recorder: Recorder, error: Exception | None) -> None:
         """Report the result of the records, and `error`, the first exception of one."""
         heard = self._heard
+        self._told[1] = recorder.enabled and not error and heard.dropped is None
         if not recorder.enabled:
             self._tell(f"this call is not recorded: {self.trouble}")
         elif error or heard.dropped is not None:
@@ -152,14 +163,22 @@ class _Outcome:
         elif heard.others:
             self._tell(heard.others[0])
         elif self.trouble:
-            self._tell(f"this call is recorded, but not merged into metrics.json: {self.trouble}")
+            self._tell(f"{_UNMERGED}: {self.trouble}")
 
-    def closed(self) -> None:
-        """Report the result of the merge, unless something was reported before."""
+    def closed(self, *, is_there: bool) -> None:
+        """Report the result of the merge, unless something was reported before.
+
+        Args:
+            is_there: Whether the session's directory is still the one that the call was recorded into.
+        """
         if self._told[0]:
             return
+        if self._heard.unmerged:
+            self.trouble = _why(self._heard.unmerged)
         if self.trouble:
-            self._tell(f"the session is not merged into metrics.json: {self.trouble}")
+            is_known = is_there and self._told[1]
+            told = _UNMERGED if is_known else "the session is not merged into metrics.json"
+            self._tell(f"{told}: {self.trouble}")
         elif self._heard.others:
             self._tell(self._heard.others[0])
 
@@ -183,10 +202,9 @@ def _open(find: Callable[[], Session], outcome: _Outcome) -> Recorder:
     try:
         # Do not try to take the lease of a session with an owner: a collector would wait for the lease.
         if not is_held(session.owner_lock):
-            # Only an owner needs this: to import it takes three times as long as to start Python.
-            from m31a_mp.collector import Collector
+            from m31a_mp.collector import LateCollector  # only an owner needs this
 
-            return Collector(session.id, session.sessions_dir, durability=durability)
+            return LateCollector(session.id, session.sessions_dir, durability=durability)
     except SessionOwnedError:
         pass
     except Exception as error:
@@ -205,6 +223,21 @@ def _close(recorder: Recorder, outcome: _Outcome) -> None:
         from m31a_mp.metrics.compactor import compact
 
         compact(sessions_dir, session_id)
+
+
+def _place(recorder: Recorder) -> int | None:
+    """Return the inode of the session's directory; None if there is none."""
+    try:
+        return os.lstat(recorder.directory).st_ino if recorder.directory else None
+    except OSError:
+        return None
+
+
+def _import_for_the_merge() -> None:
+    try:
+        from m31a_mp.metrics import compactor  # noqa: F401
+    except Exception:  # noqa: S110  # the merge says so, if it is so then, too
+        pass
 
 
 def _why(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
@@ -20,6 +21,9 @@ Each is also a bound of the histogram of a session, so that a bucket's count is 
 
 Labels = tuple[str, ...]
 """The values of the labels."""
+
+Shown = Callable[[str, str], str]
+"""Returns the value of a label for a name."""
 
 
 @dataclass(slots=True)
@@ -38,24 +42,31 @@ class Numbers:
     durations: dict[str, dict[Labels, list[float]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, metrics: SessionMetrics) -> Numbers:
-        """Return the numbers of a session."""
+    def of(cls, metrics: SessionMetrics, shown: Shown) -> Numbers:
+        """Return the numbers of a session.
+
+        Args:
+            metrics: The metrics.
+            shown: Returns the name under which a name counts.
+        """
         numbers = cls()
         for counter in COUNTERS:
             counts = numbers.counts[counter.name] = {}
             for labels, count in counter.rows(metrics):
-                add_count(counts, labels, count if type(count) is int else Fraction(count))
+                of = (shown(counter.labels[0], labels[0]), *labels[1:]) if labels else labels
+                add_count(counts, of, count if type(count) is int else Fraction(count))
         tools = numbers.durations["tool.call.duration"] = {}
         for tool in metrics.tools:
             if tool.durations:
                 # A file of an earlier version may have a sum of more calls than its histogram.
                 is_whole = tool.durations.count + tool.interrupted_count == tool.call_count
                 total = tool.total_duration_ms if is_whole else math.nan
-                add_row(tools, (tool.name,), [*_cumulative(tool.durations), total])
+                add_row(tools, (shown("tool", tool.name),), [*_cumulative(tool.durations), total])
         models = numbers.durations["model.interaction.duration"] = {}
         for model in metrics.models:
             if model.durations:
-                add_row(models, (model.model,), [*_cumulative(model.durations), model.total_duration_ms])
+                row: list[float] = [*_cumulative(model.durations), model.total_duration_ms]
+                add_row(models, (shown("model", model.model),), row)
         return numbers
 
     def add(self, other: Numbers) -> None:

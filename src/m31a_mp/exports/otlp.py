@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
+from http.client import HTTPResponse
+from io import BufferedReader, RawIOBase
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +26,7 @@ try:
     import netrc  # noqa: F401
 
     import requests
+    import requests.adapters
     from opentelemetry.exporter.otlp.proto.http import metric_exporter
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
     from opentelemetry.sdk.metrics.export import MetricExportResult
@@ -73,6 +78,9 @@ class Exporter:
         self._older_names = older_names
         self._outcomes: list[Any] = []
         session: Any = requests.Session()
+        self._limit = _Limit()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _Adapter(self._limit))
         session.headers["Accept-Encoding"] = "identity"  # a few packed bytes could become too many
         session.request = self._noting(session.request)
         self._exporter = metric_exporter.OTLPMetricExporter(
@@ -83,7 +91,8 @@ class Exporter:
     def export(self, metrics: SessionMetrics) -> int:
         """Send the state of a session. Sending it twice is harmless.
 
-        The endpoint may take as long as OTEL_EXPORTER_OTLP_TIMEOUT says, by default 10 seconds.
+        The endpoint may take as long as OTEL_EXPORTER_OTLP_TIMEOUT says, by default 10 seconds, for the whole
+        answer to a request. A request has at most 10,000 data points.
 
         Returns:
             The number of data points.
@@ -110,6 +119,7 @@ class Exporter:
         """Note the outcome of each request: the exporter says only that it failed."""
 
         def noting(*arguments: Any, **options: Any) -> Any:
+            self._limit.start(options["timeout"])
             try:
                 response = request(*arguments, **options, stream=True)
                 response._content = response.raw.read(_MOST_ANSWER, decode_content=False)  # noqa: SLF001  # as .content
@@ -121,6 +131,66 @@ class Exporter:
             return response
 
         return noting
+
+
+class _Limit:
+    """The time that the receiver has for a whole answer."""
+
+    def __init__(self) -> None:
+        self._end = 0.0
+
+    def start(self, seconds: float) -> None:
+        """Begin a request."""
+        self._end = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raise TimeoutError if the answer takes too long."""
+        if time.monotonic() > self._end:
+            raise TimeoutError("timed out")
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Limits whole answers. A socket's own timeout begins again with each byte that comes."""
+
+    def __init__(self, limit: _Limit) -> None:
+        super().__init__()
+        self._answer = partial(_Answer, limit)
+
+    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*arguments, **options)
+        if not isinstance(pool.ConnectionCls, partial):
+            pool.ConnectionCls = partial(self._connection, pool.ConnectionCls)
+        return pool
+
+    def _connection(self, made: Callable[..., Any], **options: Any) -> Any:
+        connection = made(**options)
+        connection.response_class = self._answer
+        return connection
+
+
+class _Answer(HTTPResponse):
+    def __init__(self, limit: _Limit, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.fp = BufferedReader(_Bytes(self.fp.detach(), limit))
+
+
+class _Bytes(RawIOBase):
+    """The bytes of a socket, as long as there is time."""
+
+    def __init__(self, inner: RawIOBase, limit: _Limit) -> None:
+        self._inner = inner
+        self._limit = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._limit.check()
+        return self._inner.readinto(buffer)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
 
 
 def _count_points(data: Any) -> int:
@@ -138,11 +208,11 @@ def _reason(outcomes: list[Any]) -> str:
     outcome = outcomes[-1]
     if not isinstance(outcome, Exception):
         return f"it answered {outcome.status_code} {outcome.reason}"
-    if isinstance(outcome, requests.Timeout):
-        return "it did not answer in time"
     deepest: BaseException = outcome
     while inner := deepest.__cause__ or deepest.__context__:
         deepest = inner
+    if isinstance(outcome, requests.Timeout) or isinstance(deepest, TimeoutError):
+        return "it did not answer in time"
     return getattr(deepest, "strerror", None) or str(deepest)
 
 

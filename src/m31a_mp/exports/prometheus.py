@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from errno import EINVAL
+from functools import partial
 from threading import Lock
 from typing import Any
 
 from m31a_mp.exports.counters import COUNTERS
-from m31a_mp.exports.numbers import POWERS, Labels, Numbers, add_count, add_row, to_float
+from m31a_mp.exports.numbers import POWERS, Labels, Numbers, to_float
 from m31a_mp.exports.sessions import Condition, Seen, Sessions
 from m31a_mp.inspection.status import Status
 
@@ -34,6 +36,9 @@ OTHER = "other"
 
 MAX_NAMES = 500
 """How many tools, phases and models have series of their own. A tool has 27 series."""
+
+# The sum of all sessions stands where a session's id stands, which is never empty.
+_SUM = ""
 
 _BOUNDS = [*(floatToGoString(2.0**power) for power in POWERS), "+Inf"]
 _HISTOGRAMS = {
@@ -79,14 +84,14 @@ class SessionsCollector:
         """
         if max_names < 1:
             raise ValueError(f"max_names must be at least 1, not {max_names}")
-        self._sessions = Sessions(sessions_dir, sessions)
         self._by_session = by_session
         self._names = _Names(max_names)
+        self._sessions = Sessions(sessions_dir, sessions, self._shown)
         self._lock = Lock()
 
     def describe(self) -> Iterable[Any]:
         """Return the families without samples. A registry uses them to find duplicates."""
-        return [*_families([], _Names(1), by_session=self._by_session), _conditions({})]
+        return [*_families([], self._names, by_session=self._by_session), _conditions({})]
 
     def collect(self) -> Iterable[Any]:
         """Look at the sessions, and return the metric families. Any thread may call this at any time.
@@ -96,10 +101,12 @@ class SessionsCollector:
         """
         with self._lock:
             self._sessions.look()
-            groups = self._groups()
-            self._names.keep({group.session for group in groups})
-            families = [*_families(groups, self._names, by_session=self._by_session)]
+            self._names.keep({_SUM, *self._sessions.seen})
+            families = [*_families(self._groups(), self._names, by_session=self._by_session)]
             return [*families, _conditions(self._sessions.conditions)]
+
+    def _shown(self, session: str, label: str, name: str) -> str:
+        return self._names.shown(session if self._by_session else _SUM, label, name)
 
     def _groups(self) -> list[_Group]:
         sessions = self._sessions
@@ -107,7 +114,7 @@ class SessionsCollector:
             return [
                 _Group(seen.name, seen.numbers, seen.started, [seen]) for seen in sessions.shown_by_name()
             ]
-        return [_Group("", sessions.total(), sessions.first_started, sessions.present())]
+        return [_Group(_SUM, sessions.total(), sessions.first_started, sessions.present())]
 
 
 def text(found: Status, *, by_session: bool = False) -> bytes:
@@ -163,16 +170,18 @@ class _OneSession:
     """A collector of one session that was read before."""
 
     def __init__(self, found: Status, *, by_session: bool) -> None:
-        self._seen = Seen.of(found)
-        self._by_session = by_session
+        self._names = _Names(MAX_NAMES)
+        self._session = found.metrics.session_id if by_session else _SUM
+        self._seen = Seen.of(found.metrics, partial(self._names.shown, self._session))
+        self._seen.writers = len(found.writers)
 
     def describe(self) -> Iterable[Any]:
         return []
 
     def collect(self) -> Iterable[Any]:
         seen = self._seen
-        group = _Group(seen.name if self._by_session else "", seen.numbers, seen.started, [seen])
-        return _families([group], _Names(MAX_NAMES), by_session=self._by_session)
+        group = _Group(self._session, seen.numbers, seen.started, [seen])
+        return _families([group], self._names, by_session=self._session != _SUM)
 
 
 def _registry(found: Status, *, by_session: bool) -> Any:
@@ -189,7 +198,7 @@ class _Group:
     """What has series of its own: one session, or the sum of all.
 
     Attributes:
-        session: The session's id; empty for the sum.
+        session: The session's id; `_SUM` for the sum.
         numbers: The counters and histograms.
         created: When they were 0, in seconds since the epoch; None if there never was a session.
         present: The sessions that the gauges are about.
@@ -232,19 +241,13 @@ def _families(groups: list[_Group], names: _Names, *, by_session: bool) -> Itera
         unit = "_seconds" if counter.unit == "s" else ""
         family = CounterMetricFamily(_name(counter.name) + unit, counter.help, labels=own + counter.labels)
         for group in groups:
-            counts: dict[Labels, Any] = {}
             for labels, count in group.numbers.counts.get(counter.name, {}).items():
-                add_count(counts, _shown(names, group, counter.labels, labels), count)
-            for labels, count in counts.items():
                 family.add_metric(_own(group, own) + labels, to_float(count), created=group.created)
         yield family
     for name, (label, text_of_help) in _HISTOGRAMS.items():
         family = HistogramMetricFamily(_name(name) + "_seconds", text_of_help, labels=(*own, label))
         for group in groups:
-            rows: dict[Labels, list[float]] = {}
-            for labels, row in group.numbers.durations.get(name, {}).items():
-                add_row(rows, _shown(names, group, (label,), labels), row)
-            for labels, (*counted, total) in rows.items():
+            for labels, (*counted, total) in group.numbers.durations.get(name, {}).items():
                 values = _own(group, own) + labels
                 seconds = None if math.isnan(total) else total / 1000
                 family.add_metric(values, list(zip(_BOUNDS, counted, strict=True)), seconds)
@@ -262,12 +265,11 @@ def _gauges(groups: list[_Group], names: _Names, own: Labels) -> Iterator[Any]:
     )
     for group in groups:
         values = _own(group, own)
-        running: dict[Labels, Any] = {}
+        running = Counter[str]()
         for seen in group.present:
-            for tool, count in seen.calls.items():
-                add_count(running, _shown(names, group, ("tool",), (tool,)), count)
-        for labels, count in running.items():
-            calls.add_metric(values + labels, count)
+            running.update(seen.calls)
+        for tool, count in running.items():
+            calls.add_metric((*values, tool), count)
         writers.add_metric(values, sum(seen.writers for seen in group.present))
         if group.present:
             started.add_metric(values, min(seen.started for seen in group.present))
@@ -293,8 +295,3 @@ def _name(dotted: str) -> str:
 
 def _own(group: _Group, own: Labels) -> Labels:
     return (group.session,) if own else ()
-
-
-def _shown(names: _Names, group: _Group, labels: Labels, values: Labels) -> Labels:
-    """Return the values of labels, of which the first one is a name."""
-    return (names.shown(group.session, labels[0], values[0]), *values[1:]) if labels else values

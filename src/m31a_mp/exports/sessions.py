@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
+from weakref import ref
 
 from m31a_mp.errors import MetricsError
-from m31a_mp.exports.numbers import Numbers
+from m31a_mp.exports.numbers import Numbers, Shown
 from m31a_mp.inspection.snapshot import Looks
-from m31a_mp.inspection.status import State, Status, live_writers, owner_of, sessions_in, status
-from m31a_mp.model import has_records
+from m31a_mp.inspection.status import live_writers, owner_of, sessions_in
+from m31a_mp.metrics.fold import Fold
+from m31a_mp.model import SessionMetrics, has_records
 from m31a_mp.session.paths import Session
+from m31a_mp.system.flock import locks
 from m31a_mp.system.log import warn
 
 KEPT_SECONDS = 300.0
@@ -52,8 +56,10 @@ class Seen:
         writers: The number of living writers.
         condition: What the latest look found.
         inode: The directory. Another one of the same name is another session.
-        stamp: The state of the files of a session at rest; None if it has to be read again.
+        stamp: The state of the files of a session at rest; None if it has to be read again. A running session
+            is at rest if it has no writers: only its owner can go.
         looks: The looks at a running session, each of which reads only what is new.
+        news: The fold from which the numbers are, and what it had; None if they are to be made again.
         ended: When a look first found that the session ended, by `time.monotonic()`; None while it runs.
     """
 
@@ -62,25 +68,23 @@ class Seen:
     started: float
     last_record: float | None
     calls: Counter[str]
-    writers: int
-    condition: Condition
+    writers: int = 0
+    condition: Condition = Condition.ENDED
     inode: int = 0
     stamp: Stamp | None = None
     looks: Looks | None = None
+    news: tuple[ref[Fold], tuple[int, ...]] | None = None
     ended: float | None = None
 
     @classmethod
-    def of(cls, found: Status) -> Seen:
-        """Return what a status says of a session."""
-        metrics = found.metrics
+    def of(cls, metrics: SessionMetrics, shown: Shown) -> Seen:
+        """Return what the metrics of a session say. `shown` returns the name under which a name counts."""
         return cls(
             metrics.session_id,
-            Numbers.of(metrics),
+            Numbers.of(metrics, shown),
             metrics.started_at.timestamp(),
             metrics.updated_at.timestamp() if has_records(metrics) else None,
-            Counter(call.name for call in metrics.running),
-            len(found.writers),
-            Condition.RUNNING if found.state is State.RUNNING else Condition.ENDED,
+            Counter(shown("tool", call.name) for call in metrics.running),
         )
 
     def is_continued_by(self, other: Seen) -> bool:
@@ -100,12 +104,25 @@ class Sessions:
         conditions: How many sessions the latest look found in which condition.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], names: Iterable[str] | None) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        names: Iterable[str] | None,
+        shown: Callable[[str, str, str], str],
+    ) -> None:
         """Look into a directory, at the sessions of these names, or at all that run.
+
+        Args:
+            directory: The directory of the sessions.
+            names: The ids of the sessions; None: all that run.
+            shown: Returns for a session, a label and a name the name under which it counts. Numbers of other
+                names are not kept.
 
         Raises:
             ValueError: A name is not a valid session id.
         """
+        self._shown = shown
+        self._locks: dict[str, list[int]] = {}
         self._directory = os.path.abspath(directory)
         self._named = None if names is None else [Session.named(name, directory) for name in names]
         # The sessions that were at rest at the first look, and still are: directory, and state of the files.
@@ -126,16 +143,13 @@ class Sessions:
         """
         sessions = sessions_in(self._directory) if self._named is None else self._named
         self.conditions = Counter()
+        self._locks = locks()
         for session in sessions:
             if condition := self._visit(session):
                 self.conditions[condition] += 1
         names = {session.id for session in sessions}
         for name in self.seen.keys() - names:
-            if os.path.lexists(os.path.join(self._directory, name)):  # for lack of a permission, say
-                self._doubt(self.seen[name])
-                self.conditions[Condition.UNREADABLE] += 1
-            else:
-                self._forget(name)
+            self._forget(name)
         self._old = {name: old for name, old in self._old.items() if name in names}
         self._is_first = False
 
@@ -174,14 +188,14 @@ class Sessions:
         """Look at a session, and return its condition; None if it is none of those to look at."""
         stamp = _stamp(session)
         seen = self.seen.get(session.id)
-        if seen and stamp and seen.stamp == stamp:
-            return seen.condition
         try:
+            if seen and stamp and seen.stamp == stamp and self._is_owned_as_before(session, seen):
+                return seen.condition
             inode = os.stat(session.root).st_ino
             if not seen and self._named is None and self._is_of_before(session, inode, stamp):
                 return None
             looks = seen.looks if seen and seen.looks and seen.inode == inode else Looks(session)
-            now = Seen.of(status(session, looks))
+            now = self._read(session, looks, seen)
         except FileNotFoundError:
             self._forget(session.id)
             return None if self._named is None else Condition.MISSING
@@ -192,19 +206,47 @@ class Sessions:
             return Condition.UNREADABLE
         self._unreadable.discard(session.id)
         now.inode = inode
+        # A running call may turn out to be interrupted, which no file shows. Nor does a writer's store.
+        now.stamp = None if now.calls or now.writers else stamp
         if now.condition is Condition.RUNNING:
-            now.looks = looks
+            now.looks, now.ended = looks, None
         else:
-            now.ended = seen.ended if seen and seen.ended else time.monotonic()
-            # A running call may turn out to be interrupted, which no file shows.
-            now.stamp = None if now.calls else stamp
+            now.looks, now.ended = None, seen.ended if seen and seen.ended else time.monotonic()
         if seen and not seen.is_continued_by(now):
             self._forget(session.id)
-        elif seen and (lost := seen.numbers.beyond(now.numbers)) != Numbers():
-            self._keep(lost)  # `metrics.json` was restored from a copy, say: what was counted stays counted
+        elif seen and seen.numbers is not now.numbers:
+            # `metrics.json` was restored from a copy, say: what was counted stays counted.
+            self._keep(seen.numbers.beyond(now.numbers))
         self._note(now)
         self.first_started = min(now.started, self.first_started or now.started)
         return now.condition
+
+    def _is_owned_as_before(self, session: Session, seen: Seen) -> bool:
+        """Whether a session that had an owner still has one. A new owner changes a file."""
+        return seen.condition is not Condition.RUNNING or owner_of(session, self._locks) is not None
+
+    def _read(self, session: Session, looks: Looks, seen: Seen | None) -> Seen:
+        """Read a session. Numbers are made anew only if there is anything new in it.
+
+        Raises:
+            MetricsError, OSError: It cannot be read.
+        """
+        session.must_be_there()
+        writers = live_writers(session, looks)
+        is_running = bool(writers) or owner_of(session, self._locks) is not None
+
+        def read(fold: Fold) -> Seen:
+            news = ref(fold), fold.news
+            if seen and seen.news == news:
+                return replace(seen)
+            made = Seen.of(fold.totals.to_metrics(session.id), partial(self._shown, session.id))
+            made.news = news
+            return made
+
+        now = looks.look(read)
+        now.writers = len(writers)
+        now.condition = Condition.RUNNING if is_running else Condition.ENDED
+        return now
 
     def _note(self, now: Seen) -> None:
         before = self.seen.get(now.name)
@@ -222,9 +264,12 @@ class Sessions:
         known_inode, known_stamp = self._old.pop(session.id, (None, None))
         if not self._is_first and known_inode != inode:
             return False
-        is_same = stamp is not None and stamp == known_stamp
-        if not is_same and (owner_of(session) or live_writers(session)):
-            return False
+        if stamp is None or stamp != known_stamp:
+            self._old[session.id] = inode, None  # it is as old also if this look fails
+            session.must_be_there()  # raises for lack of a permission, which would hide who records
+            if owner_of(session, self._locks) or live_writers(session):
+                del self._old[session.id]
+                return False
         self._old[session.id] = inode, stamp
         return True
 
@@ -233,12 +278,14 @@ class Sessions:
         self._old.pop(name, None)
         self._unreadable.discard(name)
         if seen := self.seen.pop(name, None):
+            self._at_rest = None
             self._keep(seen.numbers)
 
     def _keep(self, numbers: Numbers) -> None:
         """Keep numbers in the sum that no session has any more."""
-        self._gone.add(numbers)
-        self._at_rest = None
+        if numbers != Numbers():
+            self._gone.add(numbers)
+            self._at_rest = None
 
     def _tell(self, session: Session, error: Exception) -> None:
         if session.id not in self._unreadable:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.model import Timeline
@@ -13,8 +14,7 @@ _FAR = 20
 _YEAR_10000 = 253_402_300_800  # in seconds since the epoch: `datetime` ends before
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
+class Spans(NamedTuple):
     """Equal spans of time without a gap, with the sums of what happened in each.
 
     Attributes:
@@ -25,7 +25,7 @@ class Spans:
 
     seconds: int
     starts: range = range(0)
-    sums: dict[str, list[float]] = field(default_factory=dict)
+    sums: Mapping[str, list[float]] = MappingProxyType({})
 
 
 def near_steps(timeline: Timeline) -> tuple[list[int], int]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from tempfile import SpooledTemporaryFile
 from typing import IO, BinaryIO, NamedTuple, TypeVar
 
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.journal import reader
 from m31a_mp.journal.batch import Batch
 from m31a_mp.metrics import file as metrics_file
+from m31a_mp.metrics.beginning import identity
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.interrupted import Callers
 from m31a_mp.metrics.rejected import Rejected, shown
@@ -55,7 +55,7 @@ class Looks:
             seen = self._last.pop()
         except IndexError:
             seen = None
-        found = _fold_everything(self._session, seen)
+        found = _fold_everything(self._session, seen, is_one_of_many=True)
         result = use(found.fold)
         self._last = [found.seen] if found.seen else []
         return result
@@ -89,8 +89,7 @@ def fold_everything(session: Session, *, from_zero: bool = False) -> Fold:
     return _fold_everything(session, from_zero=from_zero).fold
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """What a look has read. The next look goes on from there, unless a flush or damage is in between.
 
     Attributes:
@@ -120,13 +119,27 @@ class _Seen:
 
 
 class _Found(NamedTuple):
-    """The result of a look: the fold, and where the next look goes on; None if it starts anew."""
+    """The result of a look.
+
+    Attributes:
+        fold: The fold.
+        seen: Where the next look goes on; None if it starts anew.
+        rejected: How many pieces of the live journal this look rejected. They may be a running append.
+        doubts: These pieces, as far as they were kept.
+        is_stuck: Whether later looks have to read again what an append may still fill. It fills nothing any
+            more if nobody holds the journal's lock.
+    """
 
     fold: Fold
     seen: _Seen | None
+    rejected: int
+    doubts: list[Rejected]
+    is_stuck: bool = False
 
 
-def _fold_everything(session: Session, seen: _Seen | None = None, *, from_zero: bool = False) -> _Found:
+def _fold_everything(
+    session: Session, seen: _Seen | None = None, *, from_zero: bool = False, is_one_of_many: bool = False
+) -> _Found:
     callers = Callers(session)
     for _ in range(_LOOKS):
         publication = _publication(session)
@@ -135,8 +148,10 @@ def _fold_everything(session: Session, seen: _Seen | None = None, *, from_zero: 
         if found and _publication(session) == publication:
             if callers.look(found.fold.totals):
                 continue  # the dead process may have ended a call after this fold had read its segments
-            if not found.fold.is_certain:
+            if found.rejected:
                 found = _look_again(session, found, from_zero=from_zero)
+            elif found.is_stuck and is_one_of_many:
+                found = _look_on(session, found)
             callers.count_interrupted(found.fold)
             return found
     found = staging(session).journal.hold(lambda: _look_under_lock(session, from_zero=from_zero))
@@ -147,22 +162,63 @@ def _fold_everything(session: Session, seen: _Seen | None = None, *, from_zero: 
 def _look_again(session: Session, found: _Found, *, from_zero: bool) -> _Found:
     if not os.path.lexists(session.journal_lock):
         return found  # without the lock's file no process appends; a look must not create the file
+
+    def look() -> _Found:
+        return found if _are_there(session, found) else _look_under_lock(session, from_zero=from_zero)
+
     try:
-        return staging(session).journal.hold(lambda: _look_under_lock(session, from_zero=from_zero))
+        return staging(session).journal.hold(look)
     except (OSError, InterruptedCallError) as error:
         found.fold.doubt(session.name_of(session.journal), str(error).partition(". ")[0])
-        return _Found(found.fold, None)
+        return _Found(found.fold, None, 0, [])
 
 
-def _look_under_lock(session: Session, *, from_zero: bool) -> _Found:
+def _are_there(session: Session, found: _Found) -> bool:
+    """Whether what a look rejected is in the journal as it was read. The caller holds the journal's lock.
+
+    What was read while a process appended it, or put it in the place of a torn line, is not there.
+    """
+    if found.seen is None or len(found.doubts) < found.rejected:
+        return False
+    with ExitStack() as files:
+        live = _open(session.journal, files)
+        return (
+            live is not None
+            and inode_of(live.fileno()) == found.seen.live
+            and all(at.data and _bytes_at(live, at) == at.data for at in found.doubts)
+        )
+
+
+def _bytes_at(live: BinaryIO, at: Rejected) -> bytes:
+    return os.pread(live.fileno(), len(at.data), at.offset)
+
+
+def _look_on(session: Session, found: _Found) -> _Found:
+    """Read on behind what is torn, if the journal's lock is free. The next look then goes on from there."""
+    if os.access(session.journal_lock, os.R_OK | os.W_OK):
+        looked: list[_Found] = []
+        turn = staging(session).journal.turn
+        turn.take_if_free(lambda: looked.append(_look_under_lock(session, found.seen)))
+        found = next(iter(looked), found)
+    return found
+
+
+def _look_under_lock(session: Session, seen: _Seen | None = None, *, from_zero: bool = False) -> _Found:
     # While the lock is held, no drain or seal happens. `_look` notices a publication.
     while True:
-        if found := _look(session, _publication(session), None, from_zero=from_zero):
+        publication = _publication(session)
+        if found := _look(session, publication, seen, from_zero=from_zero, is_locked=True):
             return found
+        seen = None
 
 
 def _look(
-    session: Session, publication: tuple[int, ...] | None, seen: _Seen | None, *, from_zero: bool
+    session: Session,
+    publication: tuple[int, ...] | None,
+    seen: _Seen | None,
+    *,
+    from_zero: bool,
+    is_locked: bool = False,
 ) -> _Found | None:
     """Fold what was not read before. Return None if the files changed in a way that makes the fold invalid.
 
@@ -172,8 +228,7 @@ def _look(
     if seen and seen.publication != publication:
         seen = None
     with ExitStack() as files:
-        copy = files.enter_context(SpooledTemporaryFile(_STAGED_BYTES))
-        staged = _copy_staged(session, copy, seen.staged if seen else {})
+        copy, staged = _copy_staged(session, files, seen.staged if seen else {})
         live = _open(session.journal, files)
         sealed = session.sealed()
         if seen and not seen.continues(live, sealed):
@@ -182,25 +237,28 @@ def _look(
         if fold is None:
             return None
         fold.continue_now()
-        rejected_before = fold.totals.rejected
+        rejected_before, kept_before = fold.totals.rejected, len(fold.rejected)
         reading = None
         if live and not _is_among(live, sealed):
-            reading = _Reading(live, seen.offset if seen else 0)
+            reading = _Reading(live, seen.offset if seen else 0, is_locked=is_locked)
             try:
                 fold.add_journal(session.name_of(session.journal), reading.items())
             except _OvertakenError:
                 return None
-        fold.is_certain = fold.totals.rejected == rejected_before
+        rejected, doubts = fold.totals.rejected - rejected_before, fold.rejected[kept_before:]
         _fold_staged(fold, staged, copy)
         is_sound = all(isinstance(segment.found, Batch) for segment in staged)
+        is_stuck = reading is not None and reading.is_stuck
         if not is_sound or (reading and not reading.is_repeatable):
-            return _Found(fold, None)  # the next look would count the damage, or a line, once more
+            # The next look would count the damage, or a line, once more.
+            return _Found(fold, None, rejected, doubts, is_stuck and is_sound)
         inode, offset, tail = None, 0, b""
         if reading:
             inode, offset = inode_of(reading.stream.fileno()), reading.offset
             tail = _tail(reading.stream, offset)
         ends = {segment.path: segment.end for segment in staged}
-        return _Found(fold, _Seen(fold, publication, sealed, inode, offset, tail, ends))
+        now = _Seen(fold, publication, sealed, inode, offset, tail, ends)
+        return _Found(fold, now, rejected, doubts, is_stuck)
 
 
 def _fold_merged(session: Session, sealed: list[tuple[int, str]], *, from_zero: bool) -> Fold | None:
@@ -229,12 +287,16 @@ class _Reading:
         offset: Bytes before the first item that the next reading has to read: all before it is complete.
         is_repeatable: Whether what was read from `offset` on may be read again: appends that are running, or
             that a death ended, and whole batches, whose numbers reveal the repetition.
+        is_stuck: Whether a reading under the journal's lock would move `offset` further.
     """
 
-    def __init__(self, stream: BinaryIO, offset: int) -> None:
+    def __init__(self, stream: BinaryIO, offset: int, *, is_locked: bool) -> None:
+        """`is_locked`: the caller holds the journal's lock. Whatever is torn stays as it is, then."""
         self.stream = stream
         self.offset = offset
         self.is_repeatable = True
+        self.is_stuck = False
+        self._is_locked = is_locked
 
     def items(self) -> Iterator[reader.Item]:
         """Yield the items from `offset` on, which moves behind them as long as they are complete.
@@ -248,25 +310,35 @@ class _Reading:
             if torn is not None and os.pread(self.stream.fileno(), 1, torn) != b"\0":
                 raise _OvertakenError
             torn = item.offset if isinstance(item, reader.Torn) else None
-            is_complete = is_complete and _is_complete(item)
+            is_open = not self._is_closed(item)
+            is_complete = is_complete and not is_open and (self._is_locked or _is_complete(item))
             if is_complete:
                 self.offset = self.stream.tell()
-            elif isinstance(item, Batch):
-                # Without room for its rest, what others append may look like the rest.
-                self.is_repeatable = self.is_repeatable and item.room is not None
-            elif not isinstance(item, reader.Torn):
-                self.is_repeatable = False
+            else:
+                is_harmless = isinstance(item, reader.Torn) or (isinstance(item, Batch) and not is_open)
+                self.is_repeatable = self.is_repeatable and is_harmless
+                self.is_stuck = self.is_stuck or not (self._is_locked or is_open)
             yield item
+
+    def _is_closed(self, item: reader.Item) -> bool:
+        """Whether later appends cannot look like the rest of an item that was just read.
+
+        A batch without room for its rest is open, and so is a line without its end.
+        """
+        if isinstance(item, Batch):
+            return item.room is not None
+        if isinstance(item, reader.Lines):
+            return item.text.endswith(b"\n")
+        end = self.stream.tell()
+        return end > 0 and os.pread(self.stream.fileno(), 1, end - 1) in {b"\n", b"\0"}
 
 
 def _is_complete(item: reader.Item) -> bool:
-    if isinstance(item, Batch):
-        return item.room == len(item.records)
-    return isinstance(item, reader.Lines) and item.text.endswith(b"\n")
+    """Whether no append that is running can be about to fill the item."""
+    return isinstance(item, reader.Lines) or (isinstance(item, Batch) and item.room == len(item.records))
 
 
-@dataclass(frozen=True, slots=True)
-class _Staged:
+class _Staged(NamedTuple):
     """The pending batch of a segment. Its records are in a copy.
 
     Attributes:
@@ -284,8 +356,11 @@ class _Staged:
     end: tuple[int, int] = (0, 0)
 
 
-def _copy_staged(session: Session, copy: IO[bytes], seen: dict[str, tuple[int, int]]) -> list[_Staged]:
-    """Copy the records of all segments that were not seen before."""
+def _copy_staged(
+    session: Session, files: ExitStack, seen: dict[str, tuple[int, int]]
+) -> tuple[IO[bytes], list[_Staged]]:
+    """Copy the records of all segments that were not seen before. `files` closes the copy."""
+    copy: IO[bytes] = io.BytesIO()
     staged = []
     for path in list_segments(session.segments):
         name = shown(session.name_of(path))
@@ -301,7 +376,17 @@ def _copy_staged(session: Session, copy: IO[bytes], seen: dict[str, tuple[int, i
             size, end = len(pending.records), pending.first + pending.count
             pending.records = b""
             staged.append(_Staged(path, name, pending, size, (pending.offset + size, end)))
-    return staged
+            if isinstance(copy, io.BytesIO) and copy.tell() > _STAGED_BYTES:
+                copy = files.enter_context(_on_disk(copy))
+    return copy, staged
+
+
+def _on_disk(copy: io.BytesIO) -> IO[bytes]:
+    from tempfile import TemporaryFile  # few looks need it, and it imports much  # noqa: PLC0415
+
+    file = TemporaryFile()  # noqa: SIM115  # the caller closes it
+    file.write(copy.getbuffer())
+    return file
 
 
 def _fold_staged(fold: Fold, staged: list[_Staged], copy: IO[bytes]) -> None:
@@ -339,7 +424,7 @@ def _publication(session: Session) -> tuple[int, ...] | None:
     The directory changes when a file in it is made, renamed or removed. If the session is removed, a new
     session of the same name may get the same inodes.
     """
-    if published := metrics_file.identity(session):
+    if published := identity(session):
         return published
     try:
         status = os.lstat(session.root)

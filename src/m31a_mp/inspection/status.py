@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.unshared import Unshared, unshared
@@ -33,8 +33,7 @@ class State(StrEnum):
     FINISHED = "finished"
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """The living owner of a session, as far as it is visible from here.
 
     Attributes:
@@ -46,8 +45,7 @@ class Owner:
     started_at: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class LiveWriter:
+class LiveWriter(NamedTuple):
     """A writer whose process lives.
 
     Attributes:
@@ -65,8 +63,7 @@ class LiveWriter:
     staged: int
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """The status of a session.
 
     Attributes:
@@ -130,6 +127,8 @@ def is_session(session: Session) -> bool:
 def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
     """List the sessions in a directory, by name.
 
+    What may not be entered may be a session. It is listed, too, so that whoever looks at it tells the reason.
+
     Raises:
         OSError: The directory cannot be listed.
     """
@@ -139,7 +138,11 @@ def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
             session = Session.named(name, sessions_dir)
         except ValueError:
             continue  # the name is not a valid session id
-        if is_session(session):
+        try:
+            is_one = session.is_there()
+        except OSError:
+            is_one = True
+        if is_one:
             found.append(session)
     return found
 
@@ -149,9 +152,14 @@ def last_used(sessions: Iterable[Session]) -> Session | None:
     return max(sessions, key=_use, default=None)
 
 
-def owner_of(session: Session) -> Owner | None:
-    """Return the living owner; None without one. If its pid is visible, the lock is not touched."""
-    pids = holders(session.owner_lock)
+def owner_of(session: Session, locks: dict[str, list[int]] | None = None) -> Owner | None:
+    """Return the living owner; None without one. If its pid is visible, the lock is not touched.
+
+    Args:
+        session: The session.
+        locks: The locks of the system, for a caller that looks at many sessions; None: read them now.
+    """
+    pids = holders(session.owner_lock, locks)
     # Read the line after the holders: an owner that stops empties the file before it releases the lock.
     line = read_owner(session.owner_lock)
     if pids:
@@ -182,8 +190,7 @@ def live_writers(session: Session, looks: Looks | None = None) -> list[LiveWrite
     return list(writers.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """The progress of this process in reading the journals of a session, in bytes."""
 
     done: int

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from m31a_mp.kinds.times import from_ns, plausible
 from m31a_mp.metrics.site import Site, read_note
@@ -13,8 +13,7 @@ from m31a_mp.session.paths import Session
 _GRACE_NS = 10 * 10**9  # a share takes its time
 
 
-@dataclass(frozen=True, slots=True)
-class Unshared:
+class Unshared(NamedTuple):
     """A session whose latest state is not shared, although a process was asked to share it.
 
     Attributes:

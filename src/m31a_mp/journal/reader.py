@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import orjson
 
@@ -22,16 +21,14 @@ _BUFFER_BYTES = 256 * 1024
 _FIRST_STEP = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
+class Lines(NamedTuple):
     """Records that were appended on their own, one or more, each with its newline but perhaps the last."""
 
     offset: int
     text: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(NamedTuple):
     """Bytes that are neither a batch nor a line: the offset, the reason, and the data or its beginning."""
 
     offset: int
@@ -39,8 +36,7 @@ class Damage:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Torn:
+class Torn(NamedTuple):
     """Room of an append that is not filled: its process died during the append, or is still writing."""
 
     offset: int
@@ -73,10 +69,10 @@ def read(stream: BinaryIO, offset: int = 0) -> Iterator[Item]:
     while line := stream.readline(MAX_LINE_BYTES):
         torn, nul, _ = line.rpartition(b"\0")
         if nul:
+            stream.seek(offset + len(torn) + 1)  # a line may have been appended directly after the NULs
             if not _is_torn_header(torn.strip(b"\0")):
                 yield Damage(offset, "bytes that are not text", torn)
             yield Torn(offset + line.index(b"\0"))
-            stream.seek(offset + len(torn) + 1)  # a line may have been appended directly after the NULs
         elif line.endswith(b"\n"):
             if line.startswith(_HEADER_START):
                 items, is_right = _read_batch(stream, line, offset, headers_trusted=headers_trusted)
@@ -126,12 +122,11 @@ def _skip_line(stream: BinaryIO) -> None:
         pass
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(NamedTuple):
     writer: str
     first: int
-    count: int
-    bytes: int
+    records: int
+    size: int
     dropped: dict[str, int]
     crc: int
 
@@ -150,24 +145,24 @@ def _read_batch(
     if header is None:
         return [Damage(offset, "a batch header that cannot be read", line)], True
     start = offset + len(line)
-    records = stream.read(header.bytes) if headers_trusted else _read_until_header(stream, header.bytes)
+    records = stream.read(header.size) if headers_trusted else _read_until_header(stream, header.size)
     batch = Batch(header.writer, header.first, records, header.dropped, start)
     if _is_right(batch, header, line):
-        batch.room = header.bytes
+        batch.room = header.size
         return [batch], True
     text = records.rstrip(b"\0")
     is_text = b"\0" not in text and _find_header(text, 0) == len(text)
-    if is_text and len(text) < len(records) == header.bytes:
+    if is_text and len(text) < len(records) == header.size:
         return _torn(header, text, start), False
     records = _until_next_header(records)
-    if len(records) < header.bytes:
+    if len(records) < header.size:
         return [_cut_short(stream, header, records, start)], False
     return [_damaged(stream, header, line, records, start)], False
 
 
 def _is_right(batch: Batch, header: _Header, line: bytes) -> bool:
     records = bytes(batch.records)
-    if len(records) != header.bytes or batch.count != header.count or records[-1:] not in (b"", b"\n"):
+    if len(records) != header.size or batch.count != header.records or records[-1:] not in (b"", b"\n"):
         return False
     covered = line[: line.rindex(b',"crc32"')]
     return zlib.crc32(records, zlib.crc32(covered)) == header.crc
@@ -180,13 +175,13 @@ def _torn(header: _Header, text: bytes, start: int) -> list[Item]:
     """
     records = text[: text.rfind(b"\n") + 1]
     batch = Batch(header.writer, header.first, records, offset=start)
-    batch.room = header.bytes
+    batch.room = header.size
     return [batch, Torn(start + len(text))]
 
 
 def _cut_short(stream: BinaryIO, header: _Header, records: bytes, start: int) -> Batch:
     """Return the whole lines of a batch whose file was cut, and perhaps extended. They keep their numbers."""
-    whole = _first_lines(records, header.count, ended=_is_whole(records.rpartition(b"\n")[2]))
+    whole = _first_lines(records, header.records, ended=_is_whole(records.rpartition(b"\n")[2]))
     stream.seek(start + len(whole))
     lines = whole.removesuffix(b"\n") + b"\n" if whole else b""
     return Batch(header.writer, header.first, lines, offset=start)
@@ -194,7 +189,7 @@ def _cut_short(stream: BinaryIO, header: _Header, records: bytes, start: int) ->
 
 def _damaged(stream: BinaryIO, header: _Header, line: bytes, records: bytes, start: int) -> Damage:
     """Return a complete but wrong batch as Damage. If its length and count differ, take the shorter one."""
-    records = _first_lines(records, header.count, ended=True)
+    records = _first_lines(records, header.records, ended=True)
     stream.seek(start + len(records))
     if records and not records.endswith(b"\n"):  # the length ends in a line, or directly before a record
         rest = stream.readline(MAX_LINE_BYTES).partition(b"\0")[0]

@@ -19,7 +19,7 @@ _NAMES_KEPT = 4096
 
 def saturated(number: int) -> int:
     """Limit a sum to an int64 for `metrics.json`: the Go program stores it in one."""
-    return max(-INT64_MAX - 1, min(number, INT64_MAX))
+    return min(number, INT64_MAX)
 
 
 def kind(value: object) -> str:

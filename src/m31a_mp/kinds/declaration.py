@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from m31a_mp.kinds.fields import COUNT, NAME, PRICE, SHORT_NAME, Field
 from m31a_mp.kinds.happenings import Happenings
@@ -15,8 +15,7 @@ from m31a_mp.kinds.tables import Table
 from m31a_mp.kinds.timeline import Steps
 
 
-@dataclass(frozen=True)
-class Always:
+class Always(NamedTuple):
     """Adds 1."""
 
     def of(self, values: Mapping[str, Any]) -> int:  # noqa: ARG002  # adds 1 for all values
@@ -24,8 +23,7 @@ class Always:
         return 1
 
 
-@dataclass(frozen=True)
-class If:
+class If(NamedTuple):
     """Adds 1 if a flag is set, or if it is not set."""
 
     flag: str
@@ -36,8 +34,7 @@ class If:
         return int(values[self.flag] is self.wanted)
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(NamedTuple):
     """Adds 1 if a field is None."""
 
     field: str
@@ -47,8 +44,7 @@ class Unknown:
         return int(values[self.field] is None)
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """Adds the value of a field; nothing if the value is None."""
 
     field: str
@@ -58,8 +54,7 @@ class Value:
         return values[self.field]
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """Sets the values of some fields. The latest record wins."""
 
     fields: tuple[str, ...]
@@ -69,16 +64,14 @@ class Values:
         return tuple(values[name] for name in self.fields)
 
 
-@dataclass(frozen=True)
-class When:
+class When(NamedTuple):
     """Sets the time of the record."""
 
     def of(self, values: Mapping[str, Any]) -> None:
         """Return None: the time is not among the values."""
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """Adds a call: its outcome and its duration."""
 
     success: str
@@ -92,8 +85,7 @@ class Ended:
 Effect = Always | Ended | If | Unknown | Value | Values | When
 
 
-@dataclass(frozen=True)
-class Into:
+class Into(NamedTuple):
     """An addition to some parts of one entry in a table, or of one step in the timeline.
 
     Attributes:
@@ -107,8 +99,7 @@ class Into:
     adds: Mapping[str, Effect]
 
 
-@dataclass(frozen=True)
-class Ends:
+class Ends(NamedTuple):
     """The end of a running call.
 
     Attributes:
@@ -120,8 +111,7 @@ class Ends:
     call: str
 
 
-@dataclass(frozen=True)
-class Within:
+class Within(NamedTuple):
     """A rule: some counts are parts of another count.
 
     Attributes:
@@ -141,8 +131,9 @@ class Within:
 Whole = Happenings | Running | Single
 """The states that take the fields of a record unchanged."""
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
-@dataclass(frozen=True)
+
 class Kind:
     """One kind of record.
 
@@ -161,30 +152,43 @@ class Kind:
         usual: Optional fields that many records have together. The fold has a fast path for them.
     """
 
-    event: str
-    fields: Mapping[str, Field]
-    into: tuple[Ends | Into | Whole, ...]
-    documentation: str
-    about: Mapping[str, str] = field(default_factory=dict)
-    command: str = ""
-    example: str = ""
-    grouped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    rules: tuple[Within, ...] = ()
-    only_failed: tuple[str, ...] = ()
-    usual: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check that each part accepts its effect: a sum of floats would depend on the order.
+    def __init__(  # noqa: PLR0913  # most of them by name
+        self,
+        event: str,
+        fields: Mapping[str, Field],
+        into: tuple[Ends | Into | Whole, ...],
+        documentation: str,
+        about: Mapping[str, str] = _NONE,
+        *,
+        command: str = "",
+        example: str = "",
+        grouped: Mapping[str, tuple[str, ...]] = _NONE,
+        rules: tuple[Within, ...] = (),
+        only_failed: tuple[str, ...] = (),
+        usual: tuple[str, ...] = (),
+    ) -> None:
+        """Declare a kind. Each part must accept its effect: a sum of floats would depend on the order.
 
         Raises:
             TypeError: The declaration is wrong; the message names the place.
         """
-        for into in self.into:
-            if isinstance(into, Into) and isinstance(into.table, Table):
-                if self.fields[into.key].type not in {NAME.type, SHORT_NAME.type}:
-                    raise TypeError(f"{self.event}: {into.key} is not a name")
-                for name, effect in into.adds.items():
-                    self._check(name, into.table.parts[name], effect)
+        self.event = event
+        self.fields = fields
+        self.into = into
+        self.documentation = documentation
+        self.about = about
+        self.command = command
+        self.example = example
+        self.grouped = grouped
+        self.rules = rules
+        self.only_failed = only_failed
+        self.usual = usual
+        for state in into:
+            if isinstance(state, Into) and isinstance(state.table, Table):
+                if fields[state.key].type not in {NAME.type, SHORT_NAME.type}:
+                    raise TypeError(f"{event}: {state.key} is not a name")
+                for name, effect in state.adds.items():
+                    self._check(name, state.table.parts[name], effect)
 
     def _check(self, name: str, part: object, effect: Effect) -> None:
         takes = _TAKES.get(type(part), ())

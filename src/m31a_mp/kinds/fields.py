@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from m31a_mp.kinds import checks
 
 REQUIRED: Any = object()
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """A type of field.
 
     Attributes:
@@ -36,7 +34,7 @@ class Field:
 def optional(field: Field, default: Any = None) -> Field:
     """Return the field as an optional one, which a record may omit."""
     annotation = f"{field.annotation} | None" if default is None else field.annotation
-    return replace(field, annotation=annotation, default=default)
+    return field._replace(annotation=annotation, default=default)
 
 
 NAME = Field("name", "str", checks.check_name)

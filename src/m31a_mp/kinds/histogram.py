@@ -21,23 +21,33 @@ SCALE = 4
 _STEPS = 2**SCALE  # buckets from one power of two to the next
 _LOWEST = -160  # the bucket of 1 ms: its upper bound is 2**(-159/16) s, the least bound above 0.001 s
 _HIGHEST = 848  # the bucket of 2**63 - 1 ms
-_SHIFT = (_LOWEST + 1) // _STEPS  # powers of two, to make the lowest bound the root of an integer
+_OCTAVES = (_HIGHEST + 1) // _STEPS  # powers of two up to the highest bound
 
 
-def _bound(index: int) -> int:
-    """Return the largest whole number of milliseconds in a bucket: `floor(1000 * base**(index + 1))`.
+def _roots() -> list[int]:
+    """Return `floor(1000 * base**step * 2**_OCTAVES)` for each step from one power of two to the next.
 
     The sixteenth root consists of four square roots. Their floors nest: the floor of the root of a floor is
     the floor of the root itself.
     """
-    # The sixteenth root of 1000**16 * 2**(index + 1). The operand is shifted to be an integer.
-    root = (1000**16) << (index + 1 - _STEPS * _SHIFT)
+    roots = [(1000 << _OCTAVES) ** _STEPS << step for step in range(_STEPS)]
     for _ in range(SCALE):
-        root = math.isqrt(root)
-    return int(root >> -_SHIFT)
+        roots = list(map(math.isqrt, roots))
+    return roots
 
 
-_BOUNDS = [_bound(index) for index in range(_LOWEST, _HIGHEST + 1)]
+def _bounds() -> list[int]:
+    """Return the largest whole number of milliseconds in each bucket: `floor(1000 * base**(index + 1))`.
+
+    A bound is one of 16 roots, shifted by the power of two: every start of an owner makes this table.
+    """
+    roots = _roots()
+    return [
+        roots[upper % _STEPS] >> (_OCTAVES - upper // _STEPS) for upper in range(_LOWEST + 1, _HIGHEST + 2)
+    ]
+
+
+_BOUNDS = _bounds()
 
 
 def bucket(milliseconds: int) -> int:
@@ -52,7 +62,16 @@ def _bound_below(index: int) -> int:
 
 # Most durations are short. A table has the buckets of these.
 _SHORT = 4096
-_BUCKETS = [_LOWEST, *map(bucket, range(1, _SHORT))]
+
+
+def _short_buckets() -> list[int]:
+    buckets = [_LOWEST]
+    for index in range(_LOWEST, bucket(_SHORT) + 1):
+        buckets += [index] * (_BOUNDS[index - _LOWEST] + 1 - len(buckets))
+    return buckets[:_SHORT]
+
+
+_BUCKETS = _short_buckets()
 
 
 class Histogram:
@@ -140,14 +159,13 @@ class Histogram:
             TypeError: `q` is not a number.
             ValueError: `q` is not from 0 to 1.
         """
-        from fractions import Fraction  # only a look needs it, and decimal with it  # noqa: PLC0415
-
         if as_float(q) is None:
             raise TypeError(f"q must be a number from 0 to 1, not {kind(q)}")
         if not 0 <= q <= 1:
             raise ValueError(f"q must be from 0 to 1, not {q}")
         # Use the decimal value of `q`: 0.07 * 100 exceeds 7 in binary, and would give rank 8.
-        rank = max(1, math.ceil(Fraction(repr(float(q))) * self.count))
+        numerator, denominator = _decimal(q)
+        rank = max(1, -(-numerator * self.count // denominator))
         if not self.count or rank <= self.zero_count:
             return 0.0 if self.count else None
         if rank == 1 and least is not None:
@@ -200,6 +218,13 @@ class Histogram:
             return cls(zero_count)
         first, last = filled[0], filled[-1]
         return cls(zero_count, offset + first, counts[first : last + 1])
+
+
+def _decimal(q: float) -> tuple[int, int]:
+    """Return the decimal value of a number from 0 to 1 as a fraction."""
+    digits, _, exponent = repr(float(q)).partition("e")
+    whole, _, places = digits.partition(".")
+    return int(whole + places), 10 ** (len(places) - int(exponent or 0))
 
 
 def _are_counts(values: list[Any]) -> bool:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from m31a_mp.kinds.bounded import BoundedCounts
 from m31a_mp.kinds.checks import saturated
@@ -32,8 +31,7 @@ def finite(value: object) -> float:
     return value
 
 
-@dataclass(frozen=True)
-class Restoring:
+class Restoring(NamedTuple):
     """Times in ns for restoring: the session's start, its last record, and now."""
 
     started: int
@@ -83,8 +81,7 @@ class Sum:
         return int(getattr(metric, name))
 
 
-@dataclass(frozen=True)
-class Exact:
+class Exact(NamedTuple):
     """An exact sum of floats. The shown value is rounded, and the checkpoint keeps the exact sum.
 
     Attributes:
@@ -111,8 +108,7 @@ class Exact:
         return exact if exact.value() == shown else ExactSum([shown])
 
 
-@dataclass(frozen=True)
-class Latest:
+class Latest(NamedTuple):
     """The values of the latest record, a tuple that starts with their time; at equal times, the greatest.
 
     Attributes:
@@ -143,8 +139,7 @@ class Latest:
         return () if time is None else (at.time(time), *values)
 
 
-@dataclass(frozen=True)
-class LastTime:
+class LastTime(NamedTuple):
     """The time of the latest record, in ns; 0 without records.
 
     Attributes:
@@ -173,8 +168,7 @@ class LastTime:
         return at.time(time)
 
 
-@dataclass(frozen=True)
-class Earliest:
+class Earliest(NamedTuple):
     """The value of the first record, after its time; at equal times, the least value.
 
     Attributes:
@@ -220,7 +214,6 @@ class Ever:
         return bool(getattr(metric, name))
 
 
-@dataclass(frozen=True)
 class Timed:
     """Durations: their sum, bounds and histogram.
 
@@ -230,9 +223,9 @@ class Timed:
         histogram: The field for the histogram.
     """
 
-    total: str = "total_duration_ms"
-    bounds: tuple[str, str] = ("min_duration_ms", "max_duration_ms")
-    histogram: str = "durations"
+    total = "total_duration_ms"
+    bounds = ("min_duration_ms", "max_duration_ms")
+    histogram = "durations"
 
     def zero(self) -> Durations:
         return Durations()
@@ -258,7 +251,6 @@ class Timed:
         return getattr(metric, self.total), histogram and histogram.copy(), least, greatest
 
 
-@dataclass(frozen=True)
 class TimedCalls(Timed):
     """Calls: their number, outcomes and durations.
 
@@ -266,7 +258,7 @@ class TimedCalls(Timed):
         counts: The fields for the numbers of all calls, successes and failures.
     """
 
-    counts: tuple[str, str, str] = ("call_count", "success_count", "fail_count")
+    counts = ("call_count", "success_count", "fail_count")
 
     def zero(self) -> Calls:
         return Calls()
@@ -301,11 +293,15 @@ class Counts:
         return BoundedCounts.restored(shown) if shown else None
 
 
-@dataclass(frozen=True)
 class Derived:
-    """A field that is computed from the other shown fields. It has no state."""
+    """A field that is computed from the other shown fields. It has no state.
 
-    of: Callable[[Mapping[str, Any]], Any]
+    Attributes:
+        of: Returns the value, given the other fields.
+    """
+
+    def __init__(self, of: Callable[[Mapping[str, Any]], Any]) -> None:
+        self.of = of
 
 
 class Mean(Derived):

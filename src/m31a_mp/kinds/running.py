@@ -6,15 +6,17 @@ batches. The beginning was stored first, so that the next drain brings it at the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import orjson
 
 from m31a_mp.kinds.call import caller_of, of_session
 from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.kinds.parts import Restoring, integer
 from m31a_mp.kinds.state import State
 from m31a_mp.kinds.times import from_ns
-from m31a_mp.model import RunningCall, SessionMetrics
+from m31a_mp.model import RunningCall, SessionMetrics, entry_to_json
 
 MAX_RUNNING = 1_000_000
 """The most running calls, and the most ends that wait for their beginnings."""
@@ -58,6 +60,8 @@ class CallsUnderWay(State):
         self._ended: set[str] = set()
         self._ended_before: set[str] = set()
         self._ended_bytes = 0
+        # The beginnings as the last `encoded` found them, and their JSON.
+        self._encoded: dict[str, tuple[tuple[int, str], orjson.Fragment]] = {}
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -141,8 +145,24 @@ class CallsUnderWay(State):
 
     def shown(self) -> dict[str, Any]:
         """Return the calls as a field of `SessionMetrics`, longest first."""
-        in_order = sorted((time, name, call) for call, (time, name) in self.calls.items())
-        return {self.table.name: [_shown(*begun) for begun in in_order]}
+        return {self.table.name: [_shown(*begun) for begun in self._in_order()]}
+
+    def encoded(self, encode: Callable[[dict[str, Any]], orjson.Fragment]) -> list[orjson.Fragment]:
+        """Return the JSON of the calls, longest first. A call is encoded once: many may run for long.
+
+        Args:
+            encode: Returns the JSON of a call in its list.
+        """
+        known, self._encoded = self._encoded, {}
+        for time, name, call in self._in_order():
+            begun, shown = known.get(call, (None, None))
+            if shown is None or begun != (time, name):
+                shown = encode(entry_to_json(_shown(time, name, call)))
+            self._encoded[call] = (time, name), shown
+        return [shown for _, shown in self._encoded.values()]
+
+    def _in_order(self) -> list[tuple[int, str, str]]:
+        return sorted((time, name, call) for call, (time, name) in self.calls.items())
 
     def kept(self) -> dict[str, Any] | None:
         """Return the checkpoint's part: the whole state, because the shown calls have no ids."""

@@ -12,9 +12,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from errno import ELOOP, ENXIO
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from m31a_mp.errors import GatheredSessionError, SessionOwnedError
 from m31a_mp.journal import reader
@@ -93,8 +93,7 @@ def compact(sessions_dir: str | os.PathLike[str], session_id: str, *, rebuild: b
     return Compaction(metrics, fold.records, fold.rejected, merged.unreadable, fold.interrupted)
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(NamedTuple):
     """The result of a compaction, for the owner.
 
     Attributes:
@@ -165,7 +164,6 @@ def compact_session(  # noqa: PLR0913  # most of them by name
         # Try again: the deleted journal may have filled the disk.
 
 
-@dataclass
 class _Taken:
     """The result of a drain and a fold.
 
@@ -176,10 +174,11 @@ class _Taken:
         failure: The error of an append to the journal; None if all records were appended.
     """
 
-    has_news: bool = False
-    damaged: dict[str, str] = field(default_factory=dict)
-    unreadable: list[OSError] = field(default_factory=list)
-    failure: OSError | None = None
+    def __init__(self) -> None:
+        self.has_news = False
+        self.damaged: dict[str, str] = {}
+        self.unreadable: list[OSError] = []
+        self.failure: OSError | None = None
 
 
 def _take_everything(

@@ -16,8 +16,9 @@ import orjson
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.kinds import json
-from m31a_mp.kinds.catalog import TABLES, TIMELINE
+from m31a_mp.kinds.catalog import RUNNING, TABLES, TIMELINE
 from m31a_mp.kinds.tables import Entries, fragment
+from m31a_mp.metrics.beginning import identity
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.site import Site, following
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
@@ -193,15 +194,6 @@ class Published(NamedTuple):
         return identity(session) == self.identity
 
 
-def identity(session: Session) -> tuple[int, ...] | None:
-    """Return what tells one publication from another; None if there is no file."""
-    try:
-        status = os.lstat(session.metrics)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
-
-
 def publish(session: Session, totals: Totals) -> Published:
     """Replace the file. When this returns, the new file survives a power cut.
 
@@ -214,9 +206,11 @@ def publish(session: Session, totals: Totals) -> Published:
 
 
 def encoded(session_id: str, totals: Totals) -> bytes:
-    """Return the file's content. Entries that did not change since the last call are not encoded again."""
+    """Return the file's content. What did not change since the last call is not encoded again."""
     tables = {name: table for name, table in totals.tables.items() if isinstance(table, Entries)}
-    document = totals.to_shown(session_id, but=tables).to_json()
+    document = totals.to_shown(session_id, but={*tables, RUNNING.name}).to_json()
+    if running := totals.tables[RUNNING.name].encoded(_entry):
+        document[RUNNING.name] = running
     checkpoint = totals.to_checkpoint(but=tables)
     for name, table in tables.items():
         shown, kept = table.encoded(_entry)

@@ -28,12 +28,16 @@ class Callers:
         # Processes, by the part that the ids of their calls share.
         self._dead: set[str] = set()
         self._known: set[str] = set()
+        self._looked_at: set[str] = set()  # calls
         self._session = session
 
     def look(self, totals: Totals) -> bool:
         """Check the processes that were not checked before. Return whether any of them is dead."""
         calls = totals.tables[RUNNING.name].calls
-        new = {part: call for call in calls if (part := callers_part(call)) not in self._known}
+        calls_now = set(calls)
+        unseen = calls_now - self._looked_at
+        self._looked_at = calls_now
+        new = {part: call for call in unseen if (part := callers_part(call)) not in self._known}
         gone = {
             part: who for part, call in new.items() if (who := _identity(call)) and process.proven_dead(who)
         }

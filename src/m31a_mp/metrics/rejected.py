@@ -6,8 +6,8 @@ import base64
 import io
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from errno import EFBIG, EISDIR, ELOOP, ENOENT
+from typing import NamedTuple
 
 import orjson
 
@@ -18,8 +18,7 @@ from m31a_mp.system import files
 _MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(NamedTuple):
     """A piece of input that is set aside.
 
     Attributes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -43,8 +43,7 @@ def check_id(value: object) -> str:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a session's directory lies.
 
     Attributes:
@@ -80,8 +79,7 @@ class Place:
         return self.inode == other.inode and (self.boot == other.boot or self.host == other.host)
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(NamedTuple):
     """A site, and the number of a state of it.
 
     Attributes:
@@ -95,7 +93,7 @@ class Site:
     id: str
     number: int
     place: Place
-    origins: Mapping[str, int] = field(default_factory=dict)
+    origins: Mapping[str, int] = MappingProxyType({})
 
     def kept(self) -> dict[str, Any]:
         """Return the site as a JSON object."""

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeVar
-
-import orjson
 
 from m31a_mp.errors import SessionOwnedError
-from m31a_mp.kinds import json
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from m31a_mp.system.flock import FileLock, hold, holders, lock_if_free, still_holds
@@ -18,8 +12,14 @@ from m31a_mp.system.flock import FileLock, hold, holders, lock_if_free, still_ho
 # Saving or compacting takes the lease for moments; it is worth waiting for. A collector keeps it for life.
 _LEASE_SECONDS = 0.5
 _OWNER_BYTES = 4096
+_BEGINNING = b'{"pid":%d,"started_at":'
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 
 def owning(session: Session, call: Callable[[], T], timeout: float = _LEASE_SECONDS) -> T:
@@ -114,7 +114,9 @@ def _lock_if_free(fd: int) -> bool:
 
 
 def _write_line(fd: int) -> None:
-    line = orjson.dumps({"pid": os.getpid(), "started_at": process.start_time(os.getpid())}) + b"\n"
+    pid = os.getpid()
+    started_at = process.start_time(pid)
+    line = _BEGINNING % pid + (b'"%b"}\n' % started_at.encode() if started_at else b"null}\n")
     # Write before truncating: a reader without the lock never finds the file empty.
     with files.step("take lease"):
         os.pwrite(fd, line, 0)
@@ -122,8 +124,11 @@ def _write_line(fd: int) -> None:
 
 
 def _empty(fd: int) -> None:
-    with files.step("give back lease"), suppress(OSError):
-        os.ftruncate(fd, 0)
+    try:
+        with files.step("give back lease"):
+            os.ftruncate(fd, 0)
+    except OSError:
+        pass
 
 
 def owned_error(session: Session) -> SessionOwnedError:
@@ -149,10 +154,20 @@ def owned_error(session: Session) -> SessionOwnedError:
     )
 
 
+def was_owned_here(session: Session) -> bool:
+    """Whether this process was the last owner of the session, and its line is still there."""
+    try:
+        return files.read_private(session.owner_lock, _OWNER_BYTES).startswith(_BEGINNING % os.getpid())
+    except OSError:
+        return False
+
+
 def read_owner(path: str) -> dict[str, object]:
     """Read the owner's line in `owner.lock`. Empty if there is none, or the file cannot be read."""
+    from m31a_mp.kinds import json  # and orjson, which opening a session does not need
+
     try:
         content = json.parse(files.read_private(path, _OWNER_BYTES))
-    except (OSError, orjson.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

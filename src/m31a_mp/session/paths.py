@@ -75,11 +75,14 @@ class Session:
 
     def sealed(self) -> list[tuple[int, str]]:
         """List the numbers and paths of the sealed journals, oldest first. They wait for fold or deletion."""
+        names = sorted(self._names())
+        return [(int(name[8:20]), f"{self.root}/{name}") for name in names if _is_sealed_name(name)]
+
+    def _names(self) -> list[str]:
         try:
-            names = os.listdir(self.root)
+            return os.listdir(self.root)
         except FileNotFoundError:
             return []
-        return [(int(name[8:20]), f"{self.root}/{name}") for name in sorted(names) if _is_sealed_name(name)]
 
     def name_of(self, path: str) -> str:
         """Return the path relative to the session's directory."""
@@ -96,7 +99,12 @@ class Session:
             OSError: The directory cannot be listed.
         """
         signs = (self.journal, self.journal_lock, self.segments, self.metrics, self.owner_lock)
-        return self.exists() and (any(map(os.path.lexists, signs)) or bool(self.sealed()))
+        if not self.exists():
+            return False
+        # The names tell of files that may not be reached, and raise the lack of a permission to list them.
+        return any(map(os.path.lexists, signs)) or any(
+            _is_sealed_name(name) or f"{self.root}/{name}" in signs for name in self._names()
+        )
 
     def must_be_there(self) -> None:
         """Raise unless the session exists.
@@ -109,16 +117,14 @@ class Session:
             raise FileNotFoundError(ENOENT, "there is no session of that name", self.root)
 
     def make(self) -> None:
-        """Make the directories, with mode 0700. Existing ones stay as they are.
+        """Make the directories, and missing ones above them, with mode 0700. Existing ones stay as they are.
 
         Raises:
             MetricsError: The session's name belongs to something that is not a directory.
             OSError: A directory could not be made.
         """
-        if not self.exists():
-            os.makedirs(self.sessions_dir, 0o700, exist_ok=True)
         for directory in (self.root, self.segments):
-            files.make_directory(directory)
+            files.make_directories(directory)
             if not stat.S_ISDIR(os.lstat(directory).st_mode):  # a symlink to a directory is refused, too
                 raise MetricsError(f"{directory} is not a directory; a session needs its own", directory)
 

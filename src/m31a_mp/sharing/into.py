@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from m31a_mp.errors import MetricsError
 from m31a_mp.metrics import file as metrics_file
+from m31a_mp.metrics.beginning import identity
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.segments.reader import list_segments
 from m31a_mp.session.lease import owning
@@ -47,7 +48,7 @@ class GatheredSession:
             MetricsError, OSError: The store cannot be read, or the directory cannot be made or written.
         """
         self._new |= self._gathering.read()
-        if not self._new and self._published == metrics_file.identity(self._session):
+        if not self._new and self._published == identity(self._session):
             return False
         is_news = bool(self._new)
         # Not before: without a site there is no session, and an empty directory would look like one.
@@ -79,7 +80,7 @@ class GatheredSession:
 
     def _publish(self) -> None:
         before = self._check()
-        if self._published != (found := metrics_file.identity(self._session)):
+        if self._published != (found := identity(self._session)):
             self._take_in()  # another gatherer published, perhaps newer states
             if self._published and found and not self._new:
                 self._published = found

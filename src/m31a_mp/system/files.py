@@ -217,6 +217,21 @@ def make_directory(path: str) -> None:
     os.chmod(path, _DIRECTORY_MODE)
 
 
+def make_directories(path: str) -> None:
+    """Make a directory, and the missing ones above it, as `make_directory` does.
+
+    Not by `os.makedirs`, which may swallow an `OSError` that a signal handler raises in it.
+    """
+    try:
+        make_directory(path)
+    except FileNotFoundError as error:
+        above = os.path.dirname(path)
+        if error.errno is None or above == path:  # a signal handler raised it
+            raise
+        make_directories(above)
+        make_directory(path)
+
+
 def check_size(size: int) -> None:
     """Raise `EFBIG` if this process may not make files of that size. The kernel's signal could be fatal."""
     limit = getrlimit(RLIMIT_FSIZE)[0]

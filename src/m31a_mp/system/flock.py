@@ -191,18 +191,32 @@ def lock_if_free(fd: int) -> bool:
     return True
 
 
-def holders(path: str) -> list[int]:
-    """List the pids that hold a lock on `path`, according to /proc/locks."""
+def locks() -> dict[str, list[int]]:
+    """Return the pids that hold a lock, by device and inode of the file, according to /proc/locks."""
+    found: dict[str, list[int]] = {}
+    try:
+        lines = files.read("/proc/locks").decode().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        # `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF`; a waiter's line has `->` after the number.
+        fields = line.split()
+        if fields[1] == "FLOCK":
+            pids = found.setdefault(fields[5], [])
+            pid = int(fields[4])
+            if pid not in pids:  # while locks come and go, /proc/locks may show a line twice
+                pids.append(pid)
+    return found
+
+
+def holders(path: str, known: dict[str, list[int]] | None = None) -> list[int]:
+    """List the pids that hold a lock on `path`, according to `known`; None: according to `locks`."""
     try:
         status = os.stat(path)
-        lines = files.read("/proc/locks").decode().splitlines()
     except OSError:
         return []
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    # `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF`; a waiter's line has `->` after the number.
-    fields = (line.split() for line in lines)
-    # While locks come and go, /proc/locks may show a line twice.
-    return list(dict.fromkeys(int(f[4]) for f in fields if f[1] == "FLOCK" and f[5] == device))
+    return (locks() if known is None else known).get(device, [])
 
 
 def is_held(path: str) -> bool:

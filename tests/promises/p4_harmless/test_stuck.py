@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +145,26 @@ def test_flush_after_the_stopped_holder_of_the_lock_was_continued_and_ended_succ
         assert holder.wait() == -signal.SIGTERM
         collector.flush()
         assert all_calls(load(tmp_path, SESSION)) == {"tool": 1}
+
+
+def test_command_while_the_holder_of_the_lock_is_stopped_waits_half_a_second_and_its_record_counts(
+    tmp_path: Path,
+) -> None:
+    with Collector(SESSION, tmp_path):
+        pass
+    session = tmp_path / SESSION
+    command = [sys.executable, "-m", "m31a_mp", "record", "--session", str(session), "tool", "make"]
+    with lock_held_by_a_stopped_process(tmp_path) as holder:
+        done = subprocess.run(
+            [*command, "--ok", "--duration-ms", "3"], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, "")
+        [line] = done.stderr.splitlines()
+        assert line.startswith(f"m31a-mp: records of {session} are not handed over to its journal: ")
+        assert f"journal.lock is held by pid {holder.pid} " in line
+        assert "; waited 0.5 s. The records stay where they are; " in line
+        assert all_calls(attach(SESSION, tmp_path).snapshot()) == {"make": 1}
+    assert all_calls(compact(tmp_path, SESSION).metrics) == {"make": 1}
 
 
 def test_stop_while_the_holder_of_the_lock_is_stopped_waits_for_it_once(

@@ -309,7 +309,7 @@ def test_few_descriptors_cost_no_command(wrapper: Wrapper, one: Session, descrip
     assert (result.returncode, result.stdout) == (7, "out\n"), result.stderr
     if result.stderr:
         message = wrapper.told(result)
-        assert message.startswith(("this call is ", "the last flush of session one failed: "))
+        assert message.startswith(("this call is ", "the session is not merged into metrics.json: "))
         assert ("not recorded" in message) is (recorded(one) == 0)
     else:
         assert (recorded(one), status(one).state) == (1, State.FINISHED)
@@ -351,7 +351,7 @@ def test_command_that_ruins_its_session_keeps_its_status(wrapper: Wrapper, one: 
             directory.chmod(0o700)
     message = wrapper.told(result) if result.stderr else "this call is recorded"
     lost = ("this call is not recorded: ", "not all of this call is recorded: ")
-    failed = "the last flush of session one failed: "  # which says nothing of the call
+    failed = "the session is not merged into metrics.json: "  # which says nothing of the call
     assert message.startswith((*lost, failed, "this call is recorded"))
     if message.startswith("this call is recorded"):
         if result.stderr:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ def states_of(site: int, records: list[tuple[int, Record]]) -> list[State]:
     states = []
     for number in range(len(records) + 1):
         totals = folded(records[:number], Totals(0))
-        totals.site = replace(identity, number=number + 1)
+        totals.site = identity._replace(number=number + 1)
         states.append(State.of(totals.site, encoded(SESSION, totals)))
     return states
 

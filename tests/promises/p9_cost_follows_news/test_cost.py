@@ -6,7 +6,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -16,6 +16,7 @@ import orjson
 import pytest
 
 from m31a_mp import Collector, Usage, attach, load, verify
+from m31a_mp.kinds.call import callers_part
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
@@ -246,6 +247,40 @@ def test_flush_of_one_record_encodes_one_entry_and_reads_no_metrics(
     assert [(tool.name, tool.call_count) for tool in metrics.tools[4:7]] == [
         ("tool 4", 1), ("tool 5", 2), ("tool 6", 1),
     ]  # fmt: skip
+
+
+def test_flush_beside_many_running_calls_encodes_and_asks_about_only_the_new_one(
+    sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    asked: list[str] = []
+    encode = metrics_file._entry
+
+    def count(entry: dict[str, Any]) -> orjson.Fragment:
+        encoded.append(entry["name"])
+        return encode(entry)
+
+    def ask(call: str) -> str:
+        asked.append(call)
+        return callers_part(call)
+
+    with Collector("s", sessions) as collector, ExitStack() as running:
+        for number in range(500):
+            running.enter_context(collector.tool_call(f"tool {number}"))
+        collector.flush()
+        monkeypatch.setattr(metrics_file, "_entry", count)
+        monkeypatch.setattr("m31a_mp.metrics.interrupted.callers_part", ask)
+        with collector.tool_call("another"):
+            collector.flush()
+            metrics = load(sessions, "s")
+            assert metrics == collector.snapshot()
+            assert [call.name for call in metrics.running] == [*(f"tool {n}" for n in range(500)), "another"]
+        assert encoded == ["another"]
+        assert len(asked) <= 2 * 501  # for the flush and the snapshot, once each
+        collector.flush()
+        metrics = load(sessions, "s")
+        assert metrics
+        assert len(metrics.running) == 500
 
 
 @pytest.mark.parametrize("look", [Collector.flush, Collector.snapshot])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,10 +20,12 @@ from damage import UNITS, batch, line, tool_call
 from m31a_mp import Collector, SessionMetrics, attach, compact
 from m31a_mp.inspection.snapshot import Looks, fold_everything
 from m31a_mp.inspection.status import status
+from m31a_mp.journal import append
 from m31a_mp.journal.batch import Batch
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
+from m31a_mp.system.flock import FileLock
 from metrics_of import calls, calls_of
 from workers import Forked
 
@@ -64,26 +67,39 @@ class Mess:
         self.session = Session.named("s", sessions)
         self.session.make()
         self.was_cut = False
+        self._lock = FileLock(self.session.journal_lock)
+        self._take_lock()
+        self.free()
         self._journal = Path(self.session.journal)
         self._written = written
         self._torn_at = -1
         self._numbers = itertools.count(1)
+
+    def _take_lock(self) -> None:
+        assert self._lock.held or self._lock.acquire()
+
+    def free(self) -> None:
+        """End the process whose append is torn: it fills nothing any more."""
+        self._torn_at = -1
+        if self._lock.held:
+            self._lock.release()
 
     def append(self, data: bytes) -> None:
         with self._journal.open("ab") as stream:
             stream.write(data)
 
     def seal(self) -> None:
-        self._torn_at = -1
+        self.free()
         if self._journal.exists():
             self._journal.rename(self.session.sealed_as(next(self._numbers)))
 
     def publish(self) -> None:
-        self._torn_at = -1
+        self.free()
         with Collector("s", self.session.sessions_dir) as collector:
             collector.record_heal_trigger("plan")
 
     def tear(self) -> None:
+        self._take_lock()
         self._torn_at = self._journal.stat().st_size if self._journal.exists() else 0
         self.append(TORN[: self._written] + bytes(len(TORN) - self._written))
 
@@ -92,14 +108,16 @@ class Mess:
             with self._journal.open("r+b") as stream:
                 stream.seek(self._torn_at)
                 stream.write(TORN)
+        self.free()
 
     def cut(self) -> None:
+        self.free()
         if self._journal.exists():
             os.truncate(self._journal, self._journal.stat().st_size // 2)
-            self._torn_at, self.was_cut = -1, True
+            self.was_cut = True
 
     def remove(self) -> None:
-        self._torn_at = -1
+        self.free()
         shutil.rmtree(self.session.root)
         self.session.make()
 
@@ -114,7 +132,7 @@ STEPS: dict[str, Callable[[Mess], None]] = {
     **{name: partial(Mess.append, data=data) for name, data in PIECES.items()},
     **{
         name: getattr(Mess, name)
-        for name in ("seal", "publish", "unpublish", "tear", "fill", "cut", "damage", "remove")
+        for name in ("seal", "publish", "unpublish", "tear", "fill", "free", "cut", "damage", "remove")
     },
 }
 steps = st.lists(st.tuples(st.sampled_from(list(STEPS)), st.integers(0, 2)), min_size=3, max_size=20)
@@ -127,12 +145,15 @@ def test_look_that_goes_on_sees_what_a_first_look_sees(
 ) -> None:
     mess = Mess(tmp_path_factory.mktemp("sessions"), written)
     looks = Looks(mess.session)
-    for step, times in steps:
-        STEPS[step](mess)
-        if mess.was_cut:
-            mess.was_cut, looks = False, Looks(mess.session)
-        for _ in range(times):
-            assert looks.look(result_of) == result_of(fold_everything(mess.session))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(append, "LOCK_SECONDS", 0.0)  # looks at damage would wait for whoever appends
+        for step, times in steps:
+            STEPS[step](mess)
+            if mess.was_cut:
+                mess.was_cut, looks = False, Looks(mess.session)
+            for _ in range(times):
+                assert looks.look(result_of) == result_of(fold_everything(mess.session))
+        mess.free()
 
 
 def append_calls(session: Session, tool: str, count: int) -> None:
@@ -204,6 +225,84 @@ def test_second_look_folds_and_reads_only_what_is_new(
     worker.flush()  # the same records, in the journal now
     assert calls(looks.look(metrics_of)) == {"bash": 30_100}
     assert sum(folded) < 30_000  # those of one segment
+
+
+@pytest.fixture
+def folded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of lines that folds were given from now on."""
+    counts: list[int] = []
+    piece = Fold._piece
+
+    def noting(*arguments: Any, **options: Any) -> int:
+        count = piece(*arguments, **options)
+        counts.append(count)
+        return count
+
+    monkeypatch.setattr(Fold, "_piece", noting)
+    return counts
+
+
+TORN_ROOM = TORN[:-100] + bytes(100)
+LEFT: dict[str, bytes] = {
+    "torn batch": TORN_ROOM,
+    "torn batch of which nothing is there": bytes(len(TORN)),
+    "torn header": TORN[:10] + bytes(len(TORN) - 10),
+    "torn batch and lines": TORN_ROOM + tool_call("behind"),
+    "batch that is wrong": PIECES["a batch that is wrong"],
+    "batch that is wrong and lines": PIECES["a batch that is wrong"] + tool_call("behind"),
+    "bytes that are not text": b"x\0\n",
+    "endless line": 70_000 * b"x" + b"\n",
+    "invalid line": b"garbage\n",
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+def test_look_does_not_read_again_what_lies_behind_the_torn_and_the_damaged(
+    session: Session, left: bytes, folded: list[int]
+) -> None:
+    compact(session.sessions_dir, "s")
+    looks = Looks(session)
+    append_calls(session, "before", 1000)
+    assert calls(looks.look(metrics_of))["before"] == 1000
+    with Path(session.journal).open("ab") as stream:
+        stream.write(left)
+    append_calls(session, "after", 1000)
+    assert looks.look(result_of) == result_of(fold_everything(session))
+    for count in range(1001, 1010):
+        append_calls(session, "after", 1)
+        folded.clear()
+        assert calls(looks.look(metrics_of))["after"] == count
+        assert sum(folded) <= 2
+    assert looks.look(result_of) == result_of(fold_everything(session))
+
+
+def test_looks_at_one_invalid_line_after_another_read_only_these(session: Session, folded: list[int]) -> None:
+    compact(session.sessions_dir, "s")
+    looks = Looks(session)
+    append_calls(session, "before", 1000)
+    looks.look(metrics_of)
+    for count in range(1, 10):
+        with Path(session.journal).open("ab") as stream:
+            stream.write(b"garbage\n")
+        folded.clear()
+        assert looks.look(metrics_of).rejected == count
+        assert sum(folded) == 1
+
+
+def test_torn_batch_that_is_filled_while_nobody_had_the_lock_for_a_look_counts(session: Session) -> None:
+    """The process that appends holds the lock, and stands still in the middle of its batch."""
+    compact(session.sessions_dir, "s")
+    looks, holder = Looks(session), FileLock(session.journal_lock)
+    assert holder.acquire()
+    with Path(session.journal).open("ab") as stream:
+        stream.write(TORN_ROOM)
+    for _ in range(3):
+        assert looks.look(result_of) == result_of(fold_everything(session))
+    with Path(session.journal).open("r+b") as stream:
+        stream.write(TORN)
+    holder.release()
+    for _ in range(3):
+        assert calls(looks.look(metrics_of)) == {"torn-1": 1, "torn-2": 1}
 
 
 @pytest.mark.usefixtures("segments_at_once")

@@ -11,14 +11,18 @@ from pathlib import Path
 import pytest
 
 from m31a_mp import Collector, attach
+from m31a_mp.metrics.file import read_totals
+from m31a_mp.session.paths import Session
 from metrics_of import loaded, outcomes
 from workers import Forked
 
-# Runs a program, and says at its end which modules it has imported, and which files it has opened.
+# Runs a program, and says at its end which modules it has imported, and which files it has opened. A fork is
+# told as if it were a file.
 OBSERVED = """
 import atexit, os, sys
 opened, told = [], int(sys.argv.pop(1))
-sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+told_of = {"open": lambda path, *_: opened.append(str(path)), "os.fork": lambda: opened.append("fork")}
+sys.addaudithook(lambda event, arguments: told_of.get(event, lambda *_: None)(*arguments))
 
 @atexit.register
 def tell():
@@ -31,7 +35,7 @@ OF_COMMANDS = {"click", "rich"}
 OF_OTHERS = {"filelock", "psutil"}
 OF_READERS = {"orjson", "dataclasses", "typing"}
 OF_PYTHON = {"argparse", "asyncio", "inspect", "json", "logging", "multiprocessing", "pathlib", "subprocess"}
-OF_PYTHON |= {"contextlib", "fractions", "shutil", "tempfile", "threading"}
+OF_PYTHON |= {"contextlib", "decimal", "fractions", "shutil", "tempfile", "threading"}
 COLD = {f"m31a_mp.{name}" for name in ("collector", "inspection", "metrics", "model", "kinds.catalog")}
 
 
@@ -77,12 +81,53 @@ def test_run_in_a_session_with_an_owner_imports_nothing_that_it_does_not_need(se
         assert outcomes(owner.snapshot()) == {"sh": (0, 1)}
 
 
-def test_run_that_owns_the_session_imports_what_a_collector_needs(sessions: Path) -> None:
+@pytest.mark.parametrize("is_new", [True, False])
+def test_run_that_owns_the_session_imports_what_it_merges_with_while_the_command_runs(
+    sessions: Path, is_new: bool
+) -> None:
+    before = 0
+    if not is_new:
+        with Collector("s", sessions) as owner:
+            owner.record_tool_call("x", True, 1)
+        before = publications(sessions)
+        observe(COMMAND_LINE, *RECORD, session=sessions / "s")
     seen = observe(COMMAND_LINE, "run", "--", "true", session=sessions / "s")
     assert seen.status == 0
     assert seen.modules & (OF_COMMANDS | OF_OTHERS) == set()
     assert seen.modules & OF_PYTHON <= {"contextlib", "inspect", "json"}  # for orjson
-    assert outcomes(loaded(sessions, "s")) == {"true": (1, 0)}
+    start = seen.opened[: seen.opened.index("fork")]
+    assert not [path for path in start if "orjson" in path or "dataclasses" in path or "compactor" in path]
+    assert [path for path in seen.opened if "orjson" in path]
+    assert outcomes(loaded(sessions, "s")) == {"true": (1, 0)} | ({} if is_new else {"x": (2, 0)})
+    # Once, and a new session at its start, too: then it has a beginning.
+    assert publications(sessions) == before + 1 + is_new
+
+
+def publications(sessions: Path) -> int:
+    totals = read_totals(Session.named("s", sessions))
+    assert totals
+    assert totals.site
+    return totals.site.number
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param("Collector('s', sys.argv[1])", id="dropped at once"),
+        pytest.param("owner = Collector('s', sys.argv[1])", id="left to the end"),
+        pytest.param("owner = Collector('s', sys.argv[1]); owner.flush(); owner.stop()", id="stopped"),
+    ],
+)
+def test_collector_of_a_new_session_imports_no_more_than_a_worker_while_nothing_is_recorded(
+    sessions: Path, use: str
+) -> None:
+    worker = observe("from m31a_mp import attach; attach('w', sys.argv[1])", sessions, session=sessions / "s")
+    owner = observe(f"from m31a_mp import Collector; {use}", sessions, session=sessions / "s")
+    assert owner.status == worker.status == 0
+    opening = {f"m31a_mp.{name}" for name in ("collector", "ending", "metrics", "metrics.beginning")}
+    assert owner.modules - worker.modules == opening | {"m31a_mp.session.lease"}
+    assert owner.modules & (OF_COMMANDS | OF_OTHERS | OF_READERS | OF_PYTHON) == set()
+    assert outcomes(loaded(sessions, "s")) == {}
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -114,12 +159,30 @@ def test_help_and_mistakes_import_nothing_that_reads_sessions(
     assert seen.modules & ({"rich", "orjson", "logging", "subprocess"} | OF_OTHERS | COLD) == set()
 
 
-def test_show_of_a_finished_session_imports_neither_filelock_nor_psutil(sessions: Path) -> None:
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_show_of_a_finished_session_imports_only_what_a_look_needs(
+    sessions: Path, arguments: tuple[str, ...]
+) -> None:
     with Collector("s", sessions) as owner:
         owner.record_tool_call("x", True, 1)
-    seen = observe(COMMAND_LINE, "show", session=sessions / "s")
+    seen = observe(COMMAND_LINE, "show", *arguments, session=sessions / "s")
     assert seen.status == 0
-    assert seen.modules & (OF_OTHERS | {"asyncio", "logging", "subprocess"}) == set()
+    of_rich = {name for name in seen.modules if name.startswith("rich.")}
+    assert of_rich <= {"rich.cells", "rich._cell_widths", "rich._extension"} | {  # how wide a character is
+        name for name in of_rich if name.startswith("rich._unicode_data")
+    }
+    assert seen.modules & (OF_OTHERS | {"click"}) == set()
+    assert seen.modules & OF_PYTHON <= {"contextlib", "inspect", "json"}  # for orjson
+    assert not {name for name in seen.modules if name.startswith("m31a_mp.sharing")}
+
+
+def test_show_in_colours_imports_rich_but_not_click(sessions: Path) -> None:
+    with Collector("s", sessions) as owner:
+        owner.record_tool_call("x", True, 1)
+    program = f"os.environ['FORCE_COLOR'] = '1'; {COMMAND_LINE}"
+    seen = observe(program, "show", session=sessions / "s")
+    assert "rich.console" in seen.modules
+    assert "click" not in seen.modules
 
 
 def test_record_opens_the_same_files_whatever_lies_in_the_session(sessions: Path) -> None:

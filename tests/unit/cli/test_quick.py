@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from m31a_mp.cli import main, quick, recording, running
+from m31a_mp.cli import main, quick, recording, running, showing, streams
+from m31a_mp.cli import show as showing_by_click
 from m31a_mp.cli._options import COMMANDS
 from m31a_mp.cli.naming import TroubleError
 from m31a_mp.cli.program import program
@@ -33,9 +34,15 @@ def called() -> Any:
         calls.append((command_line, options))
         return 7
 
+    def show(directories: tuple[str, ...], choice: object, **options: object) -> None:
+        calls.append(("show", directories, choice, options))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recording, "record", record)
         patch.setattr(running, "run", run)
+        patch.setattr(showing, "show", show)
+        patch.setattr(showing_by_click, "show", show)
+        patch.setattr(streams, "prepare", lambda: None)  # the streams of the tests are not the program's
         yield calls
 
 
@@ -68,6 +75,7 @@ VALUES = st.sampled_from(["5", "x"]) | st.sampled_from(NUMBERS + TEXTS) | st.sam
 WORDS = (
     st.sampled_from(NAMES + OPTIONS) | VALUES | st.builds("{}={}".format, st.sampled_from(OPTIONS), VALUES)
 )
+SHOWN = VALUES | st.sampled_from(["--json", "--json=", "--top", "--compare", "--sort=calls"])
 OF_GROUP = st.sampled_from([[], [], ["--session", "outer"], ["--session="], ["--"], ["--ok"]])
 
 
@@ -92,7 +100,7 @@ def lines(draw: st.DrawFn) -> list[str]:
 
 
 @settings(max_examples=500)
-@given(lines() | st.lists(WORDS, max_size=8), SESSION)
+@given(lines() | st.lists(WORDS, max_size=8) | st.lists(SHOWN, max_size=4).map(["show"].__add__), SESSION)
 @example(["run", "--", "--"], None)
 @example(["record", "--session", "outer", "heal", "plan"], "sessions/of the variable")
 @example(["record", "heal-outcome", "verify", "--ok="], None)
@@ -120,6 +128,9 @@ USUAL = [
     "run --session sessions/demo -- pytest -q --maxfail=1",
     "run --session=sessions/demo --tool lint --phase verify -- ruff check .",
     "run sh -c 'exit 3'",
+    "show",
+    "show sessions/demo",
+    "show sessions/a sessions/b --json",
 ]
 
 
@@ -138,7 +149,9 @@ def test_usual_command_line_is_read_without_click(called: Called, line: str) -> 
             "",
             "--help",
             "--version",
-            "show",
+            "show --top 3",
+            "show --compare sessions/a sessions/b",
+            "show --help",
             "record",
             "run",
             "run --",
@@ -177,7 +190,7 @@ def test_completion_is_left_to_click(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("command", ["record heal plan", "run --session x true"])
+@pytest.mark.parametrize("command", ["record heal plan", "run --session x true", "show x"])
 def test_error_is_told_as_it_is_behind_click(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -190,6 +203,8 @@ def test_error_is_told_as_it_is_behind_click(
 
     monkeypatch.setattr(recording, "record", fail)
     monkeypatch.setattr(running, "run", fail)
+    monkeypatch.setattr(showing, "show", fail)
+    monkeypatch.setattr(showing_by_click, "show", fail)
     words = command.split()
     assert quick.understood(words)
     expected = 125 if command.startswith("run") and status < 125 else status

@@ -37,7 +37,7 @@ from m31a_mp.exports.otlp_data import metrics_data
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.kinds.times import to_ns
 from m31a_mp.metrics.totals import Totals
-from receiver import Receiver, number, points_of, receiving
+from receiver import Receiver, dripping, number, points_of, receiving
 from workers import Forked
 
 NAME = "m31a_mp otlp"
@@ -407,6 +407,26 @@ class TestExporter:
         assert receiver.refused.wait(60)
         receiver.answer = b""
         Exporter().export(everything())  # the next one is as usual
+
+    @pytest.mark.parametrize(
+        ("start", "drop"),
+        [
+            (b"", b"H"),
+            (b"HTTP/1.1 ", b"2"),
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+            (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+            (b"HTTP/1.1 503 No\r\nContent-Length: 9999\r\n\r\n", b"x"),
+        ],
+    )
+    def test_answer_that_drips_does_not_outlast_the_timeout(
+        self, monkeypatch: pytest.MonkeyPatch, start: bytes, drop: bytes
+    ) -> None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.3")
+        with dripping(start, drop) as url, pytest.raises(ExportError, match="it did not answer in time"):
+            Exporter(url).export(everything())
 
     def test_logs_of_other_threads_are_left_alone(
         self, receiver: Receiver, caplog: pytest.LogCaptureFixture

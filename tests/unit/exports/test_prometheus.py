@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,12 +27,14 @@ from damage import raising
 from m31a_mp import Collector, LLMMetric, ModelMetric, SessionMetrics, ToolMetric, Usage, attach, load, save
 from m31a_mp.exports import prometheus
 from m31a_mp.exports import sessions as watching
-from m31a_mp.exports.numbers import POWERS, Numbers
+from m31a_mp.exports.numbers import POWERS, Numbers, Shown
 from m31a_mp.exports.prometheus import SessionsCollector, text, write_textfile
+from m31a_mp.exports.sessions import Seen, Sessions
 from m31a_mp.inspection.snapshot import Looks
 from m31a_mp.inspection.status import Owner, State, Status, owner_of, status
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.session.paths import Session
+from m31a_mp.system import files
 from prometheus import (
     PROMTOOL,
     Series,
@@ -144,7 +150,8 @@ class TestOneSession:
         for duration in durations:
             histogram.add({duration: 1})
         tool = ToolMetric("t", len(durations), len(durations), 0, 7, durations=histogram)
-        (row,) = Numbers.of(SessionMetrics("s", tools=[tool])).durations["tool.call.duration"].values()
+        numbers = Numbers.of(SessionMetrics("s", tools=[tool]), lambda _, name: name)
+        (row,) = numbers.durations["tool.call.duration"].values()
         # Compare whole numbers: 2**-8 s is no whole number of milliseconds.
         expected = [
             sum(duration * 2 ** max(0, -power) <= 1000 * 2 ** max(0, power) for duration in durations)
@@ -450,11 +457,13 @@ class TestSessionsThatComeAndGo:
         inside: list[None] = []
         together: list[int] = []
 
-        def watched(session: Session, looks: Looks) -> Status:
+        real = Sessions._read
+
+        def watched(sessions: Sessions, session: Session, looks: Looks, seen: Seen | None) -> Seen:
             inside.append(None)
             for _ in range(100):  # others may come in
                 os.sched_yield()
-            found = status(session, looks)
+            found = real(sessions, session, looks, seen)
             together.append(len(inside))
             inside.pop()
             return found
@@ -462,7 +471,7 @@ class TestSessionsThatComeAndGo:
         def look(i: int) -> None:
             looks[i] = [series(collector.collect()) for _ in range(20)]
 
-        monkeypatch.setattr(watching, "status", watched)
+        monkeypatch.setattr(Sessions, "_read", watched)
         with Collector("s", sessions) as s:
             threads = [threading.Thread(target=look, args=(i,)) for i in range(4)]
             for thread in threads:
@@ -479,6 +488,26 @@ class TestSessionsThatComeAndGo:
 
 def die_owning(sessions: Path, name: str) -> None:
     Collector(name, sessions).record_tool_call("grep", True, 1)
+
+
+def own_and_stop(sessions: Path) -> None:
+    owner = Collector("s", sessions)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    owner.stop()
+
+
+def close(directory: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let no call enter a directory, as its permissions would for everybody but root."""
+    listdir = os.listdir
+
+    def closed(real: Callable[..., object], path: object, *rest: object) -> object:
+        is_within = isinstance(path, str) and f"{path}/".startswith(f"{directory}/")
+        if is_within and (path != str(directory) or real is listdir):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *rest)
+
+    for name in ("listdir", "stat", "lstat", "open"):
+        patch.setattr(os, name, partial(closed, getattr(os, name)))
 
 
 class TestDamage:
@@ -521,18 +550,34 @@ class TestDamage:
         assert value(looks[-1], "tool_calls_total", tool="bad", outcome="success") == 3
 
     def test_session_that_may_not_be_read_is_neither_gone_nor_counted_twice(
-        self, two: Path, monkeypatch: pytest.MonkeyPatch
+        self, two: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         collector = SessionsCollector(two)
         looks = [collected(collector)]
         with monkeypatch.context() as patch:
-            good = [Session.named("good", two)]
-            patch.setattr(watching, "sessions_in", lambda _: good)  # as without the right to read the other
+            close(two / "bad", patch)
             looks.append(collected(collector))
         assert value(looks[-1], "sessions", condition="unreadable") == 1
+        assert [record.message for record in caplog.records] == [
+            f"session bad cannot be read: [Errno 13] Permission denied: '{two}/bad'"
+        ]
         looks.append(collected(collector))
         assert_monotone(looks)
         assert value(looks[-1], "tool_calls_total", tool="bad", outcome="success") == 2
+
+    def test_session_of_before_that_may_not_be_read_meanwhile_is_still_of_before(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Collector("old", sessions) as s:
+            s.record_tool_call("grep", True, 1)
+        collector = SessionsCollector(sessions)
+        for is_closed in (True, True, False, True, False):
+            with monkeypatch.context() as patch:
+                if is_closed:
+                    close(sessions / "old", patch)
+                found = collected(collector)
+            assert value(found, "sessions", condition="unreadable") == is_closed
+            assert values(found, "tool_calls_total") == {}
 
     def test_directory_that_cannot_be_listed_is_not_an_empty_one(
         self, two: Path, monkeypatch: pytest.MonkeyPatch
@@ -561,14 +606,71 @@ class TestCost:
         found = collected(collector)
         assert value(found, "tool_calls_total", tool="grep", outcome="success") == 2
 
+    def test_running_session_without_writers_is_read_once_and_its_end_is_seen(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Collector("s", sessions) as s:
+            s.record_tool_call("grep", True, 1)
+        read = noted_reads(monkeypatch)
+        collector = SessionsCollector(sessions)
+        with Forked(own_and_stop, sessions) as owner:
+            os.waitpid(owner.pid, os.WUNTRACED)
+            age(sessions / "s")
+            for _ in range(3):
+                assert value(collected(collector), "sessions", condition="running") == 1
+            assert read == ["s"]
+        found = collected(collector)
+        assert value(found, "sessions", condition="ended") == 1
+        assert value(found, "tool_calls_total", tool="grep", outcome="success") == 1
+
+    @pytest.mark.parametrize("by_session", [False, True])
+    def test_numbers_are_made_anew_only_for_what_is_new(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch, *, by_session: bool
+    ) -> None:
+        made: list[str] = []
+        numbers_of = Numbers.of
+
+        def noting(metrics: SessionMetrics, shown: Shown) -> Numbers:
+            made.append(metrics.session_id)
+            return numbers_of(metrics, shown)
+
+        collector = SessionsCollector(sessions, by_session=by_session)
+        with Collector("idle", sessions) as idle, Collector("busy", sessions) as busy:
+            for s in (idle, busy):
+                s.record_tool_call("grep", True, 1)
+            monkeypatch.setattr(Numbers, "of", noting)
+            for i in range(1, 4):
+                calls = values(collected(collector), "tool_calls_total")
+                assert sum(calls.values()) == 1 + i
+                busy.record_tool_call("grep", True, 1)
+        assert sorted(made) == ["busy", "busy", "busy", "idle"]
+
+    def test_locks_of_the_system_are_read_once_for_all_sessions(
+        self, sessions: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reads: list[str] = []
+        read = files.read
+
+        def noting(path: str) -> bytes:
+            reads.append(path)
+            return read(path)
+
+        with ExitStack() as owned:
+            for name in "abcde":
+                owned.enter_context(Collector(name, sessions))
+            collector = SessionsCollector(sessions)
+            monkeypatch.setattr(files, "read", noting)
+            assert value(collected(collector), "sessions", condition="running") == 5
+            assert reads.count("/proc/locks") == 1
+
     def test_session_that_had_ended_before_is_asked_once_who_owns_it(
         self, sessions: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[str] = []
 
-        def noting(session: Session) -> Owner | None:
+        def noting(session: Session, locks: dict[str, list[int]]) -> Owner | None:
             asked.append(session.id)
-            return owner_of(session)
+            return owner_of(session, locks)
 
         monkeypatch.setattr(watching, "owner_of", noting)
         with Collector("s", sessions) as s:
@@ -609,11 +711,13 @@ def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sessions that are read from now on."""
     read: list[str] = []
 
-    def noting(session: Session, looks: Looks) -> Status:
-        read.append(session.id)
-        return status(session, looks)
+    real = Sessions._read
 
-    monkeypatch.setattr(watching, "status", noting)
+    def noting(sessions: Sessions, session: Session, looks: Looks, seen: Seen | None) -> Seen:
+        read.append(session.id)
+        return real(sessions, session, looks, seen)
+
+    monkeypatch.setattr(Sessions, "_read", noting)
     return read
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -14,7 +16,9 @@ from m31a_mp import (
     ToolMetric,
     attach,
 )
+from m31a_mp.inspection import snapshot
 from m31a_mp.segments import staging
+from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock
 from metrics_of import files_under
@@ -66,6 +70,26 @@ class TestSnapshot:
             collector.record_tool_call("bash", True, 1)
             assert collector.snapshot().tools[0].call_count == 1
             lock.release()
+
+    def test_snapshot_copies_many_records_of_segments_to_a_file(
+        self, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        on_disk, moved = snapshot._on_disk, []
+
+        def watched(copy: io.BytesIO) -> IO[bytes]:
+            moved.append(len(copy.getvalue()))
+            return on_disk(copy)
+
+        monkeypatch.setattr(snapshot, "_STAGED_BYTES", 3000)
+        monkeypatch.setattr(snapshot, "_on_disk", watched)
+        stagings = [Staging(session) for _ in range(3)]
+        for one in stagings:
+            one.put("tool_started", ',"name":"x","call":"1"')
+            for _ in range(50):
+                one.put("heal_trigger", ',"phase":"plan"')
+        [phase] = attach(session.id, session.sessions_dir).snapshot().phases
+        assert phase.heal_trigger_count == len(stagings) * 50
+        assert len(moved) == 1
 
     def test_snapshot_of_a_session_that_does_not_exist_is_empty(self, sessions: Path) -> None:
         metrics = attach("s", sessions).snapshot()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise, permutations
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from m31a_mp import RunningCall, attach, compact, merge
 from m31a_mp.kinds import running
 from m31a_mp.kinds.call import Caller, caller_of, callers_part
+from m31a_mp.kinds.catalog import RUNNING
+from m31a_mp.kinds.tables import fragment
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import Totals
+from m31a_mp.model import entry_to_json
 from m31a_mp.session.paths import Session
 from m31a_mp.system import calls, process
 from metrics_of import stored
@@ -210,3 +214,23 @@ class TestIds:
     )
     def test_that_of_another_program_says_nothing(self, call: str) -> None:
         assert caller_of(call) is None
+
+
+_move = st.tuples(st.sampled_from(["add", "end", "take", "look"]), st.integers(0, 3), st.integers(0, 5))
+
+
+@given(st.lists(_move, max_size=30))
+def test_encoded_calls_are_those_that_are_shown_whatever_was_encoded_before(
+    moves: list[tuple[str, int, int]],
+) -> None:
+    under_way = RUNNING.new()
+    for move, call, time in [*moves, ("look", 0, 0)]:
+        if move == "add":
+            under_way.add(time, f"tool {time}", f"call-{call}")
+        elif move == "end":
+            under_way.end(f"call-{call}")
+        elif move == "take" and f"call-{call}" in under_way.calls:
+            under_way.take(f"call-{call}")
+        elif move == "look":
+            shown = [entry_to_json(metric) for metric in under_way.shown()["running"]]
+            assert orjson.loads(orjson.dumps(under_way.encoded(fragment))) == shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time_ns
@@ -146,7 +145,7 @@ def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: i
     single.add_journal("j", [Lines(o, t + b"\n") for o, t in list(zip(offsets, texts, strict=True))[known:]])
     assert batch.totals.to_metrics("s") == single.totals.to_metrics("s")
     assert batch.totals.to_checkpoint() | {"writers": {}} == single.totals.to_checkpoint() | {"writers": {}}
-    rejected = [replace(item, data=item.data.removesuffix(b"\n")) for item in single.rejected]
+    rejected = [item._replace(data=item.data.removesuffix(b"\n")) for item in single.rejected]
     assert (batch.records, batch.rejected) == (single.records, rejected)
 
 
@@ -158,6 +157,7 @@ def test_pieces_and_what_is_counted_in_between_do_not_show(records: list[Record]
         with pytest.MonkeyPatch.context() as patch:
             if few:  # each piece has a few lines, and is counted at once
                 patch.setattr(fold, "_PIECE_BYTES", size)
+                patch.setattr(fold, "_FIRST_PIECE_BYTES", 1)
                 patch.setattr(fold, "_SETTLED_RECORDS", 0)
                 patch.setattr(durations, "_FEW", 0)
                 patch.setattr(durations, "_MAX_DISTINCT", 1)
@@ -328,6 +328,27 @@ def test_damage_and_lines_are_told_apart() -> None:
         (90, b"garbage"),
     ]
     assert (result.records, result.totals.rejected) == (2, 2)
+
+
+def test_news_change_with_whatever_the_fold_gains_and_with_nothing_else() -> None:
+    found = Fold(Totals())
+    record = Record("tool_call", ("grep", True, 1)).line(0)
+    batch = Batch("w", 1, record, {"no_space": 1})
+    news = {found.news}
+    found.add_batch("journal", batch)
+    news.add(found.news)
+    found.add_journal("journal", [Lines(0, record)])
+    news.add(found.news)
+    found.add_batch("journal", Batch("w", 2, b"", {"no_space": 2}))
+    news.add(found.news)
+    found.reject(Rejected("journal", 0, "damage", b""))
+    news.add(found.news)
+    found.interrupted += 1
+    news.add(found.news)
+    assert len(news) == 6
+    found.add_batch("journal", batch)  # it comes again
+    found.continue_now()
+    assert found.news in news
 
 
 def test_rejected_pieces_are_all_counted_and_their_bytes_bounded() -> None:

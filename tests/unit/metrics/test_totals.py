@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, LLMMetric, PhaseMetric, SessionMetrics, ToolMetric, compact, load, save
+from m31a_mp.errors import DamagedMetricsError
 from m31a_mp.metrics import totals
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import TooManyEntriesError, Totals
-from metrics_of import calls, folded, stored
+from metrics_of import folded, stored
 from strategies import Record, bare, few_names, few_records, untimed
 
 
@@ -184,11 +185,12 @@ def test_forgotten_writers_are_those_that_are_gone() -> None:
     assert {name: mark.last for name, mark in stored(result).writers.items()} == {"b": 7}
 
 
-def test_counts_of_a_foreign_file_that_add_up_to_less_than_an_integer_of_go_stop_there(
-    tmp_path: Path,
-) -> None:
-    save(
-        tmp_path, "s", SessionMetrics("s", tools=[ToolMetric("tool", -(2**63)), ToolMetric("tool", -(2**63))])
-    )
-    assert calls(compact(tmp_path, "s").metrics) == {"tool": -(2**63)}
-    assert calls(load(tmp_path, "s")) == {"tool": -(2**63)}
+def test_negative_counts_are_refused_before_they_are_added_up(tmp_path: Path) -> None:
+    tools = [ToolMetric("tool", 5), ToolMetric("tool", -3)]
+    with pytest.raises(ValueError, match=r"tools\[1\]\.call_count is negative: -3"):
+        save(tmp_path, "s", SessionMetrics("s", tools=tools))
+    save(tmp_path, "s", SessionMetrics("s", tools=[ToolMetric("tool", 12345)]))
+    file = tmp_path / "s" / "metrics.json"
+    file.write_bytes(file.read_bytes().replace(b"12345", b"-3"))  # of another program, or damaged
+    with pytest.raises(DamagedMetricsError, match=r"tools\[0\]\.call_count is negative: -3"):
+        compact(tmp_path, "s")

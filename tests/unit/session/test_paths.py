@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -39,6 +40,29 @@ def test_relative_directory_is_resolved_when_the_session_is_named(
     session = Session.named("s", sessions.name)
     monkeypatch.chdir("/")
     assert session.root == str(sessions / "s")
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("name", ["a", "b", "s", "segments"])
+def test_exception_of_a_handler_at_a_new_directory_reaches_the_program(
+    sessions: Path, name: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.mkdir
+
+    def strike(path: str, mode: int) -> None:
+        if side == "after" or os.path.basename(path) != name:
+            make(path, mode)
+        if os.path.basename(path) == name:
+            raise TimeoutError("time is up")
+
+    session = Session.named("s", sessions / "a" / "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", strike)
+        with pytest.raises(TimeoutError, match="time is up"):
+            session.make()
+    session.make()
+    for directory in (sessions / "a", sessions / "a" / "b", sessions / "a" / "b" / "s"):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
 def test_directories_that_exist_keep_their_mode(sessions: Path) -> None:
