@@ -204,10 +204,12 @@ def _look_on(session: Session, found: _Found) -> _Found:
 
 
 def _look_under_lock(session: Session, seen: _Seen | None = None, *, from_zero: bool = False) -> _Found:
-    # While the lock is held, no drain or seal happens. `_look` notices a publication.
+    # While the lock is held, no drain or seal happens. But an owner may publish journals that it sealed
+    # before, and delete them: a look that has read the previous `metrics.json` would miss their records.
     while True:
         publication = _publication(session)
-        if found := _look(session, publication, seen, from_zero=from_zero, is_locked=True):
+        found = _look(session, publication, seen, from_zero=from_zero, is_locked=True)
+        if found and _publication(session) == publication:
             return found
         seen = None
 
