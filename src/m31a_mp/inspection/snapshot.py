@@ -195,12 +195,21 @@ def _bytes_at(live: BinaryIO, at: Rejected) -> bytes:
 
 def _look_on(session: Session, found: _Found) -> _Found:
     """Read on behind what is torn, if the journal's lock is free. The next look then goes on from there."""
+    looked: list[_Found] = []
+    has_begun = False
+
+    def look() -> None:
+        nonlocal has_begun
+        has_begun = True
+        looked.append(_look_under_lock(session, found.seen))
+
     if os.access(session.journal_lock, os.R_OK | os.W_OK):
-        looked: list[_Found] = []
-        turn = staging(session).journal.turn
-        turn.take_if_free(lambda: looked.append(_look_under_lock(session, found.seen)))
-        found = next(iter(looked), found)
-    return found
+        try:
+            staging(session).journal.turn.take_if_free(look)
+        except OSError:
+            if has_begun:
+                raise  # a file could not be read; otherwise only the lock could not be had, say a symlink
+    return next(iter(looked), found)
 
 
 def _look_under_lock(session: Session, seen: _Seen | None = None, *, from_zero: bool = False) -> _Found:

@@ -305,6 +305,17 @@ def test_torn_batch_that_is_filled_while_nobody_had_the_lock_for_a_look_counts(s
         assert calls(looks.look(metrics_of)) == {"torn-1": 1, "torn-2": 1}
 
 
+@pytest.mark.parametrize("planted", [os.mkdir, partial(os.symlink, "/dev/null")])
+def test_looks_over_a_torn_batch_need_no_lock_that_can_be_had(
+    session: Session, planted: Callable[[str], None]
+) -> None:
+    looks = Looks(session)
+    Path(session.journal).write_bytes(TORN_ROOM + tool_call("behind"))
+    planted(session.journal_lock)
+    for _ in range(3):
+        assert looks.look(result_of) == result_of(fold_everything(session))
+
+
 @pytest.mark.usefixtures("segments_at_once")
 def test_watch_counts_unmerged_and_staged_records_without_reading_them_again(sessions: Path) -> None:
     session = Session.named("s", sessions)
