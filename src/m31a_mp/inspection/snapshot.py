@@ -334,14 +334,21 @@ class _Reading:
     def _is_closed(self, item: reader.Item) -> bool:
         """Whether later appends cannot look like the rest of an item that was just read.
 
-        A batch without room for its rest is open, and so is a line without its end.
+        A batch without room for its rest is open, and so is a line without its end, also behind NULs.
         """
         if isinstance(item, Batch):
             return item.room is not None
         if isinstance(item, reader.Lines):
             return item.text.endswith(b"\n")
         end = self.stream.tell()
-        return end > 0 and os.pread(self.stream.fileno(), 1, end - 1) in {b"\n", b"\0"}
+        last = os.pread(self.stream.fileno(), 1, end - 1) if end else b""
+        return last == b"\n" or (last == b"\0" and self._ends_line(end))
+
+    def _ends_line(self, offset: int) -> bool:
+        """Whether the line that goes on at an offset has its end. The stream stays there."""
+        rest = self.stream.readline(reader.MAX_LINE_BYTES)
+        self.stream.seek(offset)
+        return rest.endswith(b"\n")
 
 
 def _is_complete(item: reader.Item) -> bool:
