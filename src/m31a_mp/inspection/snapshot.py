@@ -195,19 +195,30 @@ def _bytes_at(live: BinaryIO, at: Rejected) -> bytes:
 
 def _look_on(session: Session, found: _Found) -> _Found:
     """Read on behind what is torn, if the journal's lock is free. The next look then goes on from there."""
+    looked: list[_Found] = []
+    has_begun = False
+
+    def look() -> None:
+        nonlocal has_begun
+        has_begun = True
+        looked.append(_look_under_lock(session, found.seen))
+
     if os.access(session.journal_lock, os.R_OK | os.W_OK):
-        looked: list[_Found] = []
-        turn = staging(session).journal.turn
-        turn.take_if_free(lambda: looked.append(_look_under_lock(session, found.seen)))
-        found = next(iter(looked), found)
-    return found
+        try:
+            staging(session).journal.turn.take_if_free(look)
+        except OSError:
+            if has_begun:
+                raise  # a file could not be read; otherwise only the lock could not be had, say a symlink
+    return next(iter(looked), found)
 
 
 def _look_under_lock(session: Session, seen: _Seen | None = None, *, from_zero: bool = False) -> _Found:
-    # While the lock is held, no drain or seal happens. `_look` notices a publication.
+    # While the lock is held, no drain or seal happens. But an owner may publish journals that it sealed
+    # before, and delete them: a look that has read the previous `metrics.json` would miss their records.
     while True:
         publication = _publication(session)
-        if found := _look(session, publication, seen, from_zero=from_zero, is_locked=True):
+        found = _look(session, publication, seen, from_zero=from_zero, is_locked=True)
+        if found and _publication(session) == publication:
             return found
         seen = None
 
@@ -323,14 +334,21 @@ class _Reading:
     def _is_closed(self, item: reader.Item) -> bool:
         """Whether later appends cannot look like the rest of an item that was just read.
 
-        A batch without room for its rest is open, and so is a line without its end.
+        A batch without room for its rest is open, and so is a line without its end, also behind NULs.
         """
         if isinstance(item, Batch):
             return item.room is not None
         if isinstance(item, reader.Lines):
             return item.text.endswith(b"\n")
         end = self.stream.tell()
-        return end > 0 and os.pread(self.stream.fileno(), 1, end - 1) in {b"\n", b"\0"}
+        last = os.pread(self.stream.fileno(), 1, end - 1) if end else b""
+        return last == b"\n" or (last == b"\0" and self._ends_line(end))
+
+    def _ends_line(self, offset: int) -> bool:
+        """Whether the line that goes on at an offset has its end. The stream stays there."""
+        rest = self.stream.readline(reader.MAX_LINE_BYTES)
+        self.stream.seek(offset)
+        return rest.endswith(b"\n")
 
 
 def _is_complete(item: reader.Item) -> bool:

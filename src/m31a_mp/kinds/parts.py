@@ -25,6 +25,13 @@ def integer(value: object) -> int:
     return value
 
 
+def natural(value: object) -> int:
+    """Check a count of the checkpoint."""
+    if integer(value) < 0:
+        raise ValueError(f"{value} is negative")
+    return integer(value)
+
+
 def finite(value: object) -> float:
     """Check a float of the checkpoint."""
     if not isinstance(value, float) or not math.isfinite(value):

@@ -15,7 +15,7 @@ import orjson
 
 from m31a_mp.kinds.catalog import RUNNING, TABLES, TIMELINE, TOOLS
 from m31a_mp.kinds.checks import saturated
-from m31a_mp.kinds.parts import Restoring, integer
+from m31a_mp.kinds.parts import Restoring, integer, natural
 from m31a_mp.kinds.tables import Entries
 from m31a_mp.kinds.timeline import COUNTS
 from m31a_mp.kinds.times import from_ns, plausible, to_ns
@@ -236,10 +236,10 @@ class Totals:
             totals.updated = plausible(to_ns(read["updated_at"]), now)
             totals.records = None
         if "records" in checkpoint:
-            totals.records = integer(checkpoint["records"])
+            totals.records = natural(checkpoint["records"])
         for writer, mark in checkpoint.get("writers", {}).items():
             totals.writers[writer] = WriterMark(
-                integer(mark["last"]), {r: integer(n) for r, n in mark["dropped"].items()}
+                integer(mark["last"]), {r: natural(n) for r, n in mark["dropped"].items()}
             )
         at = Restoring(started, totals.updated, now)
         for name, table in totals.tables.items():

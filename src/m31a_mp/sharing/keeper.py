@@ -9,12 +9,19 @@ attach to any number of sessions in its life.
 
 from __future__ import annotations
 
+# The modules that the thread imports late need these three, whose locks each fork takes before it begins. The
+# hooks of a fork run in reverse order: if one of these were imported after this module, a fork would hold its
+# lock while it waits for the thread, and the thread would wait for that lock.
+import concurrent.futures.thread  # noqa: F401
+import logging  # noqa: F401
 import os
 import threading
 import time
 import weakref
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+
+import filelock  # noqa: F401  # whoever finds a lease taken needs it, too
 
 from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import Session
@@ -185,8 +192,6 @@ class Keeper:
 
     def _turn_with(self, lock: FileLock) -> _Turn:
         with _importing:
-            import filelock  # noqa: F401, PLC0415  # whoever finds a lease taken needs it
-
             from m31a_mp import ending  # noqa: PLC0415
             from m31a_mp.sharing.merging import Merging  # noqa: PLC0415
 

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from damage import UNITS, batch, line, tool_call
@@ -135,11 +135,17 @@ STEPS: dict[str, Callable[[Mess], None]] = {
         for name in ("seal", "publish", "unpublish", "tear", "fill", "free", "cut", "damage", "remove")
     },
 }
+NULS_THAT_GO_ON = [
+    *[("unit 0", 0), ("unit 0", 0), ("unit 0", 0), ("cut", 0), ("tear", 0)],
+    *[("unit 1", 0), ("unit 0", 0), ("cut", 2), ("room", 1)],
+]
+"""Behind NULs, the same line goes on with other bytes and more NULs."""
 steps = st.lists(st.tuples(st.sampled_from(list(STEPS)), st.integers(0, 2)), min_size=3, max_size=20)
 
 
 @settings(max_examples=400)
 @given(steps, st.integers(1, len(TORN) - 1))
+@example(NULS_THAT_GO_ON, 81)
 def test_look_that_goes_on_sees_what_a_first_look_sees(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], written: int
 ) -> None:
@@ -303,6 +309,17 @@ def test_torn_batch_that_is_filled_while_nobody_had_the_lock_for_a_look_counts(s
     holder.release()
     for _ in range(3):
         assert calls(looks.look(metrics_of)) == {"torn-1": 1, "torn-2": 1}
+
+
+@pytest.mark.parametrize("planted", [os.mkdir, partial(os.symlink, "/dev/null")])
+def test_looks_over_a_torn_batch_need_no_lock_that_can_be_had(
+    session: Session, planted: Callable[[str], None]
+) -> None:
+    looks = Looks(session)
+    Path(session.journal).write_bytes(TORN_ROOM + tool_call("behind"))
+    planted(session.journal_lock)
+    for _ in range(3):
+        assert looks.look(result_of) == result_of(fold_everything(session))
 
 
 @pytest.mark.usefixtures("segments_at_once")

@@ -11,17 +11,22 @@ from typing import IO
 
 import pytest
 
+from damage import batch, line
 from m31a_mp import (
     Collector,
     ToolMetric,
     attach,
 )
 from m31a_mp.inspection import snapshot
+from m31a_mp.journal import reader
+from m31a_mp.metrics import file as metrics_file
+from m31a_mp.metrics.fold import Fold
+from m31a_mp.metrics.totals import Totals
 from m31a_mp.segments import staging
 from m31a_mp.segments.staging import Staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import FileLock
-from metrics_of import files_under
+from metrics_of import calls_of, files_under
 from strategies import bare
 from workers import unmap
 
@@ -90,6 +95,32 @@ class TestSnapshot:
         [phase] = attach(session.id, session.sessions_dir).snapshot().phases
         assert phase.heal_trigger_count == len(stagings) * 50
         assert len(moved) == 1
+
+    def test_look_at_damage_misses_nothing_that_an_owner_publishes_meanwhile(
+        self, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The look holds the journal's lock, which the owner needs no more: it sealed the journal before."""
+        sealed = Path(session.sealed_as(1))
+        sealed.write_bytes(line("sealed"))
+        torn = batch(1, line("torn"))
+        Path(session.journal).write_bytes(torn[:-20] + b"x" * 19 + b"\n")
+        FileLock(session.journal_lock).acquire()
+        is_file, asked = snapshot.is_file, []
+
+        def publish_then_ask(path: str) -> bool:
+            asked.append(path)
+            if len(asked) == 2:  # the first look was without the lock
+                fold = Fold(Totals(journal=1))
+                with reader.open_to_read(path) as stream:
+                    fold.add_journal(sealed.name, reader.read(stream))
+                metrics_file.publish(session, fold.totals)
+                sealed.unlink()
+            return is_file(path)
+
+        monkeypatch.setattr(snapshot, "is_file", publish_then_ask)
+        metrics = attach(session.id, session.sessions_dir).snapshot()
+        assert len(asked) == 2
+        assert (calls_of(metrics, "sealed"), metrics.rejected) == (1, 1)
 
     def test_snapshot_of_a_session_that_does_not_exist_is_empty(self, sessions: Path) -> None:
         metrics = attach("s", sessions).snapshot()

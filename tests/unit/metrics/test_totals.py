@@ -186,6 +186,15 @@ def test_forgotten_writers_are_those_that_are_gone() -> None:
     assert {name: mark.last for name, mark in stored(result).writers.items()} == {"b": 7}
 
 
+def test_negative_counts_of_the_checkpoint_are_damage(tmp_path: Path) -> None:
+    with Collector("s", tmp_path) as collector:
+        collector.record_tool_call("bash", True, 1)
+    file = tmp_path / "s" / "metrics.json"
+    file.write_bytes(file.read_bytes().replace(b'"records": 1', b'"records": -1'))
+    with pytest.raises(DamagedMetricsError, match="-1 is negative"):
+        compact(tmp_path, "s")
+
+
 def test_negative_counts_are_refused_before_they_are_added_up(tmp_path: Path) -> None:
     tools = [ToolMetric("tool", 5), ToolMetric("tool", -3)]
     with pytest.raises(ValueError, match=r"tools\[1\]\.call_count is negative: -3"):

@@ -277,3 +277,35 @@ with keeper._importing:
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
     assert not os.path.exists(sessions)
+
+
+def test_fork_while_a_thread_imports_ends_and_says_nothing(sessions: Path, tmp_path: Path) -> None:
+    """What is imported takes locks that a fork holds, too, and registers what forks do."""
+    program = """
+import os, sys, threading
+from importlib.abc import MetaPathFinder
+from m31a_mp import attach
+importing, forking = threading.Event(), threading.Event()
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "redis" and threading.current_thread().name == "m31a_mp keep":
+            importing.set()
+            forking.wait()
+sys.meta_path.insert(0, Finder())
+recorder = attach("s", sys.argv[1], share=sys.argv[2])
+recorder.record_tool_call("bash", True, 1)
+importing.wait()
+os.register_at_fork(before=forking.set)
+pid = os.fork()
+if not pid:
+    import logging, filelock, redis
+    recorder.record_tool_call("bash", True, 1)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+    store = tmp_path / "store"
+    store.mkdir()
+    command = [sys.executable, "-c", program, str(sessions), str(store)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    assert count_of(sessions) == 2
