@@ -12,7 +12,7 @@ from m31a_mp.recorder import PROCESS, SHARE_VARIABLE, Recorder
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
-from m31a_mp.system.log import logger, warn, warn_of_loss
+from m31a_mp.system.log import NOT_FLUSHED, logger, warn, warn_of_loss
 from m31a_mp.system.turn import Turn
 
 TYPE_CHECKING = False
@@ -244,7 +244,7 @@ class Collector(Recorder):
                     *(_sums(merged.published.totals.to_metrics(session.id)) if merged else (0, 0, 0)),
                 )
         except Exception as error:
-            warn("the last flush of session %s failed: %s", session.id, error)
+            warn(NOT_FLUSHED, session.id, error)
         finally:
             # Clear `_lease` last: if a signal handler raises in between, the next stop() repeats the rest.
             if self._lease:
