@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from m31a_mp.kinds.catalog import RUNNING, TABLES, TIMELINE, TOOLS
-from m31a_mp.kinds.checks import saturated
+from m31a_mp.kinds.checks import INT64_MAX, saturated
 from m31a_mp.kinds.parts import Restoring, integer
 from m31a_mp.kinds.tables import Entries
 from m31a_mp.kinds.timeline import COUNTS
@@ -236,10 +236,10 @@ class Totals:
             totals.updated = plausible(to_ns(read["updated_at"]), now)
             totals.records = None
         if "records" in checkpoint:
-            totals.records = integer(checkpoint["records"])
+            totals.records = _count(checkpoint["records"])
         for writer, mark in checkpoint.get("writers", {}).items():
             totals.writers[writer] = WriterMark(
-                integer(mark["last"]), {r: integer(n) for r, n in mark["dropped"].items()}
+                integer(mark["last"]), {r: _count(n) for r, n in mark["dropped"].items()}
             )
         at = Restoring(started, totals.updated, now)
         for name, table in totals.tables.items():
@@ -252,3 +252,11 @@ class Totals:
         totals.rejected = read["rejected"]
         totals.names_bytes = totals._size_of_names()
         return totals
+
+
+def _count(value: object) -> int:
+    """Check a count of the checkpoint."""
+    number = integer(value)
+    if not 0 <= number <= INT64_MAX:
+        raise ValueError(f"{number} is not a count")
+    return number
