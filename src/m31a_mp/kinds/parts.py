@@ -82,8 +82,9 @@ Kept = list[Mapping[str, Any]]
 class Part(Protocol):
     """One part of an entry: its initial value, its merge, and its conversion to the shown form and back.
 
-    A value is packed to be restored and merged: it consists of plain values in tuples, which cost the garbage
-    collector nothing. Both take many values at once: a call for each would take most of the time.
+    A value is packed to be restored and merged. Most packed values are plain ones in tuples, which cost the
+    garbage collector nothing. Restoring and merging take many values at once: a call for each would take most
+    of the time.
     """
 
     def zero(self) -> Any:
