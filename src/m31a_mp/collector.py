@@ -12,7 +12,7 @@ from m31a_mp.recorder import PROCESS, SHARE_VARIABLE, Recorder
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
-from m31a_mp.system.log import logger, warn, warn_of_loss
+from m31a_mp.system.log import NOT_FLUSHED, logger, warn, warn_of_loss
 from m31a_mp.system.turn import Turn
 
 TYPE_CHECKING = False
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from m31a_mp.refresh import Refresher
     from m31a_mp.sharing.sharer import Sharer
 
+# Functions import what merging needs when there is something to merge: that takes nearly five times as long
+# as starting Python, and `model` alone as long as Python. What few owners need is imported late, too.
 _SHARE_SECONDS = 5.0  # the longest wait of stop() for the store
 
 
@@ -79,7 +81,7 @@ class Collector(Recorder):
         super().__init__(session if enabled else None, durability)
         interval = None
         if flush_interval is not None:
-            from m31a_mp.refresh import check_interval  # and `threading`, which few owners need
+            from m31a_mp.refresh import check_interval
 
             interval = check_interval("flush_interval", flush_interval)
         self._session_id = session.id
@@ -91,14 +93,14 @@ class Collector(Recorder):
         self._turn = Turn("a call that merges", session.root)
         self._sharer: Sharer | None = None
         if share is not None or os.environ.get(SHARE_VARIABLE):
-            from m31a_mp.sharing.store import store_url  # sharing is rare
+            from m31a_mp.sharing.store import store_url
 
             self._share = store_url(share, os.environ.get(SHARE_VARIABLE))
         make_sender = _sender_type() if enabled and otlp else None
-        # A child that is forked while another thread imports would wait for that import forever. Import what
-        # merging needs before a thread of this object would.
         self._beginning = Beginning(session, time.time_ns())
         if interval or self._share or make_sender:
+            # Merge at once, and so import what merging needs before any thread of this object does: a child
+            # that is forked while another thread imports would wait for that import forever.
             self._beginning.end()
         if enabled:
             session.make()
@@ -117,12 +119,13 @@ class Collector(Recorder):
                 raise
 
     def _open(self, session: Session) -> None:
+        """Begin a new session, or merge what an existing one has."""
         self._compact(session)
 
     def _start_sharing(self, session: Session, *, is_asked: bool) -> None:
         if not self._share:
             return
-        from m31a_mp.sharing.sharer import Sharer  # as above
+        from m31a_mp.sharing.sharer import Sharer
 
         try:
             self._sharer = Sharer(session, self._share)
@@ -140,7 +143,7 @@ class Collector(Recorder):
         """See `Recorder.snapshot`."""
         if self.enabled:
             return super().snapshot()
-        from m31a_mp.model import SessionMetrics  # takes as long to import as Python takes to start
+        from m31a_mp.model import SessionMetrics
 
         return SessionMetrics(self.session_id)
 
@@ -235,20 +238,13 @@ class Collector(Recorder):
             self._staging.hand_over_hidden()
             merged = self._compact(session)
             if log := logger():
-                from m31a_mp.model import SessionMetrics  # as above
-
-                metrics = (
-                    merged.published.totals.to_metrics(session.id) if merged else SessionMetrics(session.id)
-                )
                 log.info(
                     "session %s: %d tool calls, %d model interactions, %d phases",
                     session.id,
-                    sum(tool.call_count for tool in metrics.tools),
-                    sum(llm.interaction_count for llm in metrics.llms),
-                    len(metrics.phases),
+                    *(_sums(merged.published.totals.to_metrics(session.id)) if merged else (0, 0, 0)),
                 )
         except Exception as error:
-            warn("the last flush of session %s failed: %s", session.id, error)
+            warn(NOT_FLUSHED, session.id, error)
         finally:
             # Clear `_lease` last: if a signal handler raises in between, the next stop() repeats the rest.
             if self._lease:
@@ -299,13 +295,13 @@ class Collector(Recorder):
         Returns:
             The result; None if there was nothing to merge since this object opened a new session.
         """
-        self._own(session)
-        if files.operation(lambda: self._beginning.lasts(self._owns)):
+        if self._begin(session):
             return None
-        from m31a_mp.metrics import compactor  # nearly five times as long as Python's start
+        from m31a_mp.metrics import compactor
+        from m31a_mp.metrics.file import begun
 
         # Forget the totals until this compaction has succeeded: a failed one may have changed them.
-        known, self._published = self._published or self._beginning.published(), None
+        known, self._published = self._published or begun(self._beginning), None
         if self._sharer and self._sharer.is_refused:
             known = None  # publish in any case: the state needs a number that was not used
         merged = files.operation(
@@ -319,7 +315,8 @@ class Collector(Recorder):
             self._sender.put(merged.published.totals.to_metrics(session.id))
         return merged
 
-    def _own(self, session: Session) -> None:
+    def _begin(self, session: Session) -> bool:
+        """Own the session. Return whether it is at its beginning: nothing is to be merged yet."""
         if not self._owns():
             session.make()
             lease, self._lease = self._lease, Lease.take(session)
@@ -327,9 +324,10 @@ class Collector(Recorder):
             if lease:
                 lease.release()
                 self._beginning.end()
+        return files.operation(lambda: self._beginning.lasts(self._owns))
 
     def _compact_once(self, session: Session) -> Merged:
-        from m31a_mp.metrics import compactor  # as above
+        from m31a_mp.metrics import compactor
 
         started = self._beginning.started
         return files.operation(
@@ -345,17 +343,22 @@ class Collector(Recorder):
 
 
 class LateCollector(Collector):
-    """An owner for `m31a-mp run`, whose command waits for the start: it merges what was there at its end.
+    """The owner for `m31a-mp run`. The command waits for the start, and so merging waits for its end.
 
-    A session that is shared is merged at the start, too: others wait for its state.
+    A session that is shared is merged at the start all the same: other machines wait for its state.
     """
 
     def _open(self, session: Session) -> None:
         if self._share:
             super()._open(session)
         else:
-            self._own(session)
-            files.operation(lambda: self._beginning.lasts(self._owns))
+            self._begin(session)
+
+
+def _sums(metrics: SessionMetrics) -> tuple[int, int, int]:
+    """Return the numbers of tool calls, model interactions and phases."""
+    calls = sum(tool.call_count for tool in metrics.tools)
+    return calls, sum(llm.interaction_count for llm in metrics.llms), len(metrics.phases)
 
 
 def _sender_type() -> type[Sender]:

@@ -48,6 +48,7 @@ class _Opened:
 
 
 _opened: dict[Session, _Opened] = {}
+_last_calls: list[Callable[[float], None]] = []
 
 
 def opened(session: Session, collector: Collector, beginning: Beginning) -> None:
@@ -61,13 +62,14 @@ def opened(session: Session, collector: Collector, beginning: Beginning) -> None
     _opened[session] = _Opened(collector, beginning)
 
 
-_others: list[Callable[[float], None]] = []
-
-
 def ends_with(call: Callable[[float], None]) -> None:
-    """Have a function called at the program's end, after its sessions were merged, with the latest end."""
-    if call not in _others:
-        _others.append(call)
+    """Have a function called at the program's end, after its sessions were merged.
+
+    Args:
+        call: Called with its latest end, by `time.monotonic()`. It must not raise.
+    """
+    if call not in _last_calls:
+        _last_calls.append(call)
 
 
 def closed(session: Session) -> None:
@@ -155,7 +157,7 @@ def _merge_all() -> None:
                 _merge_dropped(session, entry.beginning, deadline)
         except BaseException as error:  # Ctrl-C, too: the program is ending anyway
             warn("session %s was not closed: %s", session.id, error)
-    for call in _others:
+    for call in _last_calls:
         call(deadline)
 
 

@@ -670,7 +670,7 @@ def _read_column(f: _Field, entries: list[dict[str, Any]], where: str) -> list[A
     if plain is not None:
         return plain
     read, name, empty = f.form.read, f.name, f.empty
-    if empty is not ... and not any(value is not None for value in values):
+    if empty is not ... and all(value is None for value in values):  # often, and much faster
         return [copy(empty) for _ in values] if isinstance(empty, dict) else [empty] * len(values)
     return [
         copy(empty) if value is None and empty is not ... else _in_place(read, value, f"{where}[{i}].{name}")

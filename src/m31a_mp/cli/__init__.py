@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     if arguments is not None:
         return _main(arguments)
-    # To look for garbage among all that is imported takes a tenth of the time of the imports, and again when
-    # the process ends a quarter of the time that Python takes to start. `program.start` enables it.
+    # The garbage collector would look through all that is imported: during the imports for a tenth of their
+    # time, and when the process ends for a quarter of Python's start. `program.start` enables it again.
     gc.disable()
     status = _main(sys.argv[1:])
     gc.freeze()

@@ -55,14 +55,14 @@ def command(directory: str | None, url: str | None, once: bool, interval: float)
 
 
 def _share_once(session: Session, sharing: Sharing) -> int:
-    _Told(session).merge()
+    _TellingMerging(session).merge()
     has_ended = _has_ended(session)
     try:
         sharing.share(again=True, has_ended=has_ended)
     except MetricsError:
         if not sharing.is_refused:
             raise
-        _Told(session).merge()  # which gives the state another number
+        _TellingMerging(session).merge()  # which gives the state another number
         sharing.share(again=True, has_ended=has_ended)
     finally:
         sharing.close()
@@ -71,7 +71,7 @@ def _share_once(session: Session, sharing: Sharing) -> int:
 
 
 def _share_until_signal(session: Session, sharer: Sharer, interval: float, pipe: SignalPipe) -> int:
-    merging = _Told(session)
+    merging = _TellingMerging(session)
     ended: list[int] = []
     while not ended:
         merging.merge(anew=sharer.is_refused)
@@ -92,8 +92,8 @@ def _has_ended(session: Session) -> bool:
     return owner_of(session) is None and not live_writers(session)
 
 
-class _Told:
-    """Merges, and tells once that it cannot."""
+class _TellingMerging:
+    """Merges a session without an owner, and says once if that fails."""
 
     def __init__(self, session: Session) -> None:
         self._merging = Merging(session)

@@ -31,7 +31,7 @@ JSON_VERSION = 1
 
 # In a pipe, a table is as wide as its content.
 _PIPE_COLUMNS = 10_000
-_OF_COLOURS = {"FORCE_COLOR", "TTY_COMPATIBLE"}
+_COLOUR_VARIABLES = {"FORCE_COLOR", "TTY_COMPATIBLE"}
 _STATE_STYLES = {State.RUNNING: "green", State.NOT_CLOSED: "yellow", State.FINISHED: ""}
 _ID_CELLS = 8  # enough to tell sites apart
 _NOTES = 10  # the most sites with problems that are told one by one
@@ -291,7 +291,7 @@ class View(NamedTuple):
 
     def print(self) -> None:
         """Print to stdout: in colours to a terminal, and to what asks for them as rich understands it."""
-        wants_colours = sys.stdout and (sys.stdout.isatty() or os.environ.keys() & _OF_COLOURS)
+        wants_colours = sys.stdout and (sys.stdout.isatty() or os.environ.keys() & _COLOUR_VARIABLES)
         if wants_colours:
             console().print(self)
         elif sys.stdout:

@@ -20,7 +20,7 @@ from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVe
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import is_held
-from m31a_mp.system.log import listening, reason_of, shown
+from m31a_mp.system.log import DROPPED, NOT_FLUSHED, NOT_SHARED, listening, reason_of, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,8 +102,6 @@ def tell(program: str, message: str) -> None:
 
 
 _UNMERGED = "this call is recorded, but not merged into metrics.json"
-# Of no interest at the end: the last attempt succeeds, or another warning says how to share the session.
-_ATTEMPT_FAILED = "session %s is not shared with other machines"
 
 
 class _Heard:
@@ -111,21 +109,21 @@ class _Heard:
 
     Attributes:
         dropped: The reason of a dropped record; None without one.
-        unmerged: The error of the merge at the end; None without one.
+        unmerged: The reason why the merge at the end failed; None if it did not.
         others: The other warnings.
     """
 
     def __init__(self) -> None:
         self.dropped: str | None = None
-        self.unmerged: Exception | None = None
+        self.unmerged: str | None = None
         self.others: list[str] = []
 
     def __call__(self, message: str, arguments: tuple[object, ...]) -> None:
-        if message.startswith("records are being dropped"):
+        if message == DROPPED:
             self.dropped = reason_of(arguments[-1])
-        elif message.startswith("the last flush") and isinstance(arguments[-1], Exception):
-            self.unmerged = arguments[-1]
-        elif not message.startswith(_ATTEMPT_FAILED):
+        elif message == NOT_FLUSHED:
+            self.unmerged = _why(arguments[-1])
+        elif message != NOT_SHARED:  # the last attempt succeeds, or another warning says how to share
             self.others.append(message % arguments)
 
 
@@ -173,8 +171,7 @@ class _Outcome:
         """
         if self._told[0]:
             return
-        if self._heard.unmerged:
-            self.trouble = _why(self._heard.unmerged)
+        self.trouble = self._heard.unmerged or self.trouble
         if self.trouble:
             is_known = is_there and self._told[1]
             told = _UNMERGED if is_known else "the session is not merged into metrics.json"
@@ -240,7 +237,7 @@ def _import_for_the_merge() -> None:
         pass
 
 
-def _why(error: Exception) -> str:
+def _why(error: object) -> str:
     if isinstance(error, UnsupportedVersionError):
         return f"{error.path} {error.reason}"
     if isinstance(error, DamagedMetricsError):

@@ -10,7 +10,7 @@ from typing import IO, BinaryIO, NamedTuple, TypeVar
 
 from m31a_mp.errors import InterruptedCallError
 from m31a_mp.journal import reader
-from m31a_mp.journal.batch import Batch
+from m31a_mp.journal.batch import MAX_LINE_BYTES, Batch
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.beginning import identity
 from m31a_mp.metrics.fold import Fold
@@ -123,11 +123,12 @@ class _Found(NamedTuple):
 
     Attributes:
         fold: The fold.
-        seen: Where the next look goes on; None if it starts anew.
+        seen: Where the next look goes on; None if it starts anew, because it would count damage, or a line,
+            once more.
         rejected: How many pieces of the live journal this look rejected. They may be a running append.
         doubts: These pieces, as far as they were kept.
-        is_stuck: Whether later looks have to read again what an append may still fill. It fills nothing any
-            more if nobody holds the journal's lock.
+        is_stuck: Whether later looks have to read again from a place that a running append may still fill. If
+            nobody holds the journal's lock, no append is running, and they need not.
     """
 
     fold: Fold
@@ -174,9 +175,9 @@ def _look_again(session: Session, found: _Found, *, from_zero: bool) -> _Found:
 
 
 def _are_there(session: Session, found: _Found) -> bool:
-    """Whether what a look rejected is in the journal as it was read. The caller holds the journal's lock.
+    """Whether the journal still has what a look rejected, byte by byte. The caller holds the journal's lock.
 
-    What was read while a process appended it, or put it in the place of a torn line, is not there.
+    If it has not, the look read what a process was just appending, or putting in the place of a torn line.
     """
     if found.seen is None or len(found.doubts) < found.rejected:
         return False
@@ -209,7 +210,7 @@ def _look_on(session: Session, found: _Found) -> _Found:
         except OSError:
             if has_begun:
                 raise  # a file could not be read; otherwise only the lock could not be had, say a symlink
-    return next(iter(looked), found)
+    return looked[0] if looked else found
 
 
 def _look_under_lock(session: Session, seen: _Seen | None = None, *, from_zero: bool = False) -> _Found:
@@ -259,16 +260,11 @@ def _look(
         rejected, doubts = fold.totals.rejected - rejected_before, fold.rejected[kept_before:]
         _fold_staged(fold, staged, copy)
         is_sound = all(isinstance(segment.found, Batch) for segment in staged)
-        is_stuck = reading is not None and reading.is_stuck
-        if not is_sound or (reading and not reading.is_repeatable):
-            # The next look would count the damage, or a line, once more.
-            return _Found(fold, None, rejected, doubts, is_stuck and is_sound)
-        inode, offset, tail = None, 0, b""
-        if reading:
-            inode, offset = inode_of(reading.stream.fileno()), reading.offset
-            tail = _tail(reading.stream, offset)
-        ends = {segment.path: segment.end for segment in staged}
-        now = _Seen(fold, publication, sealed, inode, offset, tail, ends)
+        now = None
+        if is_sound and (reading is None or reading.is_repeatable):
+            ends = {segment.path: segment.end for segment in staged}
+            now = _Seen(fold, publication, sealed, *_read_of(reading), ends)
+        is_stuck = is_sound and reading is not None and reading.is_stuck
         return _Found(fold, now, rejected, doubts, is_stuck)
 
 
@@ -284,6 +280,13 @@ def _fold_merged(session: Session, sealed: list[tuple[int, str]], *, from_zero: 
             except FileNotFoundError:
                 return None
     return fold
+
+
+def _read_of(reading: _Reading | None) -> tuple[tuple[int, int] | None, int, bytes]:
+    """Return what `_Seen` has of the live journal: the inode, the offset, and the bytes before it."""
+    if reading is None:
+        return None, 0, b""
+    return inode_of(reading.stream.fileno()), reading.offset, _tail(reading.stream, reading.offset)
 
 
 class _OvertakenError(Exception):
@@ -302,7 +305,7 @@ class _Reading:
     """
 
     def __init__(self, stream: BinaryIO, offset: int, *, is_locked: bool) -> None:
-        """`is_locked`: the caller holds the journal's lock. Whatever is torn stays as it is, then."""
+        """`is_locked`: the caller holds the journal's lock, so that nobody fills what is torn."""
         self.stream = stream
         self.offset = offset
         self.is_repeatable = True
@@ -332,9 +335,10 @@ class _Reading:
             yield item
 
     def _is_closed(self, item: reader.Item) -> bool:
-        """Whether later appends cannot look like the rest of an item that was just read.
+        """Whether an item that was just read has its end, so that later appends cannot look like its rest.
 
-        A batch without room for its rest is open, and so is a line without its end, also behind NULs.
+        A batch that was cut has no end, and no room for its rest either; a line has none without a newline,
+        also behind NULs.
         """
         if isinstance(item, Batch):
             return item.room is not None
@@ -346,13 +350,13 @@ class _Reading:
 
     def _ends_line(self, offset: int) -> bool:
         """Whether the line that goes on at an offset has its end. The stream stays there."""
-        rest = self.stream.readline(reader.MAX_LINE_BYTES)
+        rest = self.stream.readline(MAX_LINE_BYTES)
         self.stream.seek(offset)
         return rest.endswith(b"\n")
 
 
 def _is_complete(item: reader.Item) -> bool:
-    """Whether no append that is running can be about to fill the item."""
+    """Whether the item has no room that a running append may still fill."""
     return isinstance(item, reader.Lines) or (isinstance(item, Batch) and item.room == len(item.records))
 
 

@@ -128,7 +128,8 @@ def is_session(session: Session) -> bool:
 def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
     """List the sessions in a directory, by name.
 
-    What may not be entered may be a session. It is listed, too, so that whoever looks at it tells the reason.
+    A directory that this user may not enter may be a session. It is listed, too: a look at it says why it
+    cannot be read.
 
     Raises:
         OSError: The directory cannot be listed.
@@ -140,10 +141,9 @@ def sessions_in(sessions_dir: str | os.PathLike[str]) -> list[Session]:
         except ValueError:
             continue  # the name is not a valid session id
         try:
-            is_one = session.is_there()
+            if session.is_there():
+                found.append(session)
         except OSError:
-            is_one = True
-        if is_one:
             found.append(session)
     return found
 

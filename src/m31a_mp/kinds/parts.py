@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from m31a_mp.kinds.bounded import BoundedCounts
-from m31a_mp.kinds.checks import saturated
+from m31a_mp.kinds.checks import INT64_MAX, saturated
 from m31a_mp.kinds.durations import Calls, Durations
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.packed import add, pack, unpack
@@ -27,9 +27,10 @@ def integer(value: object) -> int:
 
 def natural(value: object) -> int:
     """Check a count of the checkpoint."""
-    if integer(value) < 0:
-        raise ValueError(f"{value} is negative")
-    return integer(value)
+    number = integer(value)
+    if not 0 <= number <= INT64_MAX:
+        raise ValueError(f"{number} is not a count")
+    return number
 
 
 def finite(value: object) -> float:
@@ -89,8 +90,9 @@ Kept = list[Mapping[str, Any]]
 class Part(Protocol):
     """One part of an entry: its initial value, its merge, and its conversion to the shown form and back.
 
-    A value is packed to be restored and merged: it consists of plain values in tuples, which cost the garbage
-    collector nothing. Both take many values at once: a call for each would take most of the time.
+    A value is packed to be restored and merged. Most packed values are plain ones in tuples, which cost the
+    garbage collector nothing. Restoring and merging take many values at once: a call for each would take most
+    of the time.
     """
 
     def zero(self) -> Any:

@@ -17,8 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from m31a_mp.metrics.file import Published
-
 _FILE = """{
   "session_id": %s,
   "started_at": "%s",
@@ -54,20 +52,22 @@ class Beginning:
 
     Attributes:
         started: The time when this process opened the session, in ns since the epoch.
+        site: The id, inode, boot and host of the site in the file that this process published.
+        identity: The identity of that file; None without one.
     """
 
-    __slots__ = ("_identity", "_is_over", "_session", "_site", "started")
+    __slots__ = ("_is_over", "_session", "identity", "site", "started")
 
     def __init__(self, session: Session, started: int) -> None:
         self.started = started
         self._session = session
-        self._site: tuple[str, int, str, str] | None = None
-        self._identity: tuple[int, ...] | None = None
+        self.site = ("", 0, "", "")
+        self.identity: tuple[int, ...] | None = None
         self._is_over = False
 
     def end(self) -> None:
         """Leave everything to the next compaction."""
-        self._is_over, self._identity = True, None
+        self._is_over, self.identity = True, None
 
     def lasts(self, is_owned: Callable[[], bool]) -> bool:
         """Whether there is nothing to merge: no record, and the `metrics.json` that this process published.
@@ -88,24 +88,12 @@ class Beginning:
             files.sync_parents(session.root)
             # Programs in other languages lock this file. Some would create it with the modes of their umask.
             os.close(files.open_private(session.journal_lock, os.O_RDWR | os.O_CREAT))
-            self._site = site = _new_site(session)
-            files.replace(session.metrics, _content(session.id, self.started, *site))
-            self._identity = identity(session)
-        elif names != _METRICS or self._identity is None or identity(session) != self._identity:
+            self.site = _new_site(session)
+            files.replace(session.metrics, _content(session.id, self.started, *self.site))
+            self.identity = identity(session)
+        elif names != _METRICS or self.identity is None or identity(session) != self.identity:
             self._is_over = True
         return not self._is_over
-
-    def published(self) -> Published | None:
-        """Return what this process published, for the first compaction; None if it did not."""
-        if self._site is None or self._identity is None:
-            return None
-        from m31a_mp.metrics.file import Published  # the first compaction needs these  # noqa: PLC0415
-        from m31a_mp.metrics.site import Place, Site  # noqa: PLC0415
-        from m31a_mp.metrics.totals import Totals  # noqa: PLC0415
-
-        site_id, inode, boot, host = self._site
-        totals = Totals(self.started, site=Site(site_id, 1, Place(inode, boot, host)))
-        return Published(totals, self._identity)
 
 
 def _names(session: Session) -> set[str] | None:

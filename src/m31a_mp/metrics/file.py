@@ -18,9 +18,9 @@ from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
 from m31a_mp.kinds import json
 from m31a_mp.kinds.catalog import RUNNING, TABLES, TIMELINE
 from m31a_mp.kinds.tables import Entries, fragment
-from m31a_mp.metrics.beginning import identity
+from m31a_mp.metrics.beginning import Beginning, identity
 from m31a_mp.metrics.rejected import Rejected
-from m31a_mp.metrics.site import Site, following
+from m31a_mp.metrics.site import Place, Site, following
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
 from m31a_mp.model import ENTRIES, SessionMetrics, read
 from m31a_mp.session.lease import owning
@@ -196,6 +196,15 @@ class Published(NamedTuple):
     def is_current(self, session: Session) -> bool:
         """Whether no other process has replaced, changed or removed the file since."""
         return identity(session) == self.identity
+
+
+def begun(beginning: Beginning) -> Published | None:
+    """Return what the process published at a session's beginning; None if it published nothing."""
+    if beginning.identity is None:
+        return None
+    site_id, inode, boot, host = beginning.site
+    site = Site(site_id, 1, Place(inode, boot, host))
+    return Published(Totals(beginning.started, site=site), beginning.identity)
 
 
 def publish(session: Session, totals: Totals) -> Published:

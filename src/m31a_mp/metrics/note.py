@@ -1,7 +1,8 @@
 """The notes on sharing beside `metrics.json`: what the processes that share a session did last, or why not.
 
 There is one note for each store. Several processes may share in one store, and write its note without a lock.
-A note is only told; of what is counted it decides nothing.
+Notes are for people. Only a refusal of the store has an effect: the next `metrics.json` gets another number,
+or becomes another site (see `metrics.site.following`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from m31a_mp.system import files, process
 from m31a_mp.system.process import ProcessIdentity
 
 _NOTE_BYTES = 64 * 1024
-# A process writes its note once a minute. Of one in another container, nothing else tells whether it lives.
+# A process writes its note once a minute. Whether a process in another container lives, only its note tells.
 _SILENT_NS = 5 * 60 * 10**9
 
 
@@ -67,6 +68,6 @@ def is_living(note: Mapping[str, Any], now: int) -> bool:
 
 
 def written_at(note: Mapping[str, Any]) -> int:
-    """Return the time of a note, in ns since the epoch; 0 if it does not say it."""
+    """Return the time of a note, in ns since the epoch; 0 if the note has none."""
     time_ns = note.get("written_at")
     return time_ns if type(time_ns) is int else 0

@@ -14,7 +14,7 @@ from m31a_mp.segments.segment import Segment
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
 from m31a_mp.system.files import ForkedError
-from m31a_mp.system.log import warn_of_loss
+from m31a_mp.system.log import DROPPED, warn_of_loss
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class Writer:
         if self._session not in _warned:
             _warned.add(self._session)  # add first: a log handler may record, and would warn again
             why = error or reason
-            if not warn_of_loss("records are being dropped in %s: %s", self._session.root, why):
+            if not warn_of_loss(DROPPED, self._session.root, why):
                 _warned.discard(self._session)
 
 

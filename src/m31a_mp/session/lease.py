@@ -10,20 +10,20 @@ from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
 from m31a_mp.system.flock import FileLock, hold, holders, lock_if_free, still_holds
 
-# Who saves, compacts, or merges without an owner takes the lease for moments: it is worth waiting for. A
-# collector keeps it for life, which its line says.
-_LEASE_SECONDS = 0.5
-_BRIEF_SECONDS = 10.0  # a merge after a crash may have much to do, which the next owner need not do then
-_BRIEF = "is_brief"
-_OWNER_BYTES = 4096
-_BEGINNING = b'{"pid":%d,"started_at":'
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
     T = TypeVar("T")
+
+# Who saves, compacts, or merges without an owner takes the lease for moments: it is worth waiting for. A
+# collector keeps it for life. The line of a lease that is held for moments has `_BRIEF`.
+_LEASE_SECONDS = 0.5
+_BRIEF_SECONDS = 10.0  # a merge after a crash may have much to do, which the next owner need not do then
+_BRIEF = "is_brief"
+_OWNER_BYTES = 4096
+_BEGINNING = b'{"pid":%d,"started_at":'
 
 
 def owning(session: Session, call: Callable[[], T], timeout: float = _LEASE_SECONDS) -> T:

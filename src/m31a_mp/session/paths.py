@@ -112,7 +112,8 @@ class Session:
         signs = (self.journal, self.journal_lock, self.segments, self.metrics, self.owner_lock)
         if not self.exists():
             return False
-        # The names tell of files that may not be reached, and raise the lack of a permission to list them.
+        # Without the permission to reach a file, lexists() says that it is not there. The listing names it
+        # all the same, or raises.
         return any(map(os.path.lexists, signs)) or any(
             _is_sealed_name(name) or f"{self.root}/{name}" in signs for name in self._names()
         )

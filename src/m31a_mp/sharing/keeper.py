@@ -167,7 +167,7 @@ class Keeper:
                 self._turn.end()
                 self._turn = None
             if self._turn is None:
-                self._turn = self._taken()
+                self._turn = self._take_turn()
             if self._turn:
                 self._turn.merge()
         except Exception as error:
@@ -177,20 +177,20 @@ class Keeper:
         self._is_told = False
         return None
 
-    def _taken(self) -> _Turn | None:
-        """Get the turn, if no other process has it."""
+    def _take_turn(self) -> _Turn | None:
+        """Take the turn, if no other process has it."""
         session = self._session
         session.make()
         lock = FileLock(session.sharing_lock)
         if not lock.acquire():
             return None
         try:
-            return self._turn_with(lock)
+            return self._made_turn(lock)
         except BaseException:
             lock.release()
             raise
 
-    def _turn_with(self, lock: FileLock) -> _Turn:
+    def _made_turn(self, lock: FileLock) -> _Turn:
         with _importing:
             from m31a_mp import ending  # noqa: PLC0415
             from m31a_mp.sharing.merging import Merging  # noqa: PLC0415

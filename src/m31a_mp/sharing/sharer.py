@@ -27,7 +27,7 @@ from m31a_mp.session.paths import Session
 from m31a_mp.sharing.state import RENEW_SECONDS, Header, State
 from m31a_mp.sharing.store import Store, open_store
 from m31a_mp.system import files
-from m31a_mp.system.log import reason_of, warn
+from m31a_mp.system.log import NOT_SHARED, reason_of, warn
 
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 60.0
@@ -249,11 +249,7 @@ def _repeat(session: Session, sharing: Sharing, wishes: SimpleQueue[_Wish]) -> N
         except Exception as error:
             reason, failures = reason_of(error), failures + 1
             if failures == 1:
-                warn(
-                    "session %s is not shared with other machines: %s. Recording goes on, and so do attempts",
-                    session.id,
-                    reason,
-                )
+                warn(NOT_SHARED, session.id, reason)
         due = time.monotonic() + _pause(failures)
         if wish and wish.answer:
             wish.answer.put(reason)

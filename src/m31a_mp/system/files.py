@@ -226,7 +226,7 @@ def make_directories(path: str) -> None:
         make_directory(path)
     except FileNotFoundError as error:
         above = os.path.dirname(path)
-        if error.errno is None or above == path:  # a signal handler raised it
+        if error.errno is None or above == path:  # a signal handler raised the error, or nothing is above
             raise
         make_directories(above)
         make_directory(path)

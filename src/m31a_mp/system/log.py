@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
     Hear = Callable[[str, tuple[object, ...]], None]
 
+# The warnings that the command line knows by their formats, to tell them in words of its own.
+DROPPED = "records are being dropped in %s: %s"
+NOT_FLUSHED = "the last flush of session %s failed: %s"
+NOT_SHARED = "session %s is not shared with other machines: %s. Recording goes on, and so do attempts"
+
 _WARNING = 30  # logging.WARNING
 _STDERR = 2
 # The longest write into a writable pipe that does not wait for its reader (PIPE_BUF).

@@ -24,7 +24,7 @@ from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.totals import Totals
 from m31a_mp.segments import staging
 from m31a_mp.segments.staging import Staging
-from m31a_mp.session.paths import Session
+from m31a_mp.session.paths import Session, is_file
 from m31a_mp.system.flock import FileLock
 from metrics_of import calls_of, files_under
 from strategies import bare
@@ -105,7 +105,7 @@ class TestSnapshot:
         torn = batch(1, line("torn"))
         Path(session.journal).write_bytes(torn[:-20] + b"x" * 19 + b"\n")
         FileLock(session.journal_lock).acquire()
-        is_file, asked = snapshot.is_file, []
+        asked: list[str] = []
 
         def publish_then_ask(path: str) -> bool:
             asked.append(path)

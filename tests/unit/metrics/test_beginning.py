@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, attach, load, verify
+from m31a_mp.metrics import file
 from m31a_mp.metrics.beginning import Beginning
 from m31a_mp.metrics.file import encoded, publish, read_totals
 from m31a_mp.metrics.totals import Totals
@@ -158,7 +159,7 @@ def test_files_of_a_session_without_records_are_private(sessions: Path) -> None:
 
 def test_first_compaction_goes_on_from_what_the_beginning_published(session: Session) -> None:
     beginning = begun(session)
-    published = beginning.published()
+    published = file.begun(beginning)
     assert published
     assert published.is_current(session)
     read = read_totals(session)

@@ -169,6 +169,24 @@ def test_moved_directory_counts_once(url: str, tmp_path: Path) -> None:
     assert problems(whole) == []
 
 
+@pytest.mark.parametrize("records", [-1, 2**63])
+def test_site_whose_number_of_records_is_no_count_costs_only_itself(
+    url: str, tmp_path: Path, records: int
+) -> None:
+    record(tmp_path / "0", 1, url)
+    record(tmp_path / "1", 2)
+    document = orjson.loads((tmp_path / "1" / SESSION / "metrics.json").read_bytes())
+    document["m31a_mp"]["records"] = records
+    site = read_site(document)
+    assert site
+    open_store(url).put(SESSION, State.of(site, orjson.dumps(document)))
+    whole = gather(SESSION, url)
+    [problem] = problems(whole)
+    assert "not counted" in problem
+    assert count(whole) == 1
+    assert SessionMetrics.from_json(whole.to_json()) == whole
+
+
 def test_copy_beside_its_living_original_is_told(url: str, tmp_path: Path) -> None:
     record(tmp_path / "0", 2, url)
     shutil.copytree(tmp_path / "0", tmp_path / "1")

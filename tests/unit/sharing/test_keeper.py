@@ -206,13 +206,13 @@ def test_store_of_the_environment_that_cannot_be_opened_is_told_once(
 ) -> None:
     monkeypatch.setenv(SHARE_VARIABLE, "redis://:secret@host?foo=1")
     attempts: list[object] = []
-    taken = keeper.Keeper._taken
+    taken = keeper.Keeper._take_turn
 
     def take(self: keeper.Keeper) -> object:
         attempts.append(self)
         return taken(self)
 
-    monkeypatch.setattr(keeper.Keeper, "_taken", take)
+    monkeypatch.setattr(keeper.Keeper, "_take_turn", take)
     recorder = attach(SESSION, sessions)
     recorder.record_tool_call("bash", True, 1)
     waited_for(lambda: len(attempts) > 5)
