@@ -272,7 +272,7 @@ def test_show_of_a_running_session_has_its_owner_and_writers_and_what_is_not_mer
         shown = call("show", directory).out
         assert f": running, owned by pid {os.getpid()} (" in shown
         assert re.search(rf"^ *{os.getpid()} .*\s+1\s+16 KiB\s+1$", shown, re.MULTILINE)
-        assert shown.endswith("not in metrics.json yet: 1 record; its owner merges them\n")
+        assert shown.endswith("not in metrics.json yet: 1 record; its owner will merge\n")
 
 
 def test_show_after_a_crash_counts_what_was_left_behind(call: Call, directory: Path) -> None:
@@ -281,7 +281,7 @@ def test_show_after_a_crash_counts_what_was_left_behind(call: Call, directory: P
     result = call("show", directory)
     assert result.row("make")[:3] == ["1", "1", "0"]
     assert "Live writers" not in result.out
-    assert f"not in metrics.json yet: 1 record; to merge them: m31a-mp compact {directory}\n" in result.out
+    assert f"not in metrics.json yet: 1 record\nto merge: m31a-mp compact {directory}\n" in result.out
 
 
 @pytest.mark.usefixtures("segments_at_once")
@@ -358,7 +358,10 @@ def test_show_tells_what_was_set_aside_and_dropped(call: Call, directory: Path) 
     file = directory / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"dropped": {"no_space": 1200}}))
     result = call("show", directory)
-    assert f"1 piece of damaged or invalid input set aside; see m31a-mp verify {directory}\n" in result.out
+    assert (
+        f"1 piece of damaged or invalid input set aside\nto see it: m31a-mp verify {directory}\n"
+        in result.out
+    )
     assert result.out.endswith("1,200 records dropped and not counted: no_space 1,200\n")
     totals = call("show", directory, "--json").json["totals"]
     assert (totals["rejected"], totals["dropped"]) == (1, 1200)
@@ -498,7 +501,7 @@ def test_ls_tells_a_session_that_may_not_be_entered(directory: Path) -> None:
         assert (done.returncode, done.stderr) == (1, "")
         [row] = [line for line in done.stdout.splitlines() if line.startswith("closed ")]
         assert row.split()[1] == "unreadable"
-        assert f"closed: [Errno 13] Permission denied: '{unreadable}'" in done.stdout
+        assert f"closed: {unreadable}: Permission denied" in done.stdout
 
 
 def test_ls_looks_where_the_session_of_the_environment_is_or_in_sessions(
@@ -774,6 +777,57 @@ def test_directory_of_sessions_is_not_taken_for_one(call: Call, command: str, se
     assert "; it holds 2 sessions\n" in call(command, sessions).err
 
 
+@pytest.mark.parametrize("command", ["show", "watch", "verify", "report"])
+def test_somebody_in_the_wrong_directory_is_told_where_the_sessions_are(
+    call: Call, command: str, sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sessions / "one")
+    monkeypatch.chdir(sessions / "one")
+    assert call(command).err.endswith(f"\nhint: m31a-mp {command} .\n")
+    assert call("ls").err.endswith("\nhint: m31a-mp show .\n")
+    monkeypatch.chdir(sessions)
+    assert call(command).err.endswith("\nhint: m31a-mp ls .\n")
+    for other in ("ls", "serve"):
+        assert call(other).err.endswith(f"\nhint: m31a-mp {other} .\n")
+
+
+@pytest.mark.parametrize("command", ["ls", "serve"])
+def test_hint_makes_a_session_in_the_directory_that_was_named(call: Call, command: str) -> None:
+    assert call(command).err.endswith("\nhint: this makes a session there: m31a-mp run -- COMMAND\n")
+    hint = "this makes a session there: m31a-mp run --session other/NAME -- COMMAND"
+    assert call(command, "other").err.endswith(f"\nhint: {hint}\n")
+    fill(Path("sessions/one").absolute())
+    assert call(command, "other").err.endswith(f"\nhint: m31a-mp {command} sessions\n")
+
+
+def test_lack_of_a_permission_is_told_as_such(tmp_path: Path) -> None:
+    sessions = tmp_path / "sessions"
+    fill(sessions / "one")
+
+    def told(*arguments: str) -> str:
+        command = [sys.executable, "-m", "m31a_mp", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, preexec_fn=obey_permissions, check=False, cwd=tmp_path
+        )
+        assert done.returncode
+        return done.stderr
+
+    (sessions / "one" / "segments").chmod(0)
+    hint = "run this as a user who has that permission"
+    assert told("show") == f"m31a-mp: {sessions}/one/segments: Permission denied\nhint: {hint}\n"
+    (sessions / "one").chmod(0)
+    reason = f"not recorded: {sessions}/one/segments: Permission denied"
+    assert told("record", "--session", "sessions/one", "heal", "plan").startswith(f"m31a-mp: {reason}\n")
+    sessions.chmod(0)
+    assert told("show").startswith("m31a-mp: no session is named, and ./sessions may not be read\n")
+    assert told("ls") == (
+        f"m31a-mp: {sessions}: Permission denied\n"
+        "hint: run this as the user whose session it is: others may not read it\n"
+    )
+    sessions.chmod(0o700)
+    (sessions / "one").chmod(0o700)
+
+
 @pytest.mark.parametrize("command", [("show",), ("watch", "--count", "1"), ("verify",)])
 def test_without_a_name_the_session_is_the_one_that_was_used_last(
     call: Call, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -924,6 +978,27 @@ def test_output_that_cannot_be_written(directory: Path, full: bool) -> None:
         )
     else:
         assert (result.returncode, result.stderr) == (128 + 13, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_locale_without_the_characters_of_tables_gets_others_and_formats_stay_utf8(
+    directory: Path, encoding: str
+) -> None:
+    with Collector("one", directory.parent) as collector:
+        collector.record_tool_call("größe " + "x" * 300, True, 1)
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+
+    def output(*arguments: str | Path) -> bytes:
+        command = [sys.executable, "-m", "m31a_mp", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, check=True, env=environment).stdout
+
+    shown = output("show", directory).decode(encoding)
+    [rule] = [line for line in shown.splitlines() if line.startswith("---")]
+    assert set(rule) == {"-"}
+    assert "x~x" in shown  # the mark of a cut name
+    assert ("größe " if encoding == "latin-1" else r"gr\xf6\xdfe ") in shown
+    assert json.loads(output("show", directory, "--json"))["metrics"]["tools"][0]["name"].startswith("größe ")
+    assert "größe ".encode() in output("export", "prometheus", directory)
 
 
 # --- Completion ---------------------------------------------------------------------------------------

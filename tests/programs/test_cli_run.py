@@ -210,7 +210,8 @@ def test_run_passes_on_streams_and_exit_status_and_creates_the_session(one: Sess
             "no-such-command",
             "m31a-mp: no-such-command: No such file or directory\n",
         ),
-        (["/etc/"], 126, "/etc/", "m31a-mp: /etc/: Permission denied\n"),
+        (["/etc/"], 126, "/etc/", "m31a-mp: /etc/: Is a directory\n"),
+        (["/etc/passwd"], 126, "passwd", "m31a-mp: /etc/passwd: Permission denied\n"),
     ],
 )
 def test_run_tells_how_its_command_ended_as_a_shell_does(
@@ -219,6 +220,15 @@ def test_run_tells_how_its_command_ended_as_a_shell_does(
     result = run(one, "--", *command)
     assert (result.returncode, result.stdout, result.stderr) == (expected, "", message)
     assert outcomes(loaded(one.sessions_dir, one.id)) == {tool: (int(expected == 0), int(expected != 0))}
+
+
+def test_run_of_a_session_without_its_option_says_how_it_is_named(one: Session) -> None:
+    result = run(one, "sessions/one", "--", "true")
+    assert (result.returncode, result.stdout) == (127, "")
+    assert result.stderr == (
+        "m31a-mp: sessions/one: No such file or directory; "
+        "the session is named by an option: --session sessions/one\n"
+    )
 
 
 def test_run_of_a_script_that_names_no_interpreter(one: Session, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from test_cli_run import ENVIRONMENT, PROGRAM
 
 from m31a_mp import Collector, attach, gather, load
+from m31a_mp.cli import main
 from metrics_of import SESSION, count
 from servers import Server, waited_for
 
@@ -86,6 +88,15 @@ def test_gathered_session_is_on_disk_and_can_be_shared_in_turn(url: str, tmp_pat
     whole = gather(SESSION, larger)
     assert count(whole) == 7
     assert sorted(site.sites for site in whole.sites) == [0, 2]
+    titles = [
+        next(
+            line.split()
+            for line in cli("show", SESSION, "--from", store).splitlines()
+            if line.startswith("site ")
+        )
+        for store in (larger, url)
+    ]
+    assert [names[-1] for names in titles] == ["sites", "rejected"]  # of gathered sessions, if there is one
     # Nothing is counted twice if it is shared where it was gathered.
     cli("share", "--once", into / SESSION, "--to", url)
     cli("gather", SESSION, "--from", url, "--into", into)
@@ -136,7 +147,7 @@ def test_numbers_of_sites_that_cannot_be_counted_are_not_known(tmp_path: Path) -
     rows = [line.split() for line in cli("ls", "--from", store, status=1).splitlines()]
     assert [SESSION, "1", *["-"] * 7] in rows
     rows = [line.split() for line in cli("show", SESSION, "--from", store).splitlines()]
-    assert [cells[1:] for cells in rows if len(cells) == 9] == [["-"] * 8]
+    assert [cells[1:] for cells in rows if len(cells) == 8] == [["-"] * 7]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +240,8 @@ def test_sidecar_merges_without_an_owner_and_beside_one(
         finally:
             sidecar.send_signal(signal.SIGINT)
         assert sidecar.wait() == 0
+        assert sidecar.stderr
+        assert sidecar.stderr.read() == f"m31a-mp: sharing {tmp_path / SESSION} with {url}\n"
     assert gathered(url) == 4
 
 
@@ -250,6 +263,8 @@ def test_follower_goes_on_while_the_store_is_away(
         finally:
             follower.send_signal(signal.SIGTERM)
         assert follower.wait() == 128 + signal.SIGTERM
+        assert follower.stderr
+        assert follower.stderr.readline() == f"m31a-mp: gathering into {into / SESSION}\n"
 
 
 def test_a_missing_package_is_told() -> None:
@@ -261,3 +276,16 @@ def test_a_missing_package_is_told() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'm31a_mp[redis]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [["show", "s", "--from"], ["ls", "--from"], ["gather", "--into", "g", "--from"]]
+)
+def test_a_missing_package_is_told_by_the_command_line_as_of_any_extra(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "m31a_mp.sharing.server", raising=False)
+    assert main([*command, "redis://host"]) == 125
+    hint = shlex.join([sys.executable, "-m", "pip", "install", "redis>=6"])
+    assert capsys.readouterr().err == f"m31a-mp: redis is not installed\nhint: {hint}\n"

@@ -91,15 +91,24 @@ def sessions_argument(function: Function) -> Function:
     )(function)
 
 
-def session_option(function: Function, variable: str | None = SESSION_VARIABLE) -> Function:
-    """Add the session as an option, for commands that record. `variable` names it if the option does not."""
+def session_option(
+    function: Function, variable: str | None = SESSION_VARIABLE, otherwise: str = ""
+) -> Function:
+    """Add the session as an option, for commands that record.
+
+    Args:
+        function: The command.
+        variable: The environment variable that names the session if the option does not.
+        otherwise: What the session is without both, for the help.
+    """
     return click.option(
         "--session",
         "directory",
         metavar="DIR",
         envvar=variable,
         shell_complete=complete_session,
-        help=f"The session's directory; made if it does not exist. By default ${SESSION_VARIABLE}.",
+        help="The session's directory; made if it does not exist. "
+        f"By default ${SESSION_VARIABLE}{otherwise}.",
     )(function)
 
 

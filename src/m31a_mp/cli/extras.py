@@ -24,6 +24,16 @@ def needing(module: str, requirement: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        name = (error.name or requirement).partition(".")[0]
-        hint = shlex.join([sys.executable, "-m", "pip", "install", requirement])
-        raise TroubleError(f"{name} is not installed", hint, CANNOT_START) from None
+        raise missing(error, requirement) from None
+
+
+def missing(error: ImportError, requirement: str) -> TroubleError:
+    """Return the report of an import that failed because a package of an extra is not installed.
+
+    Args:
+        error: The error of the import.
+        requirement: The package that the extra is for, for a hint.
+    """
+    name = (error.name or requirement).partition(".")[0]
+    hint = shlex.join([sys.executable, "-m", "pip", "install", requirement])
+    return TroubleError(f"{name} is not installed", hint, CANNOT_START)

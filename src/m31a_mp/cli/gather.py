@@ -28,8 +28,7 @@ from m31a_mp.model import SessionMetrics
 from m31a_mp.recorder import SHARE_VARIABLE
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.into import GatheredSession
-from m31a_mp.sharing.sharer import reason_of
-from m31a_mp.system.log import shown
+from m31a_mp.system.log import reason_of, shown
 from m31a_mp.wording import count
 
 _EPILOG = """\
@@ -80,6 +79,7 @@ def command(  # noqa: PLR0913  # all of them by name
             gathered.update()
         if follow:
             with SignalPipe(_ENDS | {signal.SIGTSTP}) as pipe:
+                tell(f"gathering into {into.root}")
                 return _follow(gathered, pipe, interval)
     finally:
         gathering.close()

@@ -185,7 +185,11 @@ def _keep(
     try:
         return _wait(_start(command, environment, held), runner)
     except OSError as error:
-        complain(f"{command[0]}: {error.strerror}")
+        reason = "Is a directory" if os.path.isdir(command[0]) else error.strerror
+        meant = (
+            f"; the session is named by an option: --session {command[0]}" if command[1:2] == ["--"] else ""
+        )
+        complain(f"{command[0]}: {reason}{meant}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
 
 

@@ -9,15 +9,22 @@ import click
 
 from m31a_mp.cli import tables
 from m31a_mp.cli.arguments import complete_directory, json_option
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, USE_OTHER_RELEASE, TroubleError, is_session_at, path_word
+from m31a_mp.cli.naming import (
+    DEFAULT_SESSIONS,
+    USE_OTHER_RELEASE,
+    USE_OTHER_USER,
+    TroubleError,
+    is_session_at,
+    path_word,
+    sessions_elsewhere,
+)
 from m31a_mp.cli.progress import counting_progress
 from m31a_mp.cli.stores import KINDS_OF_STORES, gathering_of, store_of, store_option
 from m31a_mp.errors import DamagedMetricsError, MetricsError, UnsupportedVersionError
 from m31a_mp.inspection.status import Status, sessions_in, status
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.session.paths import Session
-from m31a_mp.sharing.sharer import reason_of
-from m31a_mp.system.log import shown
+from m31a_mp.system.log import reason_of, shown
 
 _EPILOG = f"""\
 \b
@@ -50,7 +57,8 @@ def command(directory: str | None, url: str | None, as_json: bool) -> int:
     try:
         sessions = sessions_in(sessions_dir)
     except OSError as error:
-        hint = "m31a-mp ls DIRECTORY" if directory else "this makes a session there: m31a-mp run -- COMMAND"
+        is_denied = isinstance(error, PermissionError)
+        hint = USE_OTHER_USER if is_denied else sessions_elsewhere(sessions_dir, "m31a-mp ls")
         raise TroubleError(f"{sessions_dir}: {error.strerror}", hint) from None
     if not sessions and is_session_at(sessions_dir):
         raise TroubleError(
@@ -117,7 +125,7 @@ def _look(session: Session, count: Callable[[], None]) -> _Row | None:
     except DamagedMetricsError as error:
         return tables.Unreadable(session.id, "damaged", error.reason)
     except (MetricsError, OSError) as error:
-        return tables.Unreadable(session.id, "unreadable", str(error))
+        return tables.Unreadable(session.id, "unreadable", reason_of(error))
     finally:
         count()
 

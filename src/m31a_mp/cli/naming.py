@@ -27,6 +27,9 @@ DEFAULT_SESSIONS = "sessions"
 USE_OTHER_RELEASE = "use the release that wrote it, or a later one"
 """The hint for a file of a newer version."""
 
+USE_OTHER_USER = "run this as the user whose session it is: others may not read it"
+"""The hint for files that may not be read."""
+
 
 class TroubleError(Exception):
     """A command cannot do its work. The hint says what helps."""
@@ -69,18 +72,42 @@ def existing(directory: str | None, example: str) -> Session:
     except NotADirectoryError:
         pass  # a path through a file is no session either
     except PermissionError as error:
-        hint = "run this as the user whose session it is: others may not read it"
-        raise TroubleError(f"{error.filename}: {error.strerror}", hint) from None
+        raise TroubleError(f"{error.filename}: {error.strerror}", USE_OTHER_USER) from None
     raise _no_session(session, _by_the_variable(directory), example)
 
 
 def existing_or_latest(directory: str | None, example: str) -> Session:
     """Return the named session, which must exist; without a name, the last used session in `./sessions`."""
     latest = None if directory else _last_used()
-    if not directory and not latest:
-        message = f"no session is named, and there is none in ./{DEFAULT_SESSIONS}"
-        raise TroubleError(message, "this makes one: m31a-mp run -- COMMAND", status=2)
-    return latest or existing(directory, example)
+    if directory or latest:
+        return latest or existing(directory, example)
+    message = f"no session is named, and there is none in ./{DEFAULT_SESSIONS}"
+    if os.path.isdir(DEFAULT_SESSIONS) and not os.access(DEFAULT_SESSIONS, os.R_OK | os.X_OK):
+        message = f"no session is named, and ./{DEFAULT_SESSIONS} may not be read"
+    if is_session_at(os.curdir):
+        hint = f"{example} ."
+    elif sessions_at(os.curdir):
+        hint = f"{NAME} ls ."
+    else:
+        hint = f"this makes one: {NAME} run -- COMMAND"
+    raise TroubleError(message, hint, status=2)
+
+
+def sessions_elsewhere(sessions_dir: str, example: str) -> str:
+    """Return a hint for a directory of sessions that is not there: where there are some, or what makes one.
+
+    Args:
+        sessions_dir: The directory.
+        example: The command for the hint, up to a directory of sessions.
+    """
+    if is_session_at(os.curdir):
+        return f"{NAME} show ."
+    for place in (os.curdir, DEFAULT_SESSIONS):
+        if sessions_at(place):
+            return f"{example} {place}"
+    is_usual = os.path.realpath(sessions_dir) == os.path.realpath(DEFAULT_SESSIONS)
+    option = "" if is_usual else f"--session {path_word(os.path.join(sessions_dir, 'NAME'))} "
+    return f"this makes a session there: {NAME} run {option}-- COMMAND"
 
 
 def is_session_at(directory: str) -> bool:

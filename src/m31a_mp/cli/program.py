@@ -219,6 +219,7 @@ def _hint(error: Exception) -> str:
         JournalLockedError: "try again, or stop the process that holds it",
         GatheredSessionError: f"to bring it up to date: {NAME} gather --help",
         FileNotFoundError: f"{NAME} ls DIRECTORY lists the sessions there",
+        PermissionError: "run this as a user who has that permission",
         OSError: "try again when that is fixed",
         MetricsError: f"{NAME} --help",
         ValueError: f"{NAME} --help",

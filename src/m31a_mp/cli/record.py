@@ -40,7 +40,8 @@ is made.
 _COUNT = WholeNumber()
 _EPILOG_COLUMNS = 78  # click indents it by two
 _COST_HELP = "The cost, not negative, in the currency of your choice; not known if it is not given."
-_outcome_option = click.option("--ok/--failed", "success", default=None, help="The outcome.")
+# `recording` requires it: the message of click would name only --ok.
+_outcome_option = click.option("--ok/--failed", "success", default=None, help="The outcome.  [required]")
 
 
 def _epilog(*examples: str) -> str:
@@ -129,8 +130,8 @@ def _plan_outcome(**_: Any) -> None:
     short="Record that PHASE was entered, or that it ended.",
 )
 @click.argument("phase")
-@_outcome_option
-@click.option("--duration-ms", type=_COUNT, help="The duration, in milliseconds.")
+@click.option("--ok/--failed", "success", default=None, help="The outcome, if the phase ended.")
+@click.option("--duration-ms", type=_COUNT, help="The duration, in milliseconds, if the phase ended.")
 def _phase(**_: Any) -> None:
     """Record that PHASE was entered; with an outcome and a duration, that it ended."""
 

@@ -12,7 +12,7 @@ from m31a_mp.cli.naming import DEFAULT_SESSIONS, NAME, TroubleError, named, path
 from m31a_mp.plan import PlanOutcome
 from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, SESSION_VARIABLE, Recorder, attach
 from m31a_mp.session.paths import Session
-from m31a_mp.system.log import DROPPED, listening
+from m31a_mp.system.log import DROPPED, listening, reason_of
 from m31a_mp.usage import Usage
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ class _Heard:
         if self.dropped is not None:
             return  # later warnings are consequences of the drop
         if message == DROPPED:
-            self.dropped = str(arguments[-1])
+            self.dropped = reason_of(arguments[-1])
         else:
             from m31a_mp.cli.program import tell
 

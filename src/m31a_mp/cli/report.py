@@ -51,8 +51,8 @@ def command(directories: tuple[str, ...], output: str | None) -> int:
     """Write a page of HTML: what was done when, tools, models, phases, failures."""
     if output != STDOUT:
         path = _checked(output)  # before the work
-    named = [find(directory) for directory in directories or [os.environ.get(SESSION_VARIABLE)]]
-    found, notes = without_repeats(named)
+    named = directories or [os.environ.get(SESSION_VARIABLE)]
+    found, notes = without_repeats([find(directory, "m31a-mp report") for directory in named])
     for note in notes:
         tell(note)
     page = _page(found).encode()

@@ -5,10 +5,13 @@ Change an option, then run `scripts/generate.py`: `quick` reads the options in `
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from m31a_mp.cli import running
 from m31a_mp.cli.arguments import complete_file, session_option
+from m31a_mp.cli.naming import DEFAULT_SESSIONS
 
 _EPILOG = """\
 \b
@@ -40,7 +43,7 @@ session.
 )
 @click.option("--tool", metavar="NAME", help="Record the call as NAME; by default the command's name.")
 @click.option("--phase", metavar="PHASE", help="Also record the command as this phase.")
-@session_option
+@partial(session_option, otherwise=f", else a new one in ./{DEFAULT_SESSIONS}")
 @click.argument(
     "command_line",
     metavar="COMMAND...",

@@ -12,7 +12,7 @@ from m31a_mp.cli.arguments import complete_directory
 from m31a_mp.cli.counts import WholeNumber
 from m31a_mp.cli.export import by_session_option
 from m31a_mp.cli.extras import needing
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, TroubleError, is_session_at, path_word
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, TroubleError, is_session_at, path_word, sessions_elsewhere
 from m31a_mp.cli.waiting import SignalPipe
 from m31a_mp.system.log import shown
 
@@ -90,9 +90,8 @@ def command(  # noqa: PLR0913  # one for each option
 
 def _check(sessions_dir: str) -> None:
     if not os.path.isdir(sessions_dir):
-        raise TroubleError(
-            f"there is no directory {sessions_dir}", "this makes a session there: m31a-mp run -- COMMAND"
-        )
+        hint = sessions_elsewhere(sessions_dir, "m31a-mp serve")
+        raise TroubleError(f"there is no directory {sessions_dir}", hint)
     if is_session_at(sessions_dir):
         parent, name = os.path.split(sessions_dir)
         raise TroubleError(

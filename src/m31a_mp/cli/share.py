@@ -18,8 +18,8 @@ from m31a_mp.inspection.status import live_writers, owner_of
 from m31a_mp.recorder import SHARE_VARIABLE
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.merging import Merging
-from m31a_mp.sharing.sharer import Sharer, Sharing, reason_of
-from m31a_mp.system.log import shown
+from m31a_mp.sharing.sharer import Sharer, Sharing
+from m31a_mp.system.log import reason_of, shown
 
 _EPILOG = """\
 \b
@@ -39,7 +39,7 @@ _LAST_SECONDS = 5.0  # the longest wait for the store at the end
 
 @click.command("share", epilog=_EPILOG)
 @session_argument
-@store_option("--to", f"The store: {KINDS_OF_STORES}. By default ${SHARE_VARIABLE}.")
+@store_option("--to", f"The store: {KINDS_OF_STORES}, made if it is not there. By default ${SHARE_VARIABLE}.")
 @click.option("--once", is_flag=True, help="Merge if there is no owner, share, and end.")
 @interval_option("Time between merges.")
 def command(directory: str | None, url: str | None, once: bool, interval: float) -> int:
@@ -50,6 +50,7 @@ def command(directory: str | None, url: str | None, once: bool, interval: float)
     if once:
         return _share_once(session, Sharing(session, store))
     with SignalPipe(_ENDS | {signal.SIGTSTP}) as pipe:
+        tell(f"sharing {session.root} with {store.url}")
         return _share_until_signal(session, Sharer(session, url), interval, pipe)
 
 

@@ -52,10 +52,15 @@ def show(
         found[0].view(choice).print()
 
 
-def find(directory: str | None) -> Found:
-    """Return a session by its directory, or a file of metrics; by default the session that was used last."""
+def find(directory: str | None, example: str = "m31a-mp show") -> Found:
+    """Return a session by its directory, or a file of metrics; by default the session that was used last.
+
+    Args:
+        directory: The directory or the file; None or empty if none was given.
+        example: The command for a hint, up to the session.
+    """
     if not directory or not os.path.isfile(directory):
-        looked = status(existing_or_latest(directory, "m31a-mp show"))
+        looked = status(existing_or_latest(directory, example))
         return Found(looked.directory, looked.metrics, looked)
     path = os.path.abspath(directory)
     try:

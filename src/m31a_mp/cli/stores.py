@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from m31a_mp.cli.arguments import complete_directory
+from m31a_mp.cli.extras import missing
 from m31a_mp.cli.naming import TroubleError, shell_words
 from m31a_mp.recorder import SESSION_VARIABLE, SHARE_VARIABLE
 from m31a_mp.sharing.address import shown_url
@@ -51,7 +52,7 @@ def store_of(url: str) -> Store:
         hint = f"{click.get_current_context().command_path} --help"
         raise TroubleError(str(error), hint, status=2) from None
     except ImportError as error:
-        raise TroubleError(str(error), "pip install 'm31a_mp[redis]'", status=2) from None
+        raise missing(error, "redis>=6") from None
 
 
 def gathering_of(session_id: str, url: str) -> Gathering:

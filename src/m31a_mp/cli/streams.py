@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
+
+# What stands for the characters that tables draw with, one for one: the columns stay in line.
+_PLAIN = dict(zip("─→…▁▂▃▄▅▆▇█", "->~12345678", strict=True))
 
 
 def prepare() -> None:
     """Make stdout and stderr take any text: a terminal may lack the characters of a name. Buffer stdout."""
+    codecs.register_error("m31a_mp.plain", _plain)
     _buffer_output()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="m31a_mp.plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace a character that the encoding lacks: an error handler for `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        return codecs.backslashreplace_errors(error)
+    character = error.object[error.start]
+    return _PLAIN.get(character) or ascii(character)[1:-1], error.start + 1
 
 
 def _buffer_output() -> None:

@@ -60,7 +60,7 @@ ALL = Choice()
 
 
 def print_json(document: dict[str, Any], *, in_one_line: bool = False) -> None:
-    """Print a document to stdout."""
+    """Print a document to stdout, in UTF-8 whatever the locale: other encodings are no JSON."""
     option = orjson.OPT_APPEND_NEWLINE | (0 if in_one_line else orjson.OPT_INDENT_2)
     document = {"version": JSON_VERSION} | document
     try:
@@ -68,8 +68,9 @@ def print_json(document: dict[str, Any], *, in_one_line: bool = False) -> None:
     except TypeError:  # a path that is not UTF-8
         data = orjson.dumps(_as_text(document), option=option)
     if sys.stdout:
-        sys.stdout.write(data.decode())
         sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 def _as_text(value: Any) -> Any:
@@ -320,18 +321,18 @@ def status_view(status: Status, choice: Choice = ALL) -> View:
     notes = []
     new = {"record": status.unmerged, "interrupted call": status.interrupted}
     if unmerged := " and ".join(count(number, noun) for noun, number in new.items() if number):
-        notes.append(f"not in metrics.json yet: {unmerged}{_merge_note(status)}")
+        notes += _unmerged_notes(unmerged, status)
     if not is_running:
         notes += _running_notes(status.metrics)
     notes += _unshared_notes(status)
-    notes += _loss_notes(status.metrics, f"; see m31a-mp verify {path_word(status.directory)}")
+    notes += _loss_notes(status.metrics, f"m31a-mp verify {path_word(status.directory)}")
     return View(parts, notes)
 
 
 def file_view(path: str, metrics: SessionMetrics, choice: Choice = ALL) -> View:
     """Return a file of metrics as tables."""
     head = Line((f"{shown(path)}: session {cut(shown(metrics.session_id), _NAME_CELLS)}", "bold"))
-    notes = [*_running_notes(metrics), *_loss_notes(metrics, "")]
+    notes = [*_running_notes(metrics), *_loss_notes(metrics)]
     return View([head, *_sites(metrics, choice), *metrics_views(metrics, choice)], notes)
 
 
@@ -339,7 +340,7 @@ def gathered_view(session_id: str, store: str, metrics: SessionMetrics, choice: 
     """Return a session that was gathered from sites as tables."""
     head = Line((f"session {cut(shown(session_id), _NAME_CELLS)}", "bold"), f", gathered from {shown(store)}")
     parts = [head, *_sites(metrics, choice), *metrics_views(metrics, choice, is_running=_is_alive(metrics))]
-    return View(parts, [*_site_notes(metrics), *_loss_notes(metrics, "")])
+    return View(parts, [*_site_notes(metrics), *_loss_notes(metrics)])
 
 
 def gathered_list_view(sessions: Sequence[Gathered]) -> View:
@@ -385,7 +386,9 @@ def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
     """Return the table of the sites, if the session was gathered. Those with problems come first."""
     if not metrics.sites:
         return []
-    table = Table("Sites", _SITES, more=choice.rest(metrics.sites, "site"))
+    has_below = any(site.sites for site in metrics.sites)  # most sites are no gathered sessions themselves
+    columns = _SITES if has_below else _SITES[:-1]
+    table = Table("Sites", columns, more=choice.rest(metrics.sites, "site"))
     in_order = sorted(metrics.sites, key=lambda site: (not site.problem, not _is_silent(site)))
     for site in in_order[: choice.top]:
         last: Cell = "-"
@@ -410,7 +413,7 @@ def _sites(metrics: SessionMetrics, choice: Choice) -> list[Table]:
                 last,
                 *counts,
                 f"{site.sites:,}" if site.sites else "-",
-            ]
+            ][: len(columns)]
         )
     return [table]
 
@@ -454,7 +457,7 @@ def sum_view(
         table.rows.append([shown(name), *_sums_of(metrics)])
     table.total = ["in all", *_sums_of(whole)]
     head = Line((f"the sum of {count(len(named), 'session')}", "bold"))
-    return View([head, table, *metrics_views(whole, choice)], [*notes, *_loss_notes(whole, "")])
+    return View([head, table, *metrics_views(whole, choice)], [*notes, *_loss_notes(whole)])
 
 
 def _sums_of(metrics: SessionMetrics) -> list[Cell]:
@@ -532,12 +535,15 @@ def _running_notes(metrics: SessionMetrics) -> list[str]:
     return [f"running, as far as the files tell: {calls}, whose process cannot be seen from here"]
 
 
-def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
+def _loss_notes(metrics: SessionMetrics, command: str = "") -> list[str]:
+    """Return notes on what is lost. `command` shows what was set aside."""
     notes = []
     if interrupted := metrics.totals.interrupted:
         notes.append(f"{count(interrupted, 'call')} interrupted: the process died in the middle")
     if metrics.rejected:
-        notes.append(f"{count(metrics.rejected, 'piece')} of damaged or invalid input set aside{hint}")
+        notes.append(f"{count(metrics.rejected, 'piece')} of damaged or invalid input set aside")
+        if command:
+            notes.append(f"to see it: {command}")
     if metrics.dropped:
         reasons = ", ".join(
             f"{cut(shown(reason), _NAME_CELLS)} {count:,}" for reason, count in metrics.dropped.items()
@@ -546,10 +552,11 @@ def _loss_notes(metrics: SessionMetrics, hint: str) -> list[str]:
     return notes
 
 
-def _merge_note(status: Status) -> str:
+def _unmerged_notes(unmerged: str, status: Status) -> list[str]:
+    note = f"not in metrics.json yet: {unmerged}"
     if status.owner:
-        return "; its owner merges them"
-    return f"; to merge them: m31a-mp compact {path_word(status.directory)}"
+        return [f"{note}; its owner will merge"]
+    return [note, f"to merge: m31a-mp compact {path_word(status.directory)}"]  # a line to be copied
 
 
 def _who(pid: int | None) -> str:

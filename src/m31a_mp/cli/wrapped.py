@@ -20,7 +20,7 @@ from m31a_mp.errors import DamagedMetricsError, SessionOwnedError, UnsupportedVe
 from m31a_mp.recorder import DISK, DURABILITY_VARIABLE, PROCESS, Recorder, attach
 from m31a_mp.session.paths import Session
 from m31a_mp.system.flock import is_held
-from m31a_mp.system.log import DROPPED, NOT_FLUSHED, NOT_SHARED, listening, shown
+from m31a_mp.system.log import DROPPED, NOT_FLUSHED, NOT_SHARED, listening, reason_of, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class _Heard:
 
     def __call__(self, message: str, arguments: tuple[object, ...]) -> None:
         if message == DROPPED:
-            self.dropped = str(arguments[-1])
+            self.dropped = reason_of(arguments[-1])
         elif message == NOT_FLUSHED:
             self.unmerged = _why(arguments[-1])
         elif message != NOT_SHARED:  # the last attempt succeeds, or another warning says how to share
@@ -243,7 +243,7 @@ def _why(error: object) -> str:
     if isinstance(error, DamagedMetricsError):
         return f"{error.path} cannot be used: {error.reason}"
     is_told = str(error) and not isinstance(error, AttributeError | LookupError | NameError | TypeError)
-    return str(error) if is_told else repr(error)
+    return reason_of(error) if is_told else repr(error)
 
 
 def _has_working_directory() -> bool:

@@ -18,10 +18,10 @@ from queue import Empty, SimpleQueue
 
 from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import Session
-from m31a_mp.sharing.sharer import Sharer, reason_of
+from m31a_mp.sharing.sharer import Sharer
 from m31a_mp.system import fork
 from m31a_mp.system.flock import FileLock
-from m31a_mp.system.log import warn
+from m31a_mp.system.log import reason_of, warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

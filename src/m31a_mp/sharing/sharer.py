@@ -27,7 +27,7 @@ from m31a_mp.session.paths import Session
 from m31a_mp.sharing.state import RENEW_SECONDS, Header, State
 from m31a_mp.sharing.store import Store, open_store
 from m31a_mp.system import files
-from m31a_mp.system.log import NOT_SHARED, warn
+from m31a_mp.system.log import NOT_SHARED, reason_of, warn
 
 _FIRST_RETRY_SECONDS = 0.5
 _LAST_RETRY_SECONDS = 60.0
@@ -146,13 +146,6 @@ class Sharing:
         """Close the connection to the store."""
         with suppress(Exception):
             self._store.close()
-
-
-def reason_of(error: Exception) -> str:
-    """Return the message of an error in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _signature(path: str) -> tuple[int, int, int]:

@@ -99,6 +99,13 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def reason_of(error: object) -> str:
+    """Return the message of an error, or a reason, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 def _logger() -> logging.Logger | None:
     """Return the logger; None if the program has not imported `logging`, and so has no handler.
 
