@@ -17,6 +17,7 @@ import sys
 import time
 from _weakref import ref
 
+from m31a_mp.metrics.beginning import import_compactor
 from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.segments.staging import staging
@@ -96,6 +97,7 @@ def merge(session: Session, lease: Lease, beginning: Beginning, deadline: float)
     if beginning.lasts(lambda: lease.held):
         return
     left = _left(deadline)  # without the import, whose time says nothing about the merge
+    import_compactor()
     from m31a_mp.metrics import compactor
 
     compactor.compact_session(session, lambda: lease.held, beginning.started, timeout=left)
