@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-import coverage_locks  # noqa: F401  # before the library
+from coverage_locks import HandOver, hand_over_in  # before the library
 from m31a_mp import Collector
 from m31a_mp.journal import append
 from m31a_mp.segments import staging, writer
@@ -24,6 +25,12 @@ from workers import Workers, changed, workers_of
 
 settings.register_profile("m31a_mp", deadline=None, print_blob=True)
 settings.load_profile("m31a_mp")
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: no collection of garbage need visit it, nor copy it into a child."""
+    gc.collect()
+    gc.freeze()
 
 
 # Whether an fsync is called is told from the calls; what it costs need not be paid a thousand times.
@@ -78,6 +85,19 @@ def _nothing_staged() -> Iterator[None]:
     """No session of another test gives its segments back in this one."""
     yield
     staging._active.clear()
+
+
+@pytest.fixture(scope="session")
+def hand_over(tmp_path_factory: pytest.TempPathFactory) -> HandOver | None:
+    """Where forked children tell what they have run, if coverage is measured."""
+    return hand_over_in(tmp_path_factory.mktemp("lines"))
+
+
+@pytest.fixture(autouse=True)
+def _lines_of_children(hand_over: HandOver | None) -> Iterator[None]:
+    yield
+    if hand_over:
+        hand_over.take()
 
 
 @pytest.fixture(scope="session", params=BINARIES or ["none"])

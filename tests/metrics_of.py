@@ -11,6 +11,7 @@ from m31a_mp import Collector, Recorder, SessionMetrics, ToolMetric, attach, com
 from m31a_mp.inspection.status import status
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import Totals
+from m31a_mp.model import read
 from m31a_mp.session.paths import Session
 from strategies import Record
 
@@ -76,7 +77,7 @@ def stored(before: Totals) -> Totals:
     """As the next process reads it."""
     metrics = orjson.loads(orjson.dumps(before.to_metrics(SESSION).to_json()))
     checkpoint = orjson.loads(orjson.dumps(before.to_checkpoint()))
-    return Totals.restore(SessionMetrics.from_json(metrics), checkpoint)
+    return Totals.restore(read(metrics), checkpoint)
 
 
 def metrics_of(

@@ -34,6 +34,7 @@ from m31a_mp import (
     WorkflowPhase,
     attach,
     load,
+    model,
 )
 from m31a_mp.kinds.histogram import Histogram
 from m31a_mp.model import ENTRIES, SINGLE
@@ -169,6 +170,41 @@ metrics = st.builds(
 @given(metrics)
 def test_any_metrics_come_back_from_their_json(metrics: SessionMetrics) -> None:
     assert SessionMetrics.from_json(orjson.loads(orjson.dumps(metrics.to_json()))) == metrics
+
+
+ENTRY_DAMAGE: list[object] = [
+    None, True, 0, -1, 1.5, 2.0, INT64_MAX, INT64_MAX + 1, -(2**63), 1e300, "", "x", "é", "\ud800", [], {},
+    [1], {"x": 1}, {"x": True}, {"x": 1.0}, "2026-01-02T03:04:05Z", "2026-01-02T03:04:05",
+    {"scale": 4, "zero_count": 1, "offset": -20, "bucket_counts": [1, 0]},
+]  # fmt: skip
+
+
+def read_one_by_one(cls: type[Any], entries: list[Any], where: str) -> Any:
+    try:
+        return [model._read(cls, entry, f"{where}[{i}].") for i, entry in enumerate(entries)]
+    except ValueError as error:
+        return str(error)
+
+
+def read_at_once(cls: type[Any], entries: list[Any], where: str) -> Any:
+    try:
+        return model._read_columns(cls, entries, where).entries()
+    except ValueError as error:
+        return str(error)
+
+
+@given(metrics, st.data())
+def test_entries_that_are_read_at_once_are_those_that_are_read_one_by_one(
+    metrics: SessionMetrics, data: st.DataObject
+) -> None:
+    document = orjson.loads(orjson.dumps(metrics.to_json()))
+    for name, cls in model.ENTRIES.items():
+        found = document.get(name) or []
+        if found and data.draw(st.booleans()):
+            damaged = data.draw(st.sampled_from(found))
+            key = data.draw(st.sampled_from([field.name for field in model._fields(cls)]))
+            damaged[key] = data.draw(st.sampled_from(ENTRY_DAMAGE))
+        assert read_at_once(cls, found, name) == read_one_by_one(cls, found, name)
 
 
 def test_times_are_rfc_3339_in_utc() -> None:

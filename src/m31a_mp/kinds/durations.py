@@ -70,15 +70,6 @@ class Durations:
             if self._counts and len(self._counts) > _MAX_DISTINCT:
                 self._take_in()
 
-    def merge(self, other: Durations) -> None:
-        """Add the durations of another object."""
-        self._take_in()
-        self._total += other.total
-        if other._histogram:
-            self._widen(other._least, other._greatest)
-            self._histogram = self._histogram or Histogram()
-            self._histogram.merge(other._histogram)
-
     def _gather(self) -> None:
         if self.waiting:
             self._counts = self._counts or Counter()
@@ -143,15 +134,6 @@ class Calls(Durations):
         self._take_in()
         self._calls += 1
         self._failures += 1
-
-    def merge(self, other: Durations) -> None:
-        """Add the calls of another object."""
-        super().merge(other)
-        if isinstance(other, Calls):
-            calls, successes, failures = other.counts
-            self._calls += calls
-            self._successes += successes
-            self._failures += failures
 
     def _add(self, counts: Mapping[int, int]) -> None:
         durations: dict[int, int] = {}

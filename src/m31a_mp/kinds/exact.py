@@ -30,9 +30,11 @@ class ExactSum:
     def parts(self) -> list[float]:
         """Return the sum as a few floats: its rounded value, the rounded rest, and so on, until no rest."""
         parts: list[float] = []
+        left = self.waiting
         try:
-            while rest := math.fsum([*self.waiting, *(-part for part in parts)]):
+            while rest := math.fsum(left):
                 parts.append(rest)
+                left = [*left, -rest]
         except OverflowError:
             # JSON has no infinity: limit the sum to the largest or the least float.
             scaled = math.fsum(addend * _SCALE for addend in self.waiting)

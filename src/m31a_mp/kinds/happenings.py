@@ -14,7 +14,7 @@ from m31a_mp.kinds.checks import INT64_MAX, saturated
 from m31a_mp.kinds.parts import Derived, Restoring, integer
 from m31a_mp.kinds.state import State
 from m31a_mp.kinds.times import from_ns, to_ns
-from m31a_mp.model import ENTRIES, SessionMetrics
+from m31a_mp.model import ENTRIES
 
 MAX_HAPPENINGS = 1000
 """The number of the latest happenings of one kind that are kept."""
@@ -70,11 +70,12 @@ class Recent(State):
         """Return the time of the first happening, if any."""
         return iter([self.first] if self.count else [])
 
-    def merge(self, other: Recent) -> None:
-        """Add the happenings of another state."""
-        self.first = min(self.first, other.first)
-        self.count += other.count
-        self._items += other._latest()
+    def merge(self, *others: Recent) -> None:
+        """Add the happenings of other states."""
+        for other in others:
+            self.first = min(self.first, other.first)
+            self.count += other.count
+            self._items += other._items
         self._items = self._latest()
 
     def shown(self) -> dict[str, Any]:
@@ -88,15 +89,17 @@ class Recent(State):
             return None
         return {"first": self.first, "ns": [time % 1000 for time, *_ in self._latest()]}
 
-    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
+    def restore(self, read: Mapping[str, Any], kept: Mapping[str, Any], at: Restoring) -> None:
         """Add the happenings of `metrics.json`."""
-        shown, below = getattr(metrics, self.table.name), list(map(integer, kept.get("ns", [])))
-        if len(below) != len(shown):  # another program or `save()` has changed the list
-            below = [0] * len(shown)
-        for metric, ns in zip(shown, below, strict=True):
-            values = (getattr(metric, field) for field in self.table.fields)
-            self.add(at.time(to_ns(metric.timestamp) + ns), *values)
-        self.count = max(self.count, getattr(metrics, self.table.count))
+        shown: dict[str, list[Any]] = read[self.table.name].fields
+        times, below = shown["timestamp"], list(map(integer, kept.get("ns", [])))
+        if len(below) != len(times):  # another program or `save()` has changed the list
+            below = [0] * len(times)
+        for time, ns, *values in zip(
+            times, below, *(shown[field] for field in self.table.fields), strict=True
+        ):
+            self.add(at.time(to_ns(time) + ns), *values)
+        self.count = max(self.count, read[self.table.count])
         if self.count:
             self.first = at.time(kept.get("first", at.started))
 

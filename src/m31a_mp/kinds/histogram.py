@@ -15,6 +15,8 @@ from itertools import accumulate
 from operator import add
 from typing import Any
 
+import orjson
+
 from m31a_mp.kinds.checks import INT64_MAX, as_float, kind
 
 SCALE = 4
@@ -227,5 +229,34 @@ def _decimal(q: float) -> tuple[int, int]:
     return int(whole + places), 10 ** (len(places) - int(exponent or 0))
 
 
+def read_plain(values: list[Any]) -> list[Histogram] | None:
+    """Do what `Histogram.from_json` does for many values, all of them as this library usually writes them.
+
+    Returns:
+        None if one of the values is different, and must be read by itself.
+    """
+    try:
+        keys = ("zero_count", "offset", "bucket_counts")
+        zeros, offsets, counts = ([value[key] for value in values] for key in keys)
+        # As JSON, lists of counts are digits, commas and brackets. That is faster than to look at each type.
+        marks = orjson.dumps([zeros, *counts]).translate(None, b"0123456789,")
+        is_plain = (
+            marks == b"[" + b"[]" * (1 + len(counts)) + b"]"
+            and max(sum(zeros), *map(sum, counts)) <= INT64_MAX
+            and {value["scale"] for value in values} == {SCALE}
+            and set(map(type, offsets)) == {int}
+            and min(offsets) >= _LOWEST
+            and max(map(add, offsets, map(len, counts))) <= _HIGHEST + 1
+            and all(map(_is_trimmed, counts))
+        )
+    except (IndexError, KeyError, TypeError):
+        return None
+    return list(map(Histogram, zeros, offsets, map(list, counts))) if is_plain else None
+
+
 def _are_counts(values: list[Any]) -> bool:
     return set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= INT64_MAX
+
+
+def _is_trimmed(counts: list[int]) -> bool:
+    return bool(counts[0] and counts[-1])

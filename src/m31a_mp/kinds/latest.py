@@ -8,7 +8,7 @@ from typing import Any
 from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.kinds.parts import Restoring
 from m31a_mp.kinds.state import State
-from m31a_mp.model import SINGLE, SessionMetrics
+from m31a_mp.model import SINGLE
 
 
 class Single:
@@ -52,10 +52,10 @@ class SingleState(State):
         """Return the time of the first record, if any."""
         return iter([self.first] if self._latest else [])
 
-    def merge(self, other: SingleState) -> None:
-        """Add the records of another state."""
-        self.first = min(self.first, other.first)
-        self._latest = max(self._latest, other._latest)
+    def merge(self, *others: SingleState) -> None:
+        """Add the records of other states."""
+        self.first = min([self.first, *(other.first for other in others)])
+        self._latest = max([self._latest, *(other._latest for other in others)])
 
     def shown(self) -> dict[str, Any]:
         """Return the values as a field of `SessionMetrics`."""
@@ -66,9 +66,9 @@ class SingleState(State):
         """Return the checkpoint's part: the times."""
         return {"first": self.first, "time": self._latest[0]} if self._latest else None
 
-    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
+    def restore(self, read: Mapping[str, Any], kept: Mapping[str, Any], at: Restoring) -> None:
         """Add the values of `metrics.json`."""
-        shown = getattr(metrics, self.table.name)
+        shown = read[self.table.name]
         if shown is not None:
             self.first = at.time(kept.get("first", at.started))
             self.add(

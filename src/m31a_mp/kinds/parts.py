@@ -6,14 +6,15 @@ There is no other way to add to an entry. The result therefore cannot depend on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from m31a_mp.kinds.bounded import BoundedCounts
 from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.durations import Calls, Durations
 from m31a_mp.kinds.exact import ExactSum
-from m31a_mp.kinds.histogram import Histogram
+from m31a_mp.kinds.packed import add, pack, unpack
 from m31a_mp.kinds.times import from_ns, plausible, to_ns
 
 
@@ -31,6 +32,29 @@ def finite(value: object) -> float:
     return value
 
 
+_USUAL = 2  # parts of an exact sum
+
+
+def exact(shown: float, kept: object) -> tuple[float, ...]:
+    """Return the parts of an exact sum that was published.
+
+    Args:
+        shown: The rounded sum.
+        kept: The parts in the checkpoint. They do not count if another program has changed the sum.
+
+    Raises:
+        TypeError: The parts are not finite numbers.
+    """
+    if not isinstance(kept, list):
+        raise TypeError(f"{kept!r} is not a list")
+    parts = tuple(map(finite, kept))
+    if len(parts) == _USUAL and parts[0] == shown == sum(parts):  # a sum of two floats is rounded once
+        return parts
+    if ExactSum(list(parts)).value() == shown:
+        return parts
+    return (shown,)
+
+
 class Restoring(NamedTuple):
     """Times in ns for restoring: the session's start, its last record, and now."""
 
@@ -42,15 +66,37 @@ class Restoring(NamedTuple):
         """Check a time of the checkpoint. It may come from a wrong clock."""
         return plausible(integer(value), self.now)
 
+    def times(self, values: list[Any]) -> list[int]:
+        """Check times of the checkpoint."""
+        if set(map(type, values)) == {int} and max(values) <= self.now:  # most are right
+            return values
+        return list(map(self.time, values))
+
+
+Shown = Mapping[str, list[Any]]
+"""The fields of all entries of a table in `metrics.json`: the values in the order of the entries."""
+Kept = list[Mapping[str, Any]]
+"""The checkpoint's parts of all entries of a table, in the same order."""
+
 
 class Part(Protocol):
-    """One part of an entry: its initial value, its merge, and its conversion to the shown form and back."""
+    """One part of an entry: its initial value, its merge, and its conversion to the shown form and back.
+
+    A value is packed to be restored and merged: it consists of plain values in tuples, which cost the garbage
+    collector nothing. Both take many values at once: a call for each would take most of the time.
+    """
 
     def zero(self) -> Any:
         """Return the value before the first record."""
 
-    def merged(self, mine: Any, theirs: Any) -> Any:
-        """Return the value for the records of two states together."""
+    def packed(self, value: Any) -> Any:
+        """Return the packed form of a value."""
+
+    def unpacked(self, packed: Any) -> Any:
+        """Return the value of its packed form."""
+
+    def merged(self, values: Sequence[Any]) -> Any:
+        """Return the packed value for the records of some states together. There is at least one state."""
 
     def show(self, name: str, value: Any, shown: dict[str, Any]) -> None:
         """Add the value to the fields of an entry in `metrics.json`. `name` is the name of the part."""
@@ -58,18 +104,28 @@ class Part(Protocol):
     def save(self, value: Any, kept: dict[str, Any]) -> None:
         """Add to the checkpoint the state that the entry does not show."""
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Any:
-        """Return the value from an entry (one of the types in `model`) and the checkpoint."""
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Any]:
+        """Return the packed values of all entries of a table from `metrics.json`."""
 
 
-class Sum:
+class Plain:
+    """A part whose values are their own packed form."""
+
+    def packed(self, value: Any) -> Any:
+        return value
+
+    def unpacked(self, packed: Any) -> Any:
+        return packed
+
+
+class Sum(Plain):
     """A sum of integers. Only the shown value saturates at the largest 64-bit integer."""
 
     def zero(self) -> int:
         return 0
 
-    def merged(self, mine: int, theirs: int) -> int:
-        return mine + theirs
+    def merged(self, values: Sequence[int]) -> int:
+        return sum(values)
 
     def show(self, name: str, value: int, shown: dict[str, Any]) -> None:
         shown[name] = saturated(value)
@@ -77,8 +133,8 @@ class Sum:
     def save(self, value: int, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> int:  # noqa: ARG002
-        return int(getattr(metric, name))
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[int]:  # noqa: ARG002
+        return shown[name]
 
 
 class Exact(NamedTuple):
@@ -93,8 +149,14 @@ class Exact(NamedTuple):
     def zero(self) -> ExactSum:
         return ExactSum()
 
-    def merged(self, mine: ExactSum, theirs: ExactSum) -> ExactSum:
-        return ExactSum([*mine.parts(), *theirs.parts()])
+    def packed(self, value: ExactSum) -> tuple[float, ...]:
+        return tuple(value.parts())
+
+    def unpacked(self, packed: tuple[float, ...]) -> ExactSum:
+        return ExactSum(list(packed))
+
+    def merged(self, values: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+        return tuple(ExactSum(list(chain.from_iterable(values))).parts())
 
     def show(self, name: str, value: ExactSum, shown: dict[str, Any]) -> None:
         shown[name] = value.value()
@@ -102,13 +164,12 @@ class Exact(NamedTuple):
     def save(self, value: ExactSum, kept: dict[str, Any]) -> None:
         kept[self.keep] = value.parts()
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> ExactSum:  # noqa: ARG002
-        exact = ExactSum([finite(part) for part in kept.get(self.keep, [])])
-        shown = getattr(metric, name)
-        return exact if exact.value() == shown else ExactSum([shown])
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[float, ...]]:  # noqa: ARG002
+        parts = [known.get(self.keep, []) for known in kept]
+        return list(map(exact, shown[name], parts))
 
 
-class Latest(NamedTuple):
+class Latest(Plain):
     """The values of the latest record, a tuple that starts with their time; at equal times, the greatest.
 
     Attributes:
@@ -116,14 +177,15 @@ class Latest(NamedTuple):
         keep: The key of the time in the checkpoint.
     """
 
-    zeros: Mapping[str, Any]
-    keep: str
+    def __init__(self, zeros: Mapping[str, Any], keep: str) -> None:
+        self.zeros = zeros
+        self.keep = keep
 
     def zero(self) -> tuple[Any, ...]:
         return ()  # less than any other tuple
 
-    def merged(self, mine: tuple[Any, ...], theirs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return max(mine, theirs)
+    def merged(self, values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        return max(values)
 
     def show(self, name: str, value: tuple[Any, ...], shown: dict[str, Any]) -> None:  # noqa: ARG002
         shown |= zip(self.zeros, value[1:] or self.zeros.values(), strict=True)
@@ -131,28 +193,31 @@ class Latest(NamedTuple):
     def save(self, value: tuple[Any, ...], kept: dict[str, Any]) -> None:
         kept[self.keep] = value[0] if value else None
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> tuple[Any, ...]:  # noqa: ARG002
-        values = tuple(getattr(metric, field) for field in self.zeros)
-        time = kept.get(self.keep)
-        if time is None and any(values):
-            time = at.updated  # the values come from `save()`, or from another program
-        return () if time is None else (at.time(time), *values)
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[Any, ...]]:  # noqa: ARG002
+        latest: list[tuple[Any, ...]] = []
+        for known, *values in zip(kept, *(shown[field] for field in self.zeros), strict=True):
+            time = known.get(self.keep)
+            if time is None and any(values):
+                time = at.updated  # the values come from `save()`, or from another program
+            latest.append(() if time is None else (at.time(time), *values))
+        return latest
 
 
-class LastTime(NamedTuple):
+class LastTime(Plain):
     """The time of the latest record, in ns; 0 without records.
 
     Attributes:
         keep: The key in the checkpoint, which has nanoseconds. The shown value has microseconds.
     """
 
-    keep: str
+    def __init__(self, keep: str) -> None:
+        self.keep = keep
 
     def zero(self) -> int:
         return 0
 
-    def merged(self, mine: int, theirs: int) -> int:
-        return max(mine, theirs)
+    def merged(self, values: Sequence[int]) -> int:
+        return max(values)
 
     def show(self, name: str, value: int, shown: dict[str, Any]) -> None:
         shown[name] = from_ns(value) if value else None
@@ -161,27 +226,31 @@ class LastTime(NamedTuple):
         if value:
             kept[self.keep] = value
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> int:
-        shown, time = getattr(metric, name), kept.get(self.keep)
-        if time is None:
-            time = to_ns(shown) if shown else 0
-        return at.time(time)
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[int]:
+        times = [known.get(self.keep) for known in kept]
+        return at.times(
+            [
+                (to_ns(micros) if micros else 0) if time is None else time
+                for time, micros in zip(times, shown[name], strict=True)
+            ]
+        )
 
 
-class Earliest(NamedTuple):
+class Earliest(Plain):
     """The value of the first record, after its time; at equal times, the least value.
 
     Attributes:
         keep: The key of the time in the checkpoint.
     """
 
-    keep: str
+    def __init__(self, keep: str) -> None:
+        self.keep = keep
 
     def zero(self) -> tuple[Any, ...]:
         return ()
 
-    def merged(self, mine: tuple[Any, ...], theirs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return min(mine, theirs) if mine and theirs else mine or theirs
+    def merged(self, values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        return min(filter(None, values), default=())
 
     def show(self, name: str, value: tuple[Any, ...], shown: dict[str, Any]) -> None:
         shown[name] = value[1] if value else ""
@@ -190,19 +259,21 @@ class Earliest(NamedTuple):
         if value:
             kept[self.keep] = value[0]
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> tuple[Any, ...]:
-        value = getattr(metric, name)
-        return (at.time(kept.get(self.keep, at.started)), value) if value else ()
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[Any, ...]]:
+        return [
+            (at.time(known.get(self.keep, at.started)), value) if value else ()
+            for known, value in zip(kept, shown[name], strict=True)
+        ]
 
 
-class Ever:
+class Ever(Plain):
     """A flag that is true if any record set it."""
 
     def zero(self) -> bool:
         return False
 
-    def merged(self, mine: bool, theirs: bool) -> bool:
-        return mine or theirs
+    def merged(self, values: Sequence[bool]) -> bool:
+        return any(values)
 
     def show(self, name: str, value: bool, shown: dict[str, Any]) -> None:
         shown[name] = value
@@ -210,8 +281,8 @@ class Ever:
     def save(self, value: bool, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> bool:  # noqa: ARG002
-        return bool(getattr(metric, name))
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[bool]:  # noqa: ARG002
+        return shown[name]
 
 
 class Timed:
@@ -230,9 +301,27 @@ class Timed:
     def zero(self) -> Durations:
         return Durations()
 
-    def merged(self, mine: Durations, theirs: Durations) -> Durations:
-        mine.merge(theirs)
-        return mine
+    def packed(self, value: Durations) -> tuple[Any, ...]:
+        histogram = value.histogram()
+        return value.total, value.least, value.greatest, histogram and pack(histogram)
+
+    def unpacked(self, packed: tuple[Any, ...]) -> Durations:
+        total, least, greatest, histogram = packed
+        return Durations(total, histogram and unpack(histogram), least, greatest)
+
+    def merged(self, values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        totals, least, greatest, histograms = zip(*values, strict=True)
+        try:
+            return sum(totals), min(least), max(greatest), add(histograms)
+        except TypeError:  # not all have durations, or not all of these have bounds
+            timed = [value[1:] for value in values if value[3]]
+        if not timed:
+            return sum(totals), None, None, None
+        least, greatest, histograms = zip(*timed, strict=True)
+        # Unknown bounds stay unknown: files of earlier versions do not have them for models.
+        is_known = len(timed) == 1 or not (None in least or None in greatest)
+        bounds = (min(least), max(greatest)) if is_known else (None, None)
+        return sum(totals), *bounds, add(histograms)
 
     def show(self, name: str, value: Durations, shown: dict[str, Any]) -> None:  # noqa: ARG002
         shown[self.total] = saturated(value.total)
@@ -242,13 +331,9 @@ class Timed:
     def save(self, value: Durations, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Durations:  # noqa: ARG002
-        return Durations(*self._shown_by(metric))
-
-    def _shown_by(self, metric: Any) -> tuple[int, Histogram | None, int | None, int | None]:
-        least, greatest = (getattr(metric, field) for field in self.bounds)
-        histogram = getattr(metric, self.histogram)
-        return getattr(metric, self.total), histogram and histogram.copy(), least, greatest
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[Any, ...]]:  # noqa: ARG002
+        histograms = [histogram and pack(histogram) for histogram in shown[self.histogram]]
+        return list(zip(shown[self.total], *(shown[field] for field in self.bounds), histograms, strict=True))
 
 
 class TimedCalls(Timed):
@@ -268,9 +353,20 @@ class TimedCalls(Timed):
         if isinstance(value, Calls):
             shown |= zip(self.counts, map(saturated, value.counts), strict=True)
 
-    def restored(self, name: str, metric: Any, kept: Mapping[str, Any], at: Restoring) -> Calls:  # noqa: ARG002
-        count, successes, failures = (getattr(metric, field) for field in self.counts)
-        return Calls((count, successes, failures), *self._shown_by(metric))
+    def packed(self, value: Any) -> tuple[Any, ...]:
+        return value.counts, super().packed(value)
+
+    def unpacked(self, packed: tuple[Any, ...]) -> Calls:
+        counts, (total, least, greatest, histogram) = packed
+        return Calls(counts, total, histogram and unpack(histogram), least, greatest)
+
+    def merged(self, values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        counts, durations = zip(*values, strict=True)
+        return tuple(map(sum, zip(*counts, strict=True))), super().merged(durations)
+
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[Any, ...]]:
+        counts = zip(*(shown[field] for field in self.counts), strict=True)
+        return list(zip(counts, super().restored(name, shown, kept, at), strict=True))
 
 
 class Counts:
@@ -279,8 +375,19 @@ class Counts:
     def zero(self) -> None:
         return None
 
-    def merged(self, mine: BoundedCounts | None, theirs: BoundedCounts | None) -> BoundedCounts | None:
-        return (mine or BoundedCounts()).merge(theirs) if theirs else mine
+    def packed(self, value: BoundedCounts | None) -> BoundedCounts | None:
+        return value and BoundedCounts().merge(value)
+
+    def unpacked(self, packed: BoundedCounts | None) -> BoundedCounts | None:
+        return packed and BoundedCounts().merge(packed)
+
+    def merged(self, values: Sequence[BoundedCounts | None]) -> BoundedCounts | None:
+        if not any(values):
+            return None
+        whole = BoundedCounts()
+        for counts in filter(None, values):
+            whole.merge(counts)
+        return whole
 
     def show(self, name: str, value: BoundedCounts | None, shown: dict[str, Any]) -> None:
         shown[name] = value.shown() if value else {}
@@ -288,9 +395,8 @@ class Counts:
     def save(self, value: BoundedCounts | None, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
-    def restored(self, name: str, metric: Any, *_: Mapping[str, Any] | Restoring) -> BoundedCounts | None:
-        shown = getattr(metric, name)
-        return BoundedCounts.restored(shown) if shown else None
+    def restored(self, name: str, shown: Shown, *_: Kept | Restoring) -> list[BoundedCounts | None]:
+        return [BoundedCounts.restored(counts) if counts else None for counts in shown[name]]
 
 
 class Derived:

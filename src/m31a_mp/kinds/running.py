@@ -16,7 +16,7 @@ from m31a_mp.kinds.checks import INT64_MAX
 from m31a_mp.kinds.parts import Restoring, integer
 from m31a_mp.kinds.state import State
 from m31a_mp.kinds.times import from_ns
-from m31a_mp.model import RunningCall, SessionMetrics, entry_to_json
+from m31a_mp.model import RunningCall, entry_to_json
 
 MAX_RUNNING = 1_000_000
 """The most running calls, and the most ends that wait for their beginnings."""
@@ -134,14 +134,15 @@ class CallsUnderWay(State):
         """Return the time of the first beginning, if any."""
         return iter([self.first] if self.first < INT64_MAX else [])
 
-    def merge(self, other: CallsUnderWay) -> None:
-        """Add the calls of another state."""
-        self.first = min(self.first, other.first)
-        for call in other._ended | other._ended_before:
-            self.end(call)
-        for call, (time, name) in other.calls.items():
-            if not self._has_ended(call):
-                self._begin(time, name, call)
+    def merge(self, *others: CallsUnderWay) -> None:
+        """Add the calls of other states."""
+        for other in others:
+            self.first = min(self.first, other.first)
+            for call in other._ended | other._ended_before:
+                self.end(call)
+            for call, (time, name) in other.calls.items():
+                if not self._has_ended(call):
+                    self._begin(time, name, call)
 
     def shown(self) -> dict[str, Any]:
         """Return the calls as a field of `SessionMetrics`, longest first."""
@@ -171,7 +172,7 @@ class CallsUnderWay(State):
         ended = sorted(self._ended | self._ended_before)
         return {"first": self.first, "calls": dict(self.calls), "ended": ended}
 
-    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
+    def restore(self, read: Mapping[str, Any], kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
         """Add the calls of the checkpoint. Without one, the shown calls have no ids and are left out."""
         first = integer(kept.get("first", INT64_MAX))
         self.first = first if first == INT64_MAX else at.time(first)

@@ -10,6 +10,7 @@ changed, not what the session has.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -19,7 +20,9 @@ from m31a_mp.kinds._entries import ENTRIES as ENTRY_CLASSES
 from m31a_mp.kinds._entries import Entry
 from m31a_mp.kinds.parts import Derived, Exact, Part, Restoring, Timed, TimedCalls
 from m31a_mp.kinds.state import State
-from m31a_mp.model import ENTRIES, SessionMetrics, entry_to_json
+from m31a_mp.model import ENTRIES, entry_to_json
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Table:
@@ -49,6 +52,24 @@ class Table:
         for name, part in self.parts.items():
             setattr(entry, name, part.zero())
         return entry
+
+    def packed(self, entry: Entry) -> tuple[Any, ...]:
+        """Return the packed form of an entry: the time of its first record, then its parts."""
+        return entry.first, *[part.packed(getattr(entry, at)) for at, part in self.parts.items()]
+
+    def unpacked(self, packed: tuple[Any, ...]) -> Entry:
+        """Return the entry of its packed form."""
+        entry = ENTRY_CLASSES[self.name]()
+        entry.first = packed[0]
+        for (at, part), value in zip(self.parts.items(), packed[1:], strict=True):
+            setattr(entry, at, part.unpacked(value))
+        return entry
+
+    def merged(self, packed: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Return the sum of packed entries."""
+        firsts, *columns = zip(*packed, strict=True)
+        parts = zip(self.parts.values(), columns, strict=True)
+        return min(firsts), *[part.merged(column) for part, column in parts]
 
 
 class Resting(NamedTuple):
@@ -80,23 +101,30 @@ class Entries(State):
         self.table = table
         self.by_name: dict[str, Any] = {}
         self._resting: dict[str, Resting] = {}
+        # Entries that were restored or merged, and not asked for since.
+        self._packed: dict[str, tuple[Any, ...]] = {}
 
     def __len__(self) -> int:
-        return len(self.by_name) + len(self._resting)
+        return len(self.by_name) + len(self._resting) + len(self._packed)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.by_name or name in self._resting
+        return name in self.by_name or name in self._resting or name in self._packed
 
     def names(self) -> Iterator[str]:
         """Return the names of all entries."""
-        return (name for name, _ in self._all())
+        return chain(self.by_name, self._resting, self._packed)
 
     def entry(self, name: str, time: int) -> Any:
         """Return the entry of a name, to be changed. A missing entry is made, first recorded at `time`."""
         entry = self.by_name.get(name)
         if entry is None:
-            rested = self._resting.pop(name, None)
-            entry = self.by_name[name] = rested.entry if rested else self.table.entry(time)
+            if rested := self._resting.pop(name, None):
+                entry = rested.entry
+            elif packed := self._packed.pop(name, None):
+                entry = self.table.unpacked(packed)
+            else:
+                entry = self.table.entry(time)
+            self.by_name[name] = entry
         return entry
 
     def encoded(
@@ -107,6 +135,7 @@ class Entries(State):
         Args:
             encode: Returns the JSON of an entry in its list.
         """
+        self._unpack()
         metric = ENTRIES[self.table.name]
         for name, entry in self.by_name.items():
             shown = encode(entry_to_json(metric(**self._fields(name, entry))))
@@ -115,14 +144,20 @@ class Entries(State):
         in_order = sorted(self._resting.values(), key=attrgetter("place"))
         return [rested.shown for rested in in_order], {rested.place[1]: rested.kept for rested in in_order}
 
+    def _unpack(self) -> None:
+        for name in list(self._packed):
+            self.entry(name, 0)
+
     def _all(self) -> Iterator[tuple[str, Any]]:
+        self._unpack()
         yield from self.by_name.items()
         for name, rested in self._resting.items():
             yield name, rested.entry
 
     def begun(self) -> Iterator[int]:
         """Return the time of the first record of each entry."""
-        return (entry.first for _, entry in self._all())
+        unpacked = chain(self.by_name.values(), (rested.entry for rested in self._resting.values()))
+        return chain((entry.first for entry in unpacked), (packed[0] for packed in self._packed.values()))
 
     def settle(self) -> None:
         """Count waiting values in the entries to save memory."""
@@ -131,10 +166,27 @@ class Entries(State):
                 for entry in self.by_name.values():
                     getattr(entry, name).settle()
 
-    def merge(self, other: Entries) -> None:
-        """Add the entries of another state."""
-        for name, entry in other._all():
-            self._add(name, entry)
+    def merge(self, *others: Entries) -> None:
+        """Add the entries of other states."""
+        found: dict[str, list[tuple[Any, ...]]] = {}
+        for other in others:
+            for name, packed in other._all_packed():
+                found.setdefault(name, []).append(packed)
+        for name, entries in found.items():
+            self._add(name, entries)
+
+    def _add(self, name: str, entries: list[tuple[Any, ...]]) -> None:
+        if name in self:
+            entries = [self.table.packed(self.entry(name, 0)), *entries]
+            del self.by_name[name]
+        self._packed[name] = self.table.merged(entries) if len(entries) > 1 else entries[0]
+
+    def _all_packed(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        yield from self._packed.items()
+        for name, entry in self.by_name.items():
+            yield name, self.table.packed(entry)
+        for name, rested in self._resting.items():
+            yield name, self.table.packed(rested.entry)
 
     def shown(self) -> dict[str, Any]:
         """Return the entries as a field of `SessionMetrics`."""
@@ -146,24 +198,21 @@ class Entries(State):
         """Return the checkpoint's part of each entry."""
         return {name: self._kept(entry) for name, entry in self._all()}
 
-    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:
+    def restore(self, read: Mapping[str, Any], kept: Mapping[str, Any], at: Restoring) -> None:
         """Add the entries of `metrics.json`. Several of one name, left by another program, add up."""
-        for i, metric in enumerate(getattr(metrics, self.table.name)):
-            name = getattr(metric, self.table.key)
-            known = kept.get(name, {})
-            entry = self.table.entry(at.time(known.get("first", at.started + i)))
-            for part_name, part in self.table.parts.items():
-                setattr(entry, part_name, part.restored(part_name, metric, known, at))
-            if name in self:
-                self._add(name, entry)
-            else:
-                self.by_name[name] = entry
-
-    def _add(self, name: str, other: Any) -> None:
-        entry = self.entry(name, other.first)
-        entry.first = min(entry.first, other.first)
-        for at, part in self.table.parts.items():
-            setattr(entry, at, part.merged(getattr(entry, at), getattr(other, at)))
+        shown: dict[str, list[Any]] = read[self.table.name].fields
+        names = shown[self.table.key]
+        if not names:
+            return
+        known = [kept.get(name, _NOTHING) for name in names]
+        firsts = at.times([part.get("first", at.started + i) for i, part in enumerate(known)])
+        columns = [part.restored(name, shown, known, at) for name, part in self.table.parts.items()]
+        entries = list(zip(firsts, *columns, strict=True))
+        self._packed = dict(zip(names, entries, strict=True))
+        if len(self._packed) < len(names):
+            self._packed = {}
+            for name, packed in zip(names, entries, strict=True):
+                self._add(name, [packed])
 
     def _fields(self, name: str, entry: Any) -> dict[str, Any]:
         shown: dict[str, Any] = {self.table.key: name}

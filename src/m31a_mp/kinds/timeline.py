@@ -11,14 +11,15 @@ records that need too many steps at one width also do so together with more reco
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from operator import add
 from typing import Any
 
 from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.exact import ExactSum
-from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, finite, integer
+from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, finite
 from m31a_mp.kinds.state import State
-from m31a_mp.model import SessionMetrics, Timeline
+from m31a_mp.model import Timeline
 
 MAX_STEPS = 384
 """The most steps. With more of them, `metrics.json` of a usual session would be larger than 64 KiB."""
@@ -48,9 +49,28 @@ class Step:
         self.counts = list(map(add, self.counts, counts))
         self.cost.waiting.extend(costs)
 
-    def merge(self, other: Step) -> None:
-        """Add the sums of another step."""
-        self.add(other.counts, other.cost.parts())
+    def packed(self) -> tuple[Any, ...]:
+        """Return the packed form: a tuple of plain values, which takes little memory and adds up fast.
+
+        It has a number for each of `COUNTS`, then the cost as a tuple of the parts of its sum.
+        """
+        return *self.counts, tuple(self.cost.parts())
+
+    @classmethod
+    def unpacked(cls, packed: tuple[Any, ...]) -> Step:
+        """Return the step of a packed form."""
+        step = cls()
+        *step.counts, costs = packed
+        step.cost.waiting.extend(costs)
+        return step
+
+
+def _merged(steps: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Return the sum of packed steps."""
+    if len(steps) == 1:
+        return steps[0]
+    *counts, costs = zip(*steps, strict=True)
+    return *map(sum, counts), tuple(ExactSum(list(chain.from_iterable(costs))).parts())
 
 
 class Steps:
@@ -77,6 +97,8 @@ class StepsState(State):
         self.declaration = declaration
         self._seconds = 1
         self._steps: dict[int, Step] = {}
+        # Steps that were restored or merged, and not added to since.
+        self._packed: dict[int, tuple[Any, ...]] = {}
 
     def __len__(self) -> int:
         return 0  # the timeline has no named entries
@@ -107,11 +129,16 @@ class StepsState(State):
         """Return the step at a time in ns. A new step may make all steps wider."""
         number = time // SECOND // self._seconds
         if number not in self._steps:
-            self._steps[number] = Step()
-            while len(self._steps) > MAX_STEPS:
-                self._widen()
-            number = time // SECOND // self._seconds
+            if number not in self._packed:
+                self._packed[number] = Step().packed()
+                self._limit()
+                number = time // SECOND // self._seconds
+            self._steps[number] = Step.unpacked(self._packed.pop(number))
         return self._steps[number]
+
+    def _limit(self) -> None:
+        while len(self._steps) + len(self._packed) > MAX_STEPS:
+            self._widen(2 * self._seconds)
 
     def begun(self) -> Iterator[int]:
         """Return no times: the entries of tables have the times of first records."""
@@ -122,56 +149,76 @@ class StepsState(State):
         for step in self._steps.values():
             step.cost.settle()
 
-    def merge(self, other: StepsState) -> None:
-        """Add the steps of another state."""
-        while self._seconds < other._seconds:
-            self._widen()
-        for number, step in other._steps.items():
-            self._step(number * other._seconds * SECOND).merge(step)
+    def merge(self, *others: StepsState) -> None:
+        """Add the steps of other states."""
+        self._widen(max([self._seconds, *[other._seconds for other in others]]))
+        self._add([(other._seconds, other._all_packed()) for other in (self, *others)])
+
+    def _add(self, found: list[tuple[int, dict[int, tuple[Any, ...]]]]) -> None:
+        """Replace the steps by the sum of packed ones. Each group has the width of its steps."""
+        steps: dict[int, list[tuple[Any, ...]]] = {}
+        for seconds, group in found:
+            finer = self._seconds // seconds
+            for number, packed in group.items():
+                steps.setdefault(number // finer, []).append(packed)
+        self._steps.clear()
+        self._packed = {number: _merged(parts) for number, parts in steps.items()}
+        self._limit()
+
+    def _widen(self, seconds: int) -> None:
+        """Make the steps wider."""
+        if seconds > self._seconds:
+            before = self._seconds
+            self._seconds = seconds
+            self._add([(before, self._all_packed())])
+
+    def _all_packed(self) -> dict[int, tuple[Any, ...]]:
+        return self._packed | {number: step.packed() for number, step in self._steps.items()}
 
     def shown(self) -> dict[str, Any]:
         """Return the steps as a field of `SessionMetrics`."""
-        if not self._steps:
+        steps = sorted(self._all_packed().items())
+        if not steps:
             return {self.declaration.name: None}
-        numbers = sorted(self._steps)
-        steps = [self._steps[number] for number in numbers]
+        *counts, costs = zip(*[packed for _, packed in steps], strict=True)
         return {
             self.declaration.name: Timeline(
                 self._seconds,
-                [number * self._seconds for number in numbers],
-                **{name: [saturated(step.counts[i]) for step in steps] for i, name in enumerate(COUNTS)},
-                costs=[step.cost.value() for step in steps],
+                [number * self._seconds for number, _ in steps],
+                **{name: list(map(saturated, column)) for name, column in zip(COUNTS, counts, strict=True)},
+                costs=[parts[0] if parts else 0.0 for parts in costs],
             )
         }
 
     def kept(self) -> dict[str, Any] | None:
         """Return the checkpoint's part: for each step the rest of its rounded cost, mostly one number."""
-        rests = [self._steps[number].cost.parts()[1:] for number in sorted(self._steps)]
+        rests = [list(packed[-1][1:]) for _, packed in sorted(self._all_packed().items())]
         return {"costs": [rest[0] if len(rest) == 1 else rest for rest in rests]} if any(rests) else None
 
-    def restore(self, metrics: SessionMetrics, kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
+    def restore(self, read: Mapping[str, Any], kept: Mapping[str, Any], at: Restoring) -> None:  # noqa: ARG002
         """Add the steps of `metrics.json`."""
-        shown: Timeline | None = getattr(metrics, self.declaration.name)
+        shown: Timeline | None = read[self.declaration.name]
         if shown is None:
             return
-        self._seconds = shown.step_seconds
         rests = kept.get("costs", [])
         if len(rests) != len(shown.starts):  # `save()` has replaced the timeline
             rests = [[]] * len(shown.starts)
-        for i, start in enumerate(shown.starts):
-            counts = [getattr(shown, name)[i] for name in COUNTS]
-            cost = shown.costs[i]
-            rest = rests[i] if isinstance(rests[i], list) else [rests[i]]
-            exact = ExactSum([cost, *map(finite, rest)])
-            self._step(integer(start) * SECOND).add(
-                counts, exact.parts() if exact.value() == cost else [cost]
-            )
+        costs = list(map(_exact, shown.costs, rests))
+        columns = [getattr(shown, name) for name in COUNTS]
+        self._seconds = shown.step_seconds
+        numbers = [start // shown.step_seconds for start in shown.starts]
+        steps = list(zip(*columns, costs, strict=True))
+        self._packed = dict(zip(numbers, steps, strict=True))
+        if len(self._packed) < len(steps) or len(steps) > MAX_STEPS:  # as no release of this library wrote it
+            self._packed = {}
+            self._add([(self._seconds, {number: step}) for number, step in zip(numbers, steps, strict=True)])
 
-    def _widen(self) -> None:
-        """Make each step twice as wide."""
-        self._seconds *= 2
-        finer, self._steps = self._steps, {}
-        for number, step in finer.items():
-            wider = self._steps.setdefault(number // 2, step)
-            if wider is not step:
-                wider.merge(step)
+
+def _exact(cost: float, rest: object) -> tuple[float, ...]:
+    """Return the parts of an exact sum: the shown cost, and the rest of it that was kept."""
+    if type(rest) is float and cost + rest == cost:  # mostly
+        return cost, rest
+    if rest == []:
+        return (cost,)
+    parts = [cost, *map(finite, rest if isinstance(rest, list) else [rest])]
+    return tuple(ExactSum(parts).parts()) if ExactSum(list(parts)).value() == cost else (cost,)

@@ -34,6 +34,7 @@ _FILE = """{
     "journal": 0,
     "set_aside": [],
     "writers": {},
+    "records": 0,
     "site": {
       "id": "%s",
       "number": 1,

@@ -22,7 +22,7 @@ from m31a_mp.metrics.beginning import identity
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.site import Site, following
 from m31a_mp.metrics.totals import CHECKPOINT_VERSION, Totals
-from m31a_mp.model import ENTRIES, SessionMetrics
+from m31a_mp.model import ENTRIES, SessionMetrics, read
 from m31a_mp.session.lease import owning
 from m31a_mp.session.paths import MAX_JOURNAL, Session
 from m31a_mp.system import files
@@ -95,7 +95,7 @@ def read_metrics(session: Session) -> SessionMetrics | None:
     document = _read(session)
     if document is None:
         return None
-    return _metrics(session, document)
+    return _with_rest(_shown(session, document), document.get(_CHECKPOINT) or {})
 
 
 def read_file(path: str) -> SessionMetrics:
@@ -108,11 +108,15 @@ def read_file(path: str) -> SessionMetrics:
     """
     with open(path, "rb") as stream:
         data = stream.read(MAX_BYTES + 1)
-    return parse(data, path)[0]
+    shown, checkpoint, _ = parse(data, path)  # a later merge needs a valid checkpoint
+    return _with_rest(shown, checkpoint)
 
 
-def parse(data: bytes, path: str) -> tuple[SessionMetrics, Totals]:
+def parse(data: bytes, path: str) -> tuple[dict[str, Any], dict[str, Any], Totals]:
     """Parse the bytes of a `metrics.json`. `path` says in messages where they are from.
+
+    Returns:
+        The result of `model.read`, the checkpoint, and the totals.
 
     Raises:
         DamagedMetricsError, UnsupportedVersionError: See `read_file`.
@@ -125,10 +129,10 @@ def parse(data: bytes, path: str) -> tuple[SessionMetrics, Totals]:
         raise damaged(f"it has more than {MAX_BYTES} bytes")
     document = _parse(data, path, damaged)
     try:
-        metrics = _with_rest(document)
+        shown = read(document)
     except ValueError as error:
         raise damaged(str(error)) from None
-    return metrics, _restored(metrics, document, damaged)  # a later merge needs a valid checkpoint
+    return shown, document.get(_CHECKPOINT) or {}, _restored(shown, document, damaged)
 
 
 def read_totals(session: Session) -> Totals | None:
@@ -140,7 +144,7 @@ def read_totals(session: Session) -> Totals | None:
     document = _read(session)
     if document is None:
         return None
-    totals = _restored(_metrics(session, document), document, lambda reason: _damaged(session, reason))
+    totals = _restored(_shown(session, document), document, lambda reason: _damaged(session, reason))
     if not 0 <= totals.journal <= MAX_JOURNAL:
         raise _damaged(session, f"its last journal cannot have been number {totals.journal}")
     return totals
@@ -271,25 +275,25 @@ def _parse(data: bytes, path: str, damaged: Callable[[str], DamagedMetricsError]
     return document
 
 
-def _metrics(session: Session, document: dict[str, Any]) -> SessionMetrics:
+def _shown(session: Session, document: dict[str, Any]) -> dict[str, Any]:
     try:
-        return _with_rest(document)
+        return read(document)
     except ValueError as error:
         raise _damaged(session, str(error)) from None
 
 
 def _restored(
-    metrics: SessionMetrics, document: dict[str, Any], damaged: Callable[[str], DamagedMetricsError]
+    shown: dict[str, Any], document: dict[str, Any], damaged: Callable[[str], DamagedMetricsError]
 ) -> Totals:
     try:
-        return Totals.restore(metrics, document.get(_CHECKPOINT) or {})
+        return Totals.restore(shown, document.get(_CHECKPOINT) or {})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise damaged(f"its part {_CHECKPOINT!r} is not valid: {error!r}") from None
 
 
-def _with_rest(document: dict[str, Any]) -> SessionMetrics:
-    metrics = SessionMetrics.from_json(document)
-    if checkpoint := document.get(_CHECKPOINT):
+def _with_rest(shown: dict[str, Any], checkpoint: dict[str, Any]) -> SessionMetrics:
+    metrics = SessionMetrics.of(shown)
+    if checkpoint:
         metrics.rest = {name: kept for name, kept in checkpoint.items() if name in TABLES}
     return metrics
 

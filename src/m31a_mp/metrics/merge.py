@@ -5,7 +5,7 @@ from __future__ import annotations
 from m31a_mp.kinds.catalog import RUNNING
 from m31a_mp.kinds.checks import kind
 from m31a_mp.metrics.totals import Totals
-from m31a_mp.model import SessionMetrics
+from m31a_mp.model import SessionMetrics, read
 
 
 def merge(*parts: SessionMetrics) -> SessionMetrics:
@@ -36,9 +36,9 @@ def merge(*parts: SessionMetrics) -> SessionMetrics:
                 type(None): "; load() returned None for a session without metrics.json",
             }.get(type(part), "")
             raise TypeError(f"merge() takes SessionMetrics, not {kind(part)}{hint}")
-        metrics = SessionMetrics.from_json(part.to_json())
+        shown = read(part.to_json())
         try:
-            totals = Totals.restore(metrics, {} if part.rest is None else {"journal": 0, **part.rest})
+            totals = Totals.restore(shown, {} if part.rest is None else {"journal": 0, **part.rest})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the hidden state of session {part.session_id!r} is damaged: {error!r}"

@@ -6,7 +6,7 @@ without rounding, and the times in the records decide the rest.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from time import time_ns
 from typing import Any
@@ -179,29 +179,31 @@ class Totals:
             name: kept for name, table in self.tables.items() if name not in but and (kept := table.kept())
         }
 
-    def merge(self, other: Totals) -> None:
-        """Add the totals of another part. No record may be counted in both.
+    def merge(self, *others: Totals) -> None:
+        """Add the totals of other parts. No record may be counted in two of them. The parts stay unchanged.
 
-        The marks of the other part's writers are not added: their records come only to that part.
+        The marks of the other parts' writers are not added: their records come only to these parts.
         """
-        started = [time for time in (self.started, other.started) if time is not None]
-        self.started = min(started) if started else None
-        self.updated = max(self.updated, other.updated)
+        parts = [self, *others]
+        self.started = min([part.started for part in parts if part.started is not None], default=None)
+        self.updated = max([part.updated for part in parts])
         for name, table in self.tables.items():
-            table.merge(other.tables[name])
-        for reason, count in other.dropped.items():
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
-        self.rejected += other.rejected
-        is_known = self.records is not None and other.records is not None
-        self.records = (self.records or 0) + (other.records or 0) if is_known else None
-        for site in other.sites.values():
-            if site.id not in self.sites or self.sites[site.id].number < site.number:
-                self.sites[site.id] = site
+            table.merge(*[other.tables[name] for other in others])
+        for other in others:
+            for reason, count in other.dropped.items():
+                self.dropped[reason] = self.dropped.get(reason, 0) + count
+            self.rejected += other.rejected
+            for site in other.sites.values():
+                if site.id not in self.sites or self.sites[site.id].number < site.number:
+                    self.sites[site.id] = site
+        counts = [part.records for part in parts]
+        self.records = None if None in counts else sum(filter(None, counts))
         self.names_bytes = self._size_of_names()
 
     def _size_of_names(self) -> int:
         tables = [table for table in self.tables.values() if isinstance(table, Entries)]
-        return sum(len(orjson.dumps(name)) for table in tables for name in table.names())
+        names = [name for table in tables for name in table.names()]
+        return len(orjson.dumps(names)) - max(len(names), 1) - 1  # without brackets and commas
 
     def to_checkpoint(self, but: Container[str] = ()) -> dict[str, Any]:
         """Return the state that `to_shown` leaves out, as JSON, but for some tables."""
@@ -217,17 +219,21 @@ class Totals:
         }
 
     @classmethod
-    def restore(cls, metrics: SessionMetrics, checkpoint: dict[str, Any]) -> Totals:
-        """Restore the totals from `metrics.json`. `checkpoint` is empty if another program wrote the file.
+    def restore(cls, read: Mapping[str, Any], checkpoint: dict[str, Any]) -> Totals:
+        """Restore the totals from `metrics.json`. They take over the values in `read`.
+
+        Args:
+            read: The result of `model.read`.
+            checkpoint: The checkpoint; empty if another program wrote the file.
 
         Raises:
             KeyError, TypeError, ValueError: The checkpoint is not valid.
         """
         now = time_ns()
-        started = plausible(to_ns(metrics.started_at), now)
+        started = plausible(to_ns(read["started_at"]), now)
         totals = cls(started, journal=integer(checkpoint.get("journal", 0)))
-        if has_records(metrics):  # without records, `updated_at` is only the start of the session
-            totals.updated = plausible(to_ns(metrics.updated_at), now)
+        if has_records(read):  # without records, `updated_at` is only the start of the session
+            totals.updated = plausible(to_ns(read["updated_at"]), now)
             totals.records = None
         if "records" in checkpoint:
             totals.records = integer(checkpoint["records"])
@@ -237,12 +243,12 @@ class Totals:
             )
         at = Restoring(started, totals.updated, now)
         for name, table in totals.tables.items():
-            table.restore(metrics, checkpoint.get(name, {}), at)
+            table.restore(read, checkpoint.get(name, {}), at)
         totals.set_aside = set(map(str, checkpoint.get("set_aside", [])))
         totals.site = Site.restored(checkpoint["site"]) if "site" in checkpoint else None
-        totals.sites = {site.id: site for site in metrics.sites}
+        totals.sites = {site.id: site for site in read["sites"].entries()}
         totals.gatherers = set(map(check_id, checkpoint.get("gatherers", [])))
-        totals.dropped = dict(metrics.dropped)
-        totals.rejected = metrics.rejected
+        totals.dropped = read["dropped"]
+        totals.rejected = read["rejected"]
         totals.names_bytes = totals._size_of_names()
         return totals

@@ -49,8 +49,9 @@ def counted(parts: Mapping[str, Part], own: Collection[str] = ()) -> tuple[set[s
             problems[site] = ["not counted: it was gathered from the session that gathers here, in a circle"]
         elif site not in own:
             left[site] = part
-    for site in sorted(left, key=lambda site: (len(left[site].gathered), site)):
-        if left[site].gathered and _has_all(left, left[site].gathered):
+    holding = [site for site, part in left.items() if part.gathered]
+    for site in sorted(holding, key=lambda site: (len(left[site].gathered), site)):
+        if _has_all(left, left[site].gathered):
             del left[site]  # its sites are here themselves, and as new
     left = _without_contained(left, problems)
     with_records = {site for site, part in parts.items() if part.has_records}
@@ -70,6 +71,8 @@ def _without_contained(left: Mapping[str, Part], problems: dict[str, list[str]])
     """Leave out the states that one other state contains as a whole: gathered, copied, or moved there."""
     containing: dict[str, dict[str, int]] = {}
     for other, part in left.items():
+        if not (part.gathered or part.origins):
+            continue
         for site, last in _contained(part):
             if site != other and site in left:
                 containing.setdefault(site, {})[other] = last
@@ -87,14 +90,15 @@ def _without_overlaps(
 ) -> set[str]:
     """Leave out gathered sessions all of whose sites are in another one. Tell of all other overlaps."""
     holders: dict[str, str] = {}
-    kept: set[str] = set()
+    holding = {site for site, part in left.items() if part.gathered or part.origins}
+    kept = left.keys() - holding
 
     # The one with the most sites first; of those with the same, the one with the newest states.
     def rank(site: str) -> tuple[int, int, str]:
         gathered = left[site].gathered
         return len(gathered), sum(gathered.values()), site
 
-    for site in sorted(left, key=rank, reverse=True):
+    for site in sorted(holding, key=rank, reverse=True):
         part = left[site]
         shared = {
             inner: other

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from errno import ENOENT
+from operator import attrgetter
 
 from m31a_mp.errors import DamagedMetricsError, UnsupportedVersionError
+from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.times import from_ns
 from m31a_mp.metrics import file as metrics_file
 from m31a_mp.metrics.totals import Totals
@@ -20,6 +21,8 @@ from m31a_mp.sharing.counting import Part, counted
 from m31a_mp.sharing.state import BadStateError, Header, State
 from m31a_mp.sharing.store import open_store
 from m31a_mp.system.log import warn
+
+_SHOWN = attrgetter(*(field.name for field in fields(SiteMetric)))
 
 
 def gather(session_id: str, url: str | os.PathLike[str]) -> SessionMetrics:
@@ -74,6 +77,7 @@ class Gathering:
         self.session_id = check_session_id(session_id)
         self._store = open_store(check_url(url))
         self._known: dict[str, Gathered] = {}
+        self._listed: dict[str, Header | str] = {}
         self._unread: dict[str, str] = {}
         self._told: set[str] = set()
         self._adding = Adding()
@@ -108,14 +112,19 @@ class Gathering:
             FileNotFoundError, StoreError: See `gather`.
         """
         headers = self._store.headers(self.session_id)
-        self._unread = {site: why for site, why in headers.items() if isinstance(why, str)}
-        listed = {site: header for site, header in headers.items() if isinstance(header, Header)}
+        # Most headers are those of the last look. A state that could not be read then is read again.
+        listed = {
+            site: header
+            for site, header in headers.items()
+            if (self._listed.get(site) is not header or site in self._unread) and isinstance(header, Header)
+        }
         new = set()
         for site in listed.keys() & self._known.keys():
             self._renew(site, listed[site])
         changed = [site for site, header in listed.items() if self._is_news(site, header)]
         states = self._store.get(self.session_id, changed)
-        self._unread |= dict.fromkeys(set(changed) - states.keys(), "its state is gone")
+        unread = {site: why for site, why in headers.items() if isinstance(why, str)}
+        unread |= dict.fromkeys(set(changed) - states.keys(), "its state is gone")
         for site, data in states.items():
             try:
                 state = State.parse(data)
@@ -124,8 +133,9 @@ class Gathering:
                 if self.take(state):
                     new.add(site)
             except BadStateError as error:
-                self._unread[site] = str(error)
-        if not self._known and not self._unread:
+                unread[site] = str(error)
+        self._listed, self._unread = headers, unread  # at the end: a look that fails is made again as a whole
+        if not self._known and not unread:
             reason = f"no site has shared session {self.session_id!r} there"
             raise FileNotFoundError(ENOENT, reason, self._store.url)
         return new
@@ -168,9 +178,10 @@ class Gathering:
         sites, parts = {}, {}
         for site in sorted(chosen | problems.keys()):
             gathered = self._known[site]
-            told = [gathered.shown.problem, self._unread.get(site, ""), *problems.get(site, ())]
-            sites[site] = shown = copy(gathered.shown)
-            shown.problem = "; ".join(filter(None, told))
+            sites[site] = shown = SiteMetric(*_SHOWN(gathered.shown))
+            if site in problems or site in self._unread:
+                told = [shown.problem, self._unread.get(site, ""), *problems.get(site, ())]
+                shown.problem = "; ".join(filter(None, told))
             if gathered.totals and site in chosen:
                 parts[site] = gathered.totals
             else:
@@ -197,20 +208,20 @@ def _opened(state: State) -> Gathered:
     header = state.header
     shown = SiteMetric(header.site, header.place.host, header.number, from_ns(header.time), header.has_ended)
     try:
-        metrics, totals = metrics_file.parse(state.content(), f"the state of site {header.site}")
+        read, _, totals = metrics_file.parse(state.content(), f"the state of site {header.site}")
     except (BadStateError, DamagedMetricsError) as error:
         shown.problem = f"not counted: {_reason(error)}"
         return Gathered(header, state, None, shown, Part(header.number))
-    sums = metrics.totals
-    shown.tool_calls, shown.llm_interactions = sums.tool_calls, sums.llm_interactions
+    shown.tool_calls = saturated(sum(read["tools"].fields["call_count"]))
+    shown.llm_interactions = saturated(sum(read["llms"].fields["interaction_count"]))
     shown.records = totals.records
-    shown.dropped, shown.rejected = sums.dropped, metrics.rejected
-    shown.sites = len(metrics.sites)
-    if troubled := sum(bool(site.problem) for site in metrics.sites):
-        shown.problem = f"sites of it that have a problem: {troubled:,} of {len(metrics.sites):,}"
-    gathered = {site.id: site.number for site in metrics.sites if site.number}
+    shown.dropped, shown.rejected = saturated(sum(totals.dropped.values())), totals.rejected
+    shown.sites = len(totals.sites)
+    if troubled := sum(bool(site.problem) for site in totals.sites.values()):
+        shown.problem = f"sites of it that have a problem: {troubled:,} of {len(totals.sites):,}"
+    gathered = {site.id: site.number for site in totals.sites.values() if site.number}
     origins = totals.site.origins if totals.site else {}
-    part = Part(header.number, gathered, origins, totals.gatherers, has_records(metrics))
+    part = Part(header.number, gathered, origins, totals.gatherers, has_records(read))
     return Gathered(header, state, totals, shown, part)
 
 

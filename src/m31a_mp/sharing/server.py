@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 from weakref import WeakSet
 
@@ -123,6 +123,8 @@ class ServerStore:
             raise _bad_url(scheme, query, f"has a wrong value of {option[1]!r}" if option else "") from None
         self._client: Any = client
         self._put = self._client.register_script(_PUT)
+        # What was listed last, of one session. Most of it stays, and is not parsed again.
+        self._listed: tuple[str, dict[bytes, _Listed]] = ("", {})
 
     def put(self, session_id: str, state: State) -> Header | None:
         """See `Store.put`."""
@@ -148,20 +150,15 @@ class ServerStore:
 
     def headers(self, session_id: str) -> dict[str, Header | str]:
         """See `Store.headers`."""
-        found: dict[str, Header | str] = {}
-        listed: dict[bytes, bytes] = self._ask(
-            session_id, partial(self._client.hgetall, _keys(session_id)[0])
-        )
-        for name, line in listed.items():
-            site = name.decode("ascii", "replace")
-            try:
-                header = _header(line)
-                if header.site != site or not is_id(site):
-                    raise BadStateError("it is the state of another site")
-                found[site] = header
-            except BadStateError as error:
-                found[site] = str(error)
-        return found
+        keys = _keys(session_id)
+        lines: dict[bytes, bytes] = self._ask(session_id, partial(self._client.hgetall, keys[0]))
+        before = self._listed[1] if self._listed[0] == session_id else {}
+        listed = {
+            name: known if (known := before.get(name)) and known.line == line else _listed(name, line)
+            for name, line in lines.items()
+        }
+        self._listed = session_id, listed
+        return {known.site: known.header for known in listed.values()}
 
     def get(self, session_id: str, sites: list[str]) -> dict[str, bytes]:
         """See `Store.get`."""
@@ -229,6 +226,31 @@ def _days(text: str) -> float:
 def _keys(session_id: str) -> list[str]:
     name = quote(session_id, safe="")
     return [f"{_PREFIX}{name}{_SITES}", f"{_PREFIX}{name}{_STATES}"]
+
+
+class _Listed(NamedTuple):
+    """What the server lists of a site.
+
+    Attributes:
+        line: The number and the header.
+        site: The id of the site.
+        header: The header, or why there is none.
+    """
+
+    line: bytes
+    site: str
+    header: Header | str
+
+
+def _listed(name: bytes, line: bytes) -> _Listed:
+    site = name.decode("ascii", "replace")
+    try:
+        header = _header(line)
+        if header.site != site or not is_id(site):
+            raise BadStateError("it is the state of another site")
+    except BadStateError as error:
+        return _Listed(line, site, str(error))
+    return _Listed(line, site, header)
 
 
 def _header(line: bytes) -> Header:

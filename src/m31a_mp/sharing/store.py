@@ -31,7 +31,10 @@ class Store(Protocol):
         """
 
     def headers(self, session_id: str) -> dict[str, Header | str]:
-        """Return the header of each site's state. A text says why a state cannot be used."""
+        """Return the header of each site's state. A text says why a state cannot be used.
+
+        A header may be the same object as in the last result if it did not change.
+        """
 
     def get(self, session_id: str, sites: list[str]) -> dict[str, bytes]:
         """Return the bytes of the states of these sites. A state that is gone is left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -208,6 +209,8 @@ class TestLiveJournal:
                         number += len(lines)
                     if Path(session.journal).stat().st_size > 200_000:
                         Path(session.journal).unlink()
+                # A look that is not certain tries to lock it for five seconds, and must meet it free once.
+                time.sleep(0.002)
 
         with Forked(write) as writer:
             for _ in range(75):

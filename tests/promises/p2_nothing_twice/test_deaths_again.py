@@ -13,6 +13,9 @@ from m31a_mp.metrics import rejected
 from m31a_mp.session.paths import Session
 from metrics_of import count
 
+PARTS = 4
+"""Into so many tests the deaths are dealt, so that they can run at the same time."""
+
 
 @pytest.mark.parametrize("name", ["segments/nonsense.seg", "journal.999999999999.ndjson"])
 def test_death_before_a_damaged_file_is_put_aside_rejects_it_once(name: str, tmp_path: Path) -> None:
@@ -49,12 +52,13 @@ def recover(sessions: Path, _: Acknowledge) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
 def test_death_at_every_step_of_a_flush_and_again_at_every_step_of_the_recovery_counts_once(
-    sessions: Path,
+    part: int, sessions: Path
 ) -> None:
     deaths = 0
     sessions.mkdir()
-    for number, death in enumerate(list(cases(flush_twice, sessions / "whole"))):
+    for number, death in enumerate(list(cases(flush_twice, sessions / "whole"))[part::PARTS]):
         left = sessions / str(number)
         left.mkdir()
         run = Run(flush_twice, left, death)
@@ -67,4 +71,4 @@ def test_death_at_every_step_of_a_flush_and_again_at_every_step_of_the_recovery_
             assert run.acknowledged <= count(load(once_more, "s")) <= run.acknowledged + 1, (death, again)
             assert verify(once_more, "s") == [], (death, again)
             deaths += 1
-    assert deaths > 100
+    assert deaths > 100 // PARTS

@@ -155,10 +155,21 @@ class ForkingAgainAndAgain:
     """Makes a call again and again, each time with a fork one moment later. Both processes go on.
 
     In turn, the child goes on with the call before its parent does ("first"), when its parent has recorded
-    more ("late"), or when its parent has handed all of that over ("last").
+    more ("late"), or when its parent has handed all of that over ("last"). The moments can be dealt to
+    several tests, which take a part of them each.
     """
 
-    def __init__(self, sessions: Path, places: Path, prepare: Call, call: Call, straight: int) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        sessions: Path,
+        places: Path,
+        prepare: Call,
+        call: Call,
+        straight: int,
+        part: int = 0,
+        parts: int = 1,
+    ) -> None:
+        self._numbers = partial(itertools.count, 1 + part, parts)
         self._straight = straight
         self._sessions = sessions
         self._places = places
@@ -169,7 +180,7 @@ class ForkingAgainAndAgain:
         writer.FIRST_SEGMENT_BYTES, writer.MAX_SEGMENT_BYTES = 640, 1024
         staging.STRAIGHT_RECORDS = self._straight
         with self._places.open("w") as told:
-            for nth in itertools.count(1):
+            for nth in self._numbers():
                 if not (where := self._fork_at(moments, nth, orders[nth % len(orders)])):
                     return
                 told.write(where + "\n")
@@ -222,7 +233,7 @@ class ForkingAgainAndAgain:
             expected["call"] = {1, 2}  # twice if the child had it all to itself, the fork coming first
         wrong = [
             (f"{what} {nth}", calls.get(f"{what} {nth}"), where)
-            for nth, where in enumerate(forks, 1)
+            for nth, where in zip(self._numbers(), forks, strict=False)
             for what, counts in expected.items()
             if calls.get(f"{what} {nth}") not in counts
         ]
@@ -231,8 +242,12 @@ class ForkingAgainAndAgain:
         assert verify(self._sessions, SESSION) == []
 
 
+PARTS = 4
+
+
 @pytest.mark.slow
 @traces_every_instruction
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize(
     ("prepare", "call", "straight", "least"),
     [
@@ -246,12 +261,12 @@ class ForkingAgainAndAgain:
     ids=[*CALL_NAMES, "first record that collects garbage", "straight record that collects garbage"],
 )
 def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(  # noqa: PLR0913, PLR0917
-    prepare: Call, call: Call, straight: int, least: int, sessions: Path, tmp_path: Path
+    prepare: Call, call: Call, straight: int, least: int, part: int, sessions: Path, tmp_path: Path
 ) -> None:
-    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call, straight)
+    forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call, straight, part, PARTS)
     with Forked(forking.run, Moments, ["first", "late", "last"]) as child:  # where nothing else traces
         assert child.wait() == 0
-    forking.assert_nothing_is_lost(least)
+    forking.assert_nothing_is_lost(least // PARTS)
 
 
 @pytest.mark.parametrize("order", ["first", "late", "last"])

@@ -6,9 +6,9 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m31a_mp import SessionMetrics
 from m31a_mp.metrics.file import encoded
 from m31a_mp.metrics.totals import Totals
+from m31a_mp.model import read
 from metrics_of import folded, stored
 from strategies import INT64_MAX, Record, entries, expected, few_names, few_records, records_of
 
@@ -46,7 +46,7 @@ class TestOrder:
         assert kept.to_metrics("s") == straight.to_metrics("s")
         assert encoded("s", kept) == encoded("s", straight)
         document = orjson.loads(encoded("s", kept))
-        restored = Totals.restore(SessionMetrics.from_json(document), document["m31a_mp"])
+        restored = Totals.restore(read(document), document["m31a_mp"])
         assert restored.to_metrics("s") == straight.to_metrics("s")
 
     @given(timed, timed, st.booleans())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from m31a_mp import Collector, ToolMetric
 from m31a_mp.kinds import histogram
-from m31a_mp.kinds.histogram import Histogram, bucket
+from m31a_mp.kinds.histogram import Histogram, bucket, read_plain
 from strategies import INT64_MAX, any_counts
 from strategies import bucket as exact_bucket
 from strategies import histogram as expected
@@ -131,3 +131,41 @@ def test_quantile_of_no_part_is_refused(q: float) -> None:
 def test_json_of_another_form_is_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match=r"^(is|has) "):
         Histogram.from_json(wrong)
+
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.sampled_from(["", "1"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=1),
+    max_leaves=4,
+)
+documents = st.lists(any_counts, max_size=30).map(lambda durations: made_of(durations).to_json())
+damages = st.tuples(
+    st.sampled_from(["scale", "zero_count", "offset", "bucket_counts", "a count", "no key"]), any_json
+)
+
+
+def damaged(document: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+    if key == "no key":
+        return {name: document[name] for name in list(document)[1:]}
+    if key == "a count":
+        counts = document["bucket_counts"]
+        return document | {"bucket_counts": [*counts[: len(counts) // 2], value, *counts[len(counts) // 2 :]]}
+    return document | {key: value}
+
+
+@given(st.lists(st.tuples(documents, st.none() | damages), min_size=1, max_size=4))
+def test_many_that_are_read_at_once_are_those_that_are_read_one_by_one(
+    found: list[tuple[dict[str, Any], tuple[str, object] | None]],
+) -> None:
+    values = [damaged(document, *damage) if damage else document for document, damage in found]
+    try:
+        expected = list(map(Histogram.from_json, values))
+    except ValueError:
+        assert read_plain(values) is None
+    else:
+        assert read_plain(values) in (None, expected)
+
+
+def test_histograms_of_this_library_are_read_at_once() -> None:
+    values = [made_of(durations).to_json() for durations in ([0, 1], [7, 7, 10**9], [INT64_MAX])]
+    assert read_plain(values) == list(map(Histogram.from_json, values))

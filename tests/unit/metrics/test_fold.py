@@ -22,6 +22,7 @@ from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.fold import Fold
 from m31a_mp.metrics.rejected import Rejected
 from m31a_mp.metrics.totals import Totals
+from m31a_mp.model import read
 from m31a_mp.session.paths import Session
 from strategies import INT64_MAX, Record, bare, encoded, entries, expected, few_records, records, untimed
 
@@ -235,7 +236,7 @@ def test_batch_whose_numbers_begin_anywhere_loses_no_record_and_counts_once(firs
         result.rejected,
     ) == (3, 3, [])
     checkpoint = orjson.loads(orjson.dumps(result.totals.to_checkpoint()))
-    resumed = Fold(Totals.restore(result.totals.to_metrics("s"), checkpoint))
+    resumed = Fold(Totals.restore(read(result.totals.to_metrics("s").to_json()), checkpoint))
     resumed.add_batch("j", Batch("a", first, records))
     resumed.add_batch("j", Batch("a", first + 3, records))
     assert plan(resumed).heal_trigger_count == 6

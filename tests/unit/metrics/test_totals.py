@@ -15,6 +15,7 @@ from m31a_mp.errors import DamagedMetricsError
 from m31a_mp.metrics import totals
 from m31a_mp.metrics.events import fold_checked
 from m31a_mp.metrics.totals import TooManyEntriesError, Totals
+from m31a_mp.model import read
 from metrics_of import folded, stored
 from strategies import Record, bare, few_names, few_records, untimed
 
@@ -97,7 +98,7 @@ def test_one_distinct_name_too_many_is_refused_and_the_known_ones_go_on(
 def restored(metrics: SessionMetrics) -> SessionMetrics:
     """As another program's file reads when the library has gone on from it."""
     document = orjson.loads(orjson.dumps(metrics.to_json()))
-    return Totals.restore(SessionMetrics.from_json(document), {}).to_metrics("s")
+    return Totals.restore(read(document), {}).to_metrics("s")
 
 
 small = st.integers(0, 50)

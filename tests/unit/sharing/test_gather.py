@@ -18,7 +18,7 @@ from m31a_mp.session.paths import Session
 from m31a_mp.sharing.gather import Gathering
 from m31a_mp.sharing.into import GatheredSession
 from m31a_mp.sharing.sharer import Sharing
-from m31a_mp.sharing.state import State
+from m31a_mp.sharing.state import Header, State
 from m31a_mp.sharing.store import open_store
 from metrics_of import SESSION, count
 
@@ -81,6 +81,51 @@ def test_only_what_changed_is_read(url: str, tmp_path: Path) -> None:
     record(tmp_path / "1", 1, url)
     assert len(gathering.read()) == 1
     assert count(gathering.sum().to_metrics(SESSION)) == 4
+
+
+def test_look_at_a_server_parses_only_what_changed(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        record(tmp_path / str(i), 1, url)
+    gathering = Gathering(SESSION, url)
+    gathering.read()
+    parsed: list[bytes] = []
+    parse = Header.parse
+
+    def parse_counted(line: bytes) -> Header:
+        parsed.append(line)
+        return parse(line)
+
+    monkeypatch.setattr(Header, "parse", parse_counted)
+    listed = 0 if "://" in url else 3  # a directory has each header in a file
+    assert (gathering.read(), len(parsed)) == (set(), listed)
+    share(tmp_path / "1", url)
+    record(tmp_path / "1", 1, url)
+    parsed.clear()
+    assert len(gathering.read()) == 1
+    assert len(parsed) == (listed or 1) + 1  # in the list, and before the state
+    assert count(gathering.sum().to_metrics(SESSION)) == 4
+
+
+def test_news_that_could_not_be_read_are_read_by_the_next_look(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, 1, url)
+    gathering = Gathering(SESSION, url)
+    gathering.look()
+    record(tmp_path, 1, url)
+    with monkeypatch.context() as patch:
+        patch.setattr(gathering._store, "get", raising(StoreError("gone", url)))
+        with pytest.raises(StoreError):
+            gathering.look()
+    assert count(gathering.look()) == 2
+    record(tmp_path, 1, url)
+    with monkeypatch.context() as patch:
+        patch.setattr(gathering._store, "get", lambda *_: {})
+        [problem] = problems(gathering.look())
+        assert "its state is gone" in problem
+    assert (count(gathering.look()), problems(gathering.look())) == (3, [])
 
 
 def test_site_that_left_the_store_keeps_its_records(url: str, tmp_path: Path) -> None:
