@@ -310,7 +310,8 @@ class Recorder(Recording):
 
 
 def _new_looks(session: Session) -> Looks:
-    from m31a_mp.inspection.snapshot import Looks
+    from m31a_mp.kinds import json  # noqa: F401  # first: it imports orjson safely
+    from m31a_mp.inspection.snapshot import Looks  # isort: skip
 
     return Looks(session)
 

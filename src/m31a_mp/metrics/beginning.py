@@ -124,6 +124,7 @@ _is_imported = False
 
 def _import_compactor() -> None:
     global _is_imported  # noqa: PLW0603
+    from m31a_mp.kinds import json  # noqa: F401, PLC0415  # first: it imports orjson safely
     from m31a_mp.metrics import compactor  # noqa: F401, PLC0415  # takes five times as long as Python's start
 
     _is_imported = True

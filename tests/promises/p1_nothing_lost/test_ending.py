@@ -209,7 +209,7 @@ def test_workers_that_are_awaited_at_the_end_are_merged(
 
 
 def test_forked_child_that_ends_imports_nothing(sessions: Path) -> None:
-    """A thread of its parent may have been in the middle of the same import, and the child would wait for it."""
+    """A thread of its parent may have been in the middle of that import: the child would wait forever."""
     result = run(
         sessions,
         GLOBAL
