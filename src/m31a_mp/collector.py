@@ -7,13 +7,13 @@ import time
 
 from m31a_mp import ending
 from m31a_mp.errors import SessionOwnedError
-from m31a_mp.metrics.beginning import Beginning
+from m31a_mp.metrics.beginning import Beginning, import_compactor
 from m31a_mp.recorder import PROCESS, SHARE_VARIABLE, Recorder
 from m31a_mp.session.lease import Lease, owning, still_owned
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
 from m31a_mp.system.log import NOT_FLUSHED, logger, warn, warn_of_loss
-from m31a_mp.system.turn import Turn
+from m31a_mp.system.turn import IMPORTS, Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ class Collector(Recorder):
         Raises:
             JournalLockedError: Another process held the journal's lock for 5 seconds; the error names it.
             DamagedMetricsError: `metrics.json` is not valid any more.
-            InterruptedCallError: The caller is a signal handler that interrupted `flush()`, or a record
-                during its hand-over.
+            InterruptedCallError: The caller is a signal handler that interrupted `flush()`, the import for a
+                first merge or look, or a record during its hand-over.
             OSError: The disk is full, or fails.
 
             After any of these errors, the records stay where they are, and the next flush merges them.
@@ -188,7 +188,9 @@ class Collector(Recorder):
         if self._refresher:
             self._refresher.end()
         session = self._session
-        if session is None or self._turn.later(self.stop) or self._staging.journal.turn.later(self.stop):
+        if session is None:
+            return
+        if any(turn.later(self.stop) for turn in (self._turn, self._staging.journal.turn, IMPORTS)):
             return
         self._turn.take(lambda: self._stop_owning(session) if self._is_owner() else Recorder.stop(self))
         self._share_last(session)
@@ -297,6 +299,7 @@ class Collector(Recorder):
         """
         if self._begin(session):
             return None
+        import_compactor()
         from m31a_mp.metrics import compactor
         from m31a_mp.metrics.file import begun
 
@@ -327,6 +330,7 @@ class Collector(Recorder):
         return files.operation(lambda: self._beginning.lasts(self._owns))
 
     def _compact_once(self, session: Session) -> Merged:
+        import_compactor()
         from m31a_mp.metrics import compactor
 
         started = self._beginning.started

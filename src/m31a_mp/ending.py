@@ -17,6 +17,7 @@ import sys
 import time
 from _weakref import ref
 
+from m31a_mp.metrics.beginning import import_compactor
 from m31a_mp.segments.format import DamagedSegmentError
 from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.segments.staging import staging
@@ -45,6 +46,7 @@ class _Opened:
     def __init__(self, collector: Collector, beginning: Beginning) -> None:
         self.collector = ref(collector)  # weak: an unreferenced collector releases its lease at once
         self.beginning = beginning
+        self.pid = os.getpid()
 
 
 _opened: dict[Session, _Opened] = {}
@@ -97,10 +99,10 @@ def merge(session: Session, lease: Lease, beginning: Beginning, deadline: float)
         pass
     if beginning.lasts(lambda: lease.held):
         return
-    left = _left(deadline)  # without the import, whose time says nothing about the merge
+    import_compactor()
     from m31a_mp.metrics import compactor
 
-    compactor.compact_session(session, lambda: lease.held, beginning.started, timeout=left)
+    compactor.compact_session(session, lambda: lease.held, beginning.started, timeout=_left(deadline))
 
 
 def _left(deadline: float) -> float:
@@ -147,8 +149,14 @@ def _at_exit() -> None:
 
 
 def _merge_all() -> None:
+    mine = [(session, entry) for session, entry in list(_opened.items()) if entry.pid == os.getpid()]
+    try:
+        if not all(entry.beginning.lasts(lambda: False) for _, entry in mine):
+            import_compactor()  # before the time begins: the import says nothing about the merges
+    except BaseException:  # noqa: S110  # the merge says so
+        pass
     deadline = time.monotonic() + _SECONDS
-    for session, entry in list(_opened.items()):
+    for session, entry in mine:
         try:
             collector = entry.collector()
             if collector:

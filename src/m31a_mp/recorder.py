@@ -10,6 +10,7 @@ from m31a_mp.kinds import checks
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system.log import warn
+from m31a_mp.system.turn import IMPORTS
 from m31a_mp.timing import Stopwatch
 
 TYPE_CHECKING = False
@@ -204,19 +205,20 @@ class Recorder(Recording):
 
         Raises:
             DamagedMetricsError: `metrics.json` is not valid.
+            InterruptedCallError: The caller is a signal handler that interrupted the import for a first merge
+                or look.
             OSError: A file could not be read.
         """
         if self._session is None:
             from m31a_mp.model import SessionMetrics
 
             return SessionMetrics("")
-        from m31a_mp.inspection.snapshot import Looks
+        session = self._session
+        looks = self._looks or IMPORTS.take(lambda: _new_looks(session))
+        self._looks = looks
         from m31a_mp.model import has_records
 
-        session = self._session
-        if self._looks is None:
-            self._looks = Looks(session)
-        metrics = self._looks.look(lambda fold: fold.totals.to_metrics(session.id))
+        metrics = looks.look(lambda fold: fold.totals.to_metrics(session.id))
         for reason, count in self._staging.untold_drops().items():
             metrics.dropped[reason] = min(metrics.dropped.get(reason, 0) + count, checks.INT64_MAX)
         if not (has_records(metrics) or self._told or self._session.is_there()):
@@ -305,6 +307,13 @@ class Recorder(Recording):
     def __repr__(self) -> str:
         where = self._session.root if self._session else "disabled"
         return f"<{type(self).__name__} {where}>"
+
+
+def _new_looks(session: Session) -> Looks:
+    from m31a_mp.kinds import json  # noqa: F401  # first: it imports orjson safely
+    from m31a_mp.inspection.snapshot import Looks  # isort: skip
+
+    return Looks(session)
 
 
 def attach(

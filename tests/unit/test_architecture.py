@@ -54,6 +54,7 @@ LATE = {
     "plan.py": {"datetime"},
     "recorder.py": {
         "m31a_mp.inspection.snapshot",
+        "m31a_mp.kinds.json",
         "m31a_mp.model",
         "m31a_mp.sharing.keeper",
         "m31a_mp.sharing.store",

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+# orjson imports these while it is imported itself, and crashes if a signal handler raises meanwhile.
+import dataclasses  # noqa: F401
+import datetime as dt  # noqa: F401
+import enum  # noqa: F401
+import json  # noqa: F401
+import uuid  # noqa: F401
 from typing import Any
 
 import orjson

@@ -12,6 +12,7 @@ import time
 from m31a_mp.kinds.checks import quoted
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, process
+from m31a_mp.system.turn import IMPORTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,6 +95,27 @@ class Beginning:
         elif names != _METRICS or self.identity is None or identity(session) != self.identity:
             self._is_over = True
         return not self._is_over
+
+
+def import_compactor() -> None:
+    """Import what merging needs.
+
+    Raises:
+        InterruptedCallError: A signal handler calls this in the middle of such an import.
+    """
+    if not _is_imported:
+        IMPORTS.take(_import_compactor)
+
+
+_is_imported = False
+
+
+def _import_compactor() -> None:
+    global _is_imported  # noqa: PLW0603
+    from m31a_mp.kinds import json  # noqa: F401, PLC0415  # first: it imports orjson safely
+    from m31a_mp.metrics import compactor  # noqa: F401, PLC0415  # takes five times as long as Python's start
+
+    _is_imported = True
 
 
 def _names(session: Session) -> set[str] | None:

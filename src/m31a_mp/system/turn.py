@@ -109,3 +109,8 @@ class Turn:
     @staticmethod
     def _key() -> tuple[int, int]:
         return fork.generation, get_ident()
+
+
+IMPORTS = Turn("a call that imports", __file__)
+"""The turn of the imports for a first merge and a first look. A signal handler that interrupts an import, and
+imports the same module, would get one whose names are not there yet."""

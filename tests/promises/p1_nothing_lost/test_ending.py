@@ -109,8 +109,24 @@ def test_daemon_thread_that_flushes_all_the_time_does_no_harm(sessions: Path) ->
     assert merged(sessions) + compact(sessions, "s").records == 3
 
 
-def test_every_session_of_a_program_is_merged(sessions: Path) -> None:
-    run(sessions, "all = [Collector(str(i), sessions) for i in range(5)]\nfor one in all: record(one, 2)")
+# The import for the first merge takes ten seconds, by the clock that the end looks at.
+SLOW_IMPORT = """
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "m31a_mp.metrics.compactor":
+            sys.meta_path.remove(self)
+            before = time.monotonic
+            time.monotonic = lambda: before() + 10
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("slow", ["", SLOW_IMPORT], ids=["quick import", "slow import"])
+def test_every_session_of_a_program_is_merged(sessions: Path, slow: str) -> None:
+    many = "all = [Collector(str(i), sessions) for i in range(5)]\nfor one in all: record(one, 2)"
+    result = run(sessions, many + slow)
+    assert (result.returncode, result.stderr) == (0, "")
     assert [merged(sessions, str(i)) for i in range(5)] == [2] * 5
     assert {state(sessions, str(i)) for i in range(5)} == {State.FINISHED}
 
@@ -190,6 +206,22 @@ def test_workers_that_are_awaited_at_the_end_are_merged(
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert (merged(tmp_path), state(tmp_path)) == (expected, State.FINISHED)
+
+
+def test_forked_child_that_ends_imports_nothing(sessions: Path) -> None:
+    """A thread of its parent may have been in the middle of that import: the child would wait forever."""
+    result = run(
+        sessions,
+        GLOBAL
+        + "before = os.getpid()\n"
+        + "def find_spec(name, path=None, target=None):\n"
+        + "    if os.getpid() != before: os.write(1, name.encode())\n"
+        + "sys.meta_path.insert(0, type('Finder', (), {'find_spec': staticmethod(find_spec)}))\n"
+        + "if not os.fork():\n    sys.exit()\n"
+        + "os.wait()\n",
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert merged(sessions) == 3
 
 
 def test_forked_child_that_ends_leaves_the_session_to_its_parent(sessions: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import numbers
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from m31a_mp import Collector, Recorder, attach, compact, verify
+from m31a_mp import Collector, Recorder, attach, compact, load, verify
 from m31a_mp.segments import staging
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files
@@ -283,3 +285,44 @@ def test_exception_of_a_handler_reaches_the_program_and_no_record_is_lost(
     metrics = compact(session.sessions_dir, SESSION).metrics
     assert recorded + 1 <= metrics.tools[0].call_count <= recorded + 2
     assert (metrics.dropped, verify(session.sessions_dir, SESSION)) == ({}, [])
+
+
+# A signal arrives in the middle of the first look or merge of a process, which imports.
+IMPORTING = """
+import signal, sys
+from m31a_mp import Collector, InterruptedCallError
+first, second, sessions = sys.argv[1:]
+collector = Collector("s", sessions)
+collector.record_tool_call("tool", True, 1)
+
+def handler(*_):
+    try:
+        getattr(collector, second)()
+    except InterruptedCallError:
+        print("refused")
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "m31a_mp.model":
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, handler)
+sys.meta_path.insert(0, Finder())
+getattr(collector, first)()
+assert not [finder for finder in sys.meta_path if type(finder) is Finder]
+"""
+
+
+@pytest.mark.parametrize("first", ["snapshot", "flush", "stop"])
+@pytest.mark.parametrize("second", ["snapshot", "flush", "stop"])
+def test_call_of_a_signal_handler_that_interrupts_an_import_is_refused_and_stop_is_made_later(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", IMPORTING, first, second, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("" if second == "stop" else "refused\n", "")
+    assert verify(tmp_path, "s") == []
+    metrics = load(tmp_path, "s")
+    assert metrics
+    assert [tool.call_count for tool in metrics.tools] == [1]

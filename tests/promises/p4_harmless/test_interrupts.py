@@ -7,13 +7,15 @@ import itertools
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from m31a_mp import Collector, SessionOwnedError, attach, compact, save, verify
+from m31a_mp import Collector, SessionOwnedError, attach, compact, load, save, verify
 from m31a_mp.model import SessionMetrics
 from m31a_mp.session.paths import Session
 from m31a_mp.system import files, flock
@@ -216,3 +218,63 @@ def test_exception_of_a_signal_handler_in_the_middle_of_a_fork_costs_neither_pro
         assert forks > 20
     assert counted(tmp_path) == {"parent": 2 * forks, "child": forks}
     assert verify(tmp_path, SESSION) == []
+
+
+# An import of the first call of a process is interrupted. orjson imports those from uuid on, and crashes.
+IMPORTING = """
+import os, sys
+from m31a_mp import Collector
+first, sessions, *names = sys.argv[1:]
+
+class Interrupt(Exception):
+    pass
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            raise Interrupt
+
+def work(name):
+    finder = Finder()
+    finder.name = name
+    collector = Collector(name, sessions)
+    collector.record_tool_call("tool", True, 1)
+    sys.meta_path.insert(0, finder)
+    try:
+        getattr(collector, first)()
+    except Interrupt:
+        sys.meta_path.remove(finder)
+    collector.record_tool_call("tool", True, 1)
+    assert collector.snapshot().tools[0].call_count == 2
+    collector.stop()
+    return finder not in sys.meta_path
+
+for name in names:
+    if not os.fork():
+        os._exit(0 if work(name) else 1)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+IMPORTED = [
+    "m31a_mp.journal.reader",
+    "orjson",
+    "uuid",
+    "platform",
+    "dataclasses",
+    "inspect",
+    "json",
+    "json.decoder",
+]
+
+
+@pytest.mark.parametrize("first", ["snapshot", "flush"])
+def test_exception_of_a_handler_at_an_import_of_a_first_call_harms_nothing(
+    first: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-S", "-c", IMPORTING, first, str(tmp_path), *IMPORTED]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": path})
+    assert (done.stdout.split(), done.stderr) == (["0"] * len(IMPORTED), "")
+    for name in IMPORTED:
+        metrics = load(tmp_path, name)
+        assert metrics
+        assert [tool.call_count for tool in metrics.tools] == [2]
