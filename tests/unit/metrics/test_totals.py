@@ -191,7 +191,7 @@ def test_negative_counts_of_the_checkpoint_are_damage(tmp_path: Path) -> None:
         collector.record_tool_call("bash", True, 1)
     file = tmp_path / "s" / "metrics.json"
     file.write_bytes(file.read_bytes().replace(b'"records": 1', b'"records": -1'))
-    with pytest.raises(DamagedMetricsError, match="-1 is negative"):
+    with pytest.raises(DamagedMetricsError, match="-1 is not a count"):
         compact(tmp_path, "s")
 
 
