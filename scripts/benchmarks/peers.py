@@ -107,6 +107,8 @@ class Ours(Peer):
     module = "m31a_mp"
 
     def start(self) -> None:
+        import m31a_mp.metrics.compactor  # noqa: F401  # as that of a peer, this import is not measured
+
         self.collector = Collector(SESSION, self.root)
 
     def writer(self) -> Record:
