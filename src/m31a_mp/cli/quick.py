@@ -85,13 +85,12 @@ def _show(words: list[str]) -> Callable[[], int] | None:
         return None
 
     def show() -> int:
-        from m31a_mp.cli import showing, streams
+        from m31a_mp.cli import showing, streams, tables
 
         streams.prepare()
         with listening(_tell):
-            showing.show(
-                directories, showing.ALL, url=None, compare=False, as_json=len(directories) < len(words)
-            )
+            as_json = len(directories) < len(words)
+            showing.show(directories, tables.ALL, url=None, compare=False, as_json=as_json)
         return 0
 
     return show

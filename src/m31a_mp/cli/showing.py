@@ -19,9 +19,6 @@ from m31a_mp.metrics.merge import merge
 from m31a_mp.recorder import SESSION_VARIABLE
 from m31a_mp.system.log import shown
 
-ALL = Choice()
-"""All entries, in the order of their first records."""
-
 
 def show(
     directories: tuple[str, ...], choice: Choice, *, url: str | None, compare: bool, as_json: bool

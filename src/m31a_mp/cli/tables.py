@@ -55,6 +55,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 ALL = Choice()
+"""All entries, in the order of their first records."""
 
 # --- JSON ---------------------------------------------------------------------------------------------
 
