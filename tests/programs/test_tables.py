@@ -32,7 +32,8 @@ __all__ = ["call", "directory"]  # fixtures
 def printed(view: Any, width: int) -> list[str]:
     """The lines on a terminal of that width."""
     console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False)
-    console.print(view)
+    for line in view.lines(width):
+        console.print(line)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 

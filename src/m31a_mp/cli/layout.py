@@ -142,9 +142,6 @@ class Table:
             yield rule
             yield _line([self.total[i] for i in found.indexes], found, "bold")
 
-    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        yield from self.lines(options.max_width)
-
     def _content_widths(self) -> list[int]:
         rows = [*self.rows, self.total] if self.total else self.rows
         return [max((cell_len(_text(row[i])) for row in rows), default=0) for i in range(len(self.columns))]

@@ -30,7 +30,8 @@ rows = st.lists(st.tuples(texts, states, numbers, numbers, numbers), min_size=1,
 
 def lines_of(table: Table, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, highlight=False)
-    console.print(table)
+    for line in table.lines(width):
+        console.print(line)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
