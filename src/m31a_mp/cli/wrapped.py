@@ -232,7 +232,9 @@ def _place(recorder: Recorder) -> int | None:
 
 def _import_for_the_merge() -> None:
     try:
-        from m31a_mp.metrics import compactor  # noqa: F401
+        from m31a_mp.metrics.beginning import import_compactor
+
+        import_compactor()
     except Exception:  # noqa: S110  # the merge says so, if it is so then, too
         pass
 
