@@ -58,9 +58,8 @@ def exact(shown: float, kept: object) -> tuple[float, ...]:
     parts = tuple(map(finite, kept))
     if len(parts) == _USUAL and parts[0] == shown == sum(parts):  # a sum of two floats is rounded once
         return parts
-    if ExactSum(list(parts)).value() == shown:
-        return parts
-    return (shown,)
+    whole = ExactSum(list(parts))
+    return tuple(whole.parts()) if whole.value() == shown else (shown,)
 
 
 class Restoring(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any
 
 from m31a_mp.kinds.checks import saturated
 from m31a_mp.kinds.exact import ExactSum
-from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, finite
+from m31a_mp.kinds.parts import Exact, Part, Restoring, Sum, exact
 from m31a_mp.kinds.state import State
 from m31a_mp.model import Timeline
 
@@ -220,5 +220,4 @@ def _exact(cost: float, rest: object) -> tuple[float, ...]:
         return cost, rest
     if rest == []:
         return (cost,)
-    parts = [cost, *map(finite, rest if isinstance(rest, list) else [rest])]
-    return tuple(ExactSum(parts).parts()) if ExactSum(list(parts)).value() == cost else (cost,)
+    return exact(cost, [cost, *(rest if isinstance(rest, list) else [rest])])
