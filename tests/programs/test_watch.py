@@ -304,6 +304,16 @@ def test_watch_that_fails_leaves_the_terminal_as_it_was(one: Session) -> None:
         assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
+def scroll_in_the_foreground_and_quit(terminal: Terminal) -> None:
+    """Bring the stopped program back. It takes keys again."""
+    terminal.type("fg\n")
+    terminal.read_until("lines 1-39 of 108")
+    terminal.type("j")
+    terminal.read_until("lines 2-40 of 108")
+    terminal.type("q")
+    terminal.read_until(_FIRST_SCREEN)
+
+
 def test_watch_stopped_by_ctrl_z_gives_modes_and_keys_back_and_scrolls_on_afterwards(one: Session) -> None:
     many(one)
     with shell() as terminal:
@@ -314,12 +324,7 @@ def test_watch_stopped_by_ctrl_z_gives_modes_and_keys_back_and_scrolls_on_afterw
         terminal.read_until("prompt> ")
         terminal.type("stty -a | grep -c ' icanon.* echo '; stty -a | grep -o -- ' icanon'\n")
         terminal.read_until("\n icanon")
-        terminal.type("fg\n")
-        terminal.read_until("lines 1-39 of 108")
-        terminal.type("j")
-        terminal.read_until("lines 2-40 of 108")
-        terminal.type("q")
-        terminal.read_until(_FIRST_SCREEN)
+        scroll_in_the_foreground_and_quit(terminal)
         terminal.type("echo status=$?\n")
         terminal.read_until("status=0")
 
@@ -385,12 +390,7 @@ def test_watch_given_the_terminal_while_it_awakes_in_the_background_takes_keys(
         terminal.read_until("prompt> ")
         terminal.type("bg\n")
         terminal.read_until("prompt> ")
-        terminal.type("fg\n")
-        terminal.read_until("lines 1-39 of 108")
-        terminal.type("j")
-        terminal.read_until("lines 2-40 of 108")
-        terminal.type("q")
-        terminal.read_until(_FIRST_SCREEN)
+        scroll_in_the_foreground_and_quit(terminal)
 
 
 def test_watch_continued_after_sigstop_takes_keys_again(one: Session) -> None:
@@ -403,12 +403,8 @@ def test_watch_continued_after_sigstop_takes_keys_again(one: Session) -> None:
         terminal.read_until("lines 1-39 of 108")
         os.kill(pid, signal.SIGSTOP)
         terminal.read_until("prompt> ")
-        terminal.type("stty icanon echo; fg\n")
-        terminal.read_until("lines 1-39 of 108")
-        terminal.type("j")
-        terminal.read_until("lines 2-40 of 108")
-        terminal.type("q")
-        terminal.read_until(_FIRST_SCREEN)
+        terminal.type("stty icanon echo; ")
+        scroll_in_the_foreground_and_quit(terminal)
         terminal.type("echo status=$?\n")
         terminal.read_until("status=0")
 
