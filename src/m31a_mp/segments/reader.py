@@ -113,13 +113,13 @@ class SegmentFile:
     def is_idle(self) -> bool:
         """Whether nothing is pending, and the writer may store more."""
         header = os.pread(self._fd, DATA_OFFSET, 0)
-        if len(header) < DATA_OFFSET or self.is_finished():
+        if len(header) < DATA_OFFSET:
             return False
         words = memoryview(header).cast("Q")
         mark = drained(words, self.size)
-        if mark is None or drops(words):
+        if mark is None or drops(words) or os.pread(self._fd, 1, mark[0]) != b"\0":
             return False
-        return os.pread(self._fd, 1, mark[0]) == b"\0"
+        return not self.is_finished()  # asked last: the answer takes longer than all of the above
 
     def pending(self, *, is_finished: bool, seen: tuple[int, int] | None = None) -> Batch:
         """Return the whole records that are not in the journal.
