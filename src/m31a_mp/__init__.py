@@ -151,12 +151,16 @@ _HOMES = {
     "timing": ("Measured", "Stopwatch"),
     "usage": ("Usage",),
 }
+# The others import orjson.
+_WITHOUT_ORJSON = {"collector", "errors", "plan", "prompt", "recorder", "timing", "usage"}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = next((home for home, names in _HOMES.items() if name in names), "errors")
+    if home not in _WITHOUT_ORJSON:
+        __import__(f"{__name__}.kinds.json")  # first: it imports orjson safely
     module = __import__(f"{__name__}.{home}", fromlist=[name])
     globals()[name] = value = getattr(module, name)
     return value

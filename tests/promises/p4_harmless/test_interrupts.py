@@ -278,3 +278,39 @@ def test_exception_of_a_handler_at_an_import_of_a_first_call_harms_nothing(
         metrics = load(tmp_path, name)
         assert metrics
         assert [tool.call_count for tool in metrics.tools] == [2]
+
+
+# The same for the import of a public name.
+IMPORTING_A_NAME = """
+import os, sys
+
+class Interrupt(Exception):
+    pass
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            raise Interrupt
+
+for name in sys.argv[2:]:
+    if not os.fork():
+        finder = Finder()
+        finder.name = name
+        sys.meta_path.insert(0, finder)
+        try:
+            exec(sys.argv[1])
+        except Interrupt:
+            sys.meta_path.remove(finder)
+        exec(sys.argv[1])
+        os._exit(finder in sys.meta_path)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.parametrize("name", ["load", "compact", "verify", "SessionMetrics", "merge", "gather"])
+def test_exception_of_a_handler_at_an_import_of_a_public_name_harms_nothing(name: str) -> None:
+    statement = f"from m31a_mp import {name}"
+    command = [sys.executable, "-S", "-c", IMPORTING_A_NAME, statement, *IMPORTED[1:]]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": path})
+    assert (done.stdout.split(), done.stderr) == (["0"] * len(IMPORTED[1:]), "")
