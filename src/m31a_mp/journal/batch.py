@@ -25,6 +25,10 @@ from __future__ import annotations
 
 import zlib
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mmap import mmap
+
 MAX_LINE_BYTES = 64 * 1024
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 """The most bytes in a batch: no segment is longer."""
@@ -34,9 +38,10 @@ DROP_REASONS = ("no_space", "io_error", "backlog")
 _PART_BYTES = 64 * 1024
 
 
-def count_lines(text: bytes | memoryview) -> int:
-    """Count the newlines, in half the time of `text.count()`."""
-    parts = (bytes(text[start : start + _PART_BYTES]) for start in range(0, len(text), _PART_BYTES))
+def count_lines(text: bytes | memoryview | mmap, start: int = 0, end: int | None = None) -> int:
+    """Count the newlines from `start` to `end`, in half the time of `text.count()`."""
+    end = len(text) if end is None else end
+    parts = (bytes(text[at : min(at + _PART_BYTES, end)]) for at in range(start, end, _PART_BYTES))
     return sum(len(part) - len(part.replace(b"\n", b"")) for part in parts)
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from errno import ENOENT
 
-from m31a_mp.journal.batch import DROP_REASONS
+from m31a_mp.journal.batch import DROP_REASONS, count_lines
 from m31a_mp.segments.format import (
     ALL_ONES,
     DATA_OFFSET,
@@ -131,19 +131,23 @@ class Segment:
 
     def next_number(self) -> int:
         """Return the number of the next record."""
-        first, records = self.left()
-        return first + records.count(b"\n")
+        start, first = self._drained()
+        return first + count_lines(self._mapping, start, self._mapping.tell())
 
     def left(self) -> tuple[int, bytes]:
         """Return the number of the first record not in the journal, and the lines from this record on."""
-        start, first = drained(self._words, self.size) or (DATA_OFFSET, self.first)
+        start, first = self._drained()
         return first, self._mapping[start : self._mapping.tell()]
 
     def advance(self, records: bytes) -> None:
         """Mark these lines, the first ones of `left()`, as drained; see `SegmentFile.advance`."""
-        start, first = drained(self._words, self.size) or (DATA_OFFSET, self.first)
-        words = drained_words(start + len(records), first + records.count(b"\n"))
+        start, first = self._drained()
+        words = drained_words(start + len(records), first + count_lines(records))
         self._words[DRAINED_WORD], self._words[DRAINED_WORD + 1], self._words[DRAINED_WORD + 2] = words
+
+    def _drained(self) -> tuple[int, int]:
+        """Return the offset and the number of the first record that is not in the journal."""
+        return drained(self._words, self.size) or (DATA_OFFSET, self.first)
 
     def dropped(self) -> dict[str, int]:
         """Count the records that the writer dropped so far, by reason."""
