@@ -25,6 +25,8 @@ from m31a_mp.segments.format import (
 from m31a_mp.system import files, flock
 
 _NULS = bytes(64 * 1024)
+# All pages are mapped at once: page faults of the records, one by one, would take twice as long.
+_MAPPED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 _never_closed: list[mmap.mmap] = []
 
 
@@ -105,7 +107,7 @@ class Segment:
             files.write_all(fd, header.ljust(min(size, len(_NULS)), b"\0"))
             for offset in range(len(_NULS), size, len(_NULS)):
                 files.write_all(fd, _NULS[: size - offset], offset)
-        mapping = mmap.mmap(fd, size)
+        mapping = mmap.mmap(fd, size, flags=_MAPPED)
         try:
             # Rename last: a reader never finds a segment without its space and its header under this name.
             with files.step("rename segment"):
