@@ -712,6 +712,16 @@ def test_record_that_is_not_kept_is_an_error(call: Call, tmp_path: Path) -> None
     assert re.match(r"m31a-mp: not recorded: .*file is not a directory", result.err)
 
 
+def test_record_into_a_directory_of_sessions_is_an_error(call: Call, sessions: Path) -> None:
+    fill(sessions / "one")
+    result = call("record", "--session", sessions, "heal", "plan")
+    message = f"m31a-mp: {sessions} is no session; it holds a session\nhint: m31a-mp ls {sessions}\n"
+    assert (result.status, result.out, result.err) == (3, "", message)
+    assert os.listdir(sessions) == ["one"]
+    (sessions / "empty").mkdir()
+    assert call("record", "--session", sessions / "empty", "heal", "plan").status == 0
+
+
 def test_record_in_a_deleted_working_directory_is_an_error(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -497,6 +497,15 @@ def test_empty_session_makes_none_and_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_run_into_a_directory_of_sessions_records_nothing_there(one: Session) -> None:
+    subprocess.run([*PROGRAM, "run", "--session", one.root, "--", "true"], check=True, env=ENVIRONMENT)
+    command = [*PROGRAM, "run", "--session", one.sessions_dir, "--", "echo", "hi"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    message = f"this call is not recorded: {one.sessions_dir} is no session; it holds a session"
+    assert (done.stdout, done.stderr) == ("hi\n", f"m31a-mp: {message}\n")
+    assert os.listdir(one.sessions_dir) == [one.id]
+
+
 def test_ctrl_c_ends_a_script_in_which_commands_are_run(one: Session) -> None:
     run = shlex.join([*PROGRAM, "run", "--session", one.root, "--"])
     script = f"for i in 1 2 3; do {run} sh -c 'echo ready $i; exec sleep 100'; done; echo after"

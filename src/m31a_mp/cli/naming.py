@@ -58,6 +58,23 @@ def named(directory: str | None, hint: Callable[[], str]) -> Session:
         raise TroubleError(message, hint(), status=2) from None
 
 
+def recordable(directory: str | None, hint: Callable[[], str]) -> Session:
+    """Return the named session, to record into it. It need not exist. A directory of sessions is refused.
+
+    Args:
+        directory: The session's directory; None or empty if none was given.
+        hint: Returns a hint that shows how to name a session.
+    """
+    session = named(directory, hint)
+    try:
+        is_other = session.exists() and not session.is_there() and os.listdir(session.root)
+    except OSError:
+        return session  # the record says what is wrong
+    if is_other and sessions_at(session.root):
+        raise _no_session(session, _by_the_variable(directory), hint())
+    return session
+
+
 def existing(directory: str | None, example: str) -> Session:
     """Return the named session, which must exist.
 

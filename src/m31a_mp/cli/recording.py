@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from m31a_mp.cli._options import EVENTS
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, NAME, TroubleError, named, path_word
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, NAME, TroubleError, path_word, recordable
 from m31a_mp.plan import PlanOutcome
 from m31a_mp.recorder import DURABILITY_VARIABLE, PROCESS, SESSION_VARIABLE, Recorder, attach
 from m31a_mp.session.paths import Session
@@ -38,7 +38,7 @@ def record(kind: str, directory: str | None, values: dict[str, Any]) -> None:
     """
     _check_outcome(kind, values)
     try:
-        session = named(directory, lambda: _how_to_name_one(kind))
+        session = recordable(directory, lambda: _how_to_name_one(kind))
     except OSError as error:  # a relative name, but the working directory does not exist any more
         raise TroubleError(f"not recorded: {error.strerror}", "name the session by its full path") from None
     heard = _Heard()

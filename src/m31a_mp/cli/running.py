@@ -6,7 +6,7 @@ The command waits for the start of this program, so that nothing here imports cl
 from __future__ import annotations
 
 from m31a_mp.cli.keeper import end_as
-from m31a_mp.cli.naming import DEFAULT_SESSIONS, NAME, TroubleError, fresh, named
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, NAME, TroubleError, fresh, recordable
 from m31a_mp.cli.wrapped import run_in_session, tell
 from m31a_mp.kinds.checks import check_name
 from m31a_mp.recorder import Recorder
@@ -33,7 +33,7 @@ def run(command_line: list[str], *, directory: str | None, tool: str | None, pha
     _check(command_line[0], tool, phase)
     status = run_in_session(
         command_line,
-        lambda: fresh() if directory is None else named(directory, lambda: _NAMED),
+        lambda: fresh() if directory is None else recordable(directory, lambda: _NAMED),
         say=_say,
         opened=_say_where if directory is None else None,
         tool=tool,
