@@ -364,14 +364,30 @@ def test_run_hands_on_a_signal_and_records_what_comes_of_it(one: Session, name: 
     assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
 
 
+_OPENS_ITS_SESSION_WHEN_TOLD = """
+import sys
+from m31a_mp.cli import main, wrapped
+
+open_session = wrapped._open
+
+def open_when_told(*arguments):
+    sys.stdin.readline()
+    return open_session(*arguments)
+
+wrapped._open = open_when_told
+sys.exit(main())
+"""
+
+
 def test_run_ended_before_its_command_starts_does_not_start_it(one: Session, tmp_path: Path) -> None:
     one.make()
-    command = [*PROGRAM, "run", "--session", one.root, "--", "touch", str(tmp_path / "ran")]
-    with locked(one):
-        process = subprocess.Popen(command, env=ENVIRONMENT)
+    program = [sys.executable, "-c", _OPENS_ITS_SESSION_WHEN_TOLD]
+    command = [*program, "run", "--session", one.root, "--", "touch", str(tmp_path / "ran")]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, text=True) as process:
         await_signal(process.pid, "SigBlk", signal.SIGTERM)
         process.terminate()
-    assert process.wait() == 143
+        process.communicate("open\n")
+    assert process.returncode == 143
     assert not (tmp_path / "ran").exists()
     assert outcomes(loaded(one.sessions_dir, one.id)) == {}
 
