@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,7 +110,7 @@ def await_end(process: psutil.Process) -> None:
     """Wait until a process that is not a child has ended, whether somebody was told or not."""
     with suppress(psutil.NoSuchProcess):
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            os.sched_yield()
+            time.sleep(0.001)
 
 
 def has_signal(pid: int, field: str, number: int) -> bool:
@@ -121,7 +122,7 @@ def has_signal(pid: int, field: str, number: int) -> bool:
 
 def await_signal(pid: int, field: str, number: int, *, there: bool = True) -> None:
     while has_signal(pid, field, number) is not there:
-        os.sched_yield()
+        time.sleep(0.001)
 
 
 class Terminal:
