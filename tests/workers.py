@@ -326,6 +326,26 @@ def obey_permissions() -> None:
                 raise OSError(ctypes.get_errno(), "prctl")
 
 
+def status_of_child(_: Recorder, work: Callable[..., object], *arguments: object) -> int:
+    """For a worker: how a child of it ends that does so much."""
+    with Forked(work, *arguments) as child:
+        return child.wait()
+
+
+@contextmanager
+def small_process() -> Iterator[Worker]:
+    """A worker of no session. A fork of it copies less than one of this process, with all tests in memory."""
+    address = f"\0m31a-{os.getpid()}-{os.urandom(4).hex()}"
+    with Listener(address) as listener:
+        command = [sys.executable, __file__, address.replace("\0", "@")]
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        worker = Worker(process, listener.accept())
+        try:
+            yield worker
+        finally:
+            worker.kill()
+
+
 def changed(who: ProcessIdentity, **fields: int | str) -> ProcessIdentity:
     """Another process, which has only so much in common with that one."""
     return ProcessIdentity(**{name: getattr(who, name) for name in who.__slots__} | fields)

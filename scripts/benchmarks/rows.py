@@ -102,7 +102,7 @@ def measured(bench: Bench) -> Report:
 
 
 def tail(bench: Bench) -> Report:
-    writers, seconds = 8, bench.amount(100, 5) / 10
+    writers, seconds = 8, bench.amount(100, 1) / 10
     report = Report("tail", f"{writers} writers at full speed, a flush a second; {OURS} for {seconds:g} s")
     bench.take_turns(
         report,
@@ -143,9 +143,9 @@ def _micro(seconds: float | None) -> float | None:
 
 
 def scaling(bench: Bench) -> Report:
-    counts = [1, 2, 4, 8, 16, 64][: bench.amount(6, 3)]
+    counts = [1, 2, 4, 8, 16, 64][: bench.amount(6, 2)]
     most = counts[-1]
-    records = bench.amount(960_000, 9_600)
+    records = bench.amount(960_000, 4_800)
     report = Report("scaling", f"{records:,} tool calls, shared by so many writers; slow ones do fewer")
     bench.take_turns(
         report,
@@ -178,7 +178,7 @@ def _by(name: str, writers: int) -> str:
 
 
 def compaction(bench: Bench) -> Report:
-    records = bench.amount(2_000_000, 20_000)
+    records = bench.amount(2_000_000, 4_000)
     report = Report("compaction", f"compact() of a journal of {records:,} records of all kinds")
     bare = "for line: orjson.loads"
     with bench.directory() as source:
@@ -300,7 +300,7 @@ def dead(bench: Bench) -> Report:
 
 
 def backlog(bench: Bench) -> Report:
-    given = {"writers": 32, "seconds": bench.amount(600, 5) / 10}
+    given = {"writers": 32, "seconds": bench.amount(600, 1) / 10}
     report = Report("backlog", "flush() after {writers} writers recorded for {seconds:g} s".format(**given))
     loads = "orjson.loads of them"
     some = {"writers": 1, "records": bench.amount(1_000_000, 5_000)}
@@ -370,7 +370,7 @@ def worker(bench: Bench) -> Report:
 
 
 def sites(bench: Bench) -> Report:
-    few = bench.amount(1_000, 20)
+    few = bench.amount(1_000, 2)
     numbers = [few, 10 * few] if bench.full else [few]
     report = Report(
         "sites", "sites with 30 tools and 5 models each, which share in a real server", "share, look"

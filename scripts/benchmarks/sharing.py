@@ -54,10 +54,10 @@ def _await_server(process: subprocess.Popen[bytes], url: str) -> None:
         time.sleep(0.01)
 
 
-def _contents(root: Path) -> list[bytes]:
-    """`metrics.json` of some sites, which differ."""
+def _contents(root: Path, sites: int) -> list[bytes]:
+    """`metrics.json` of some of so many sites, which differ."""
     found = []
-    for number in range(_DIFFERENT):
+    for number in range(min(_DIFFERENT, sites)):
         chance = random.Random(number)
         with Collector(SESSION, root / str(number)) as collector:
             for i in range(CALLS):
@@ -89,11 +89,11 @@ def _states(contents: list[bytes], ids: list[str], number: int) -> Iterator[Stat
 
 def share(root: Path, sites: int) -> Sample:
     """Each of so many sites shares once: reads its number, compresses, and puts."""
-    contents = _contents(root)
+    contents = _contents(root, sites)
     with _server() as url:
         store = open_store(url)
         ids = [new_id() for _ in range(sites)]
-        size = sum(len(state.data()) for state in _states(contents, ids[:_DIFFERENT], 1)) / _DIFFERENT
+        sizes = [len(state.data()) for state in _states(contents, ids[:_DIFFERENT], 1)]
         clock = Clock()
         for state in _states(contents, ids, 1):
             if store.put(SESSION, state):
@@ -101,12 +101,12 @@ def share(root: Path, sites: int) -> Sample:
         sample = clock.stop(sites)
         if len(store.headers(SESSION)) != sites:
             raise MismatchError(f"the server has not {sites} states")
-    return sample | {"bytes": size}
+    return sample | {"bytes": sum(sizes) / len(sizes)}
 
 
 def gather(root: Path, sites: int, changed: int) -> Sample:
     """A look at so many sites, of which some changed since the last look."""
-    contents = _contents(root)
+    contents = _contents(root, sites)
     with _server() as url:
         store = open_store(url)
         ids = [new_id() for _ in range(sites)]
@@ -127,7 +127,7 @@ def gather(root: Path, sites: int, changed: int) -> Sample:
 
 def loads(root: Path, sites: int) -> Sample:
     """`orjson.loads` of the states of all sites, and nothing else."""
-    contents = _contents(root)
+    contents = _contents(root, sites)
     states: list[Any] = [contents[i % len(contents)] for i in range(sites)]
     clock = Clock()
     for content in states:

@@ -50,9 +50,9 @@ def test_bench_names_the_peers_that_are_not_installed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_bench_with_a_wrong_count_says_so_and_fails(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import m31a_mp\nm31a_mp.load = lambda *_: None\n")
-    done = bench("--quick", "record", PYTHONPATH=str(tmp_path))
+    done = bench("--quick", "measured", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
-    assert "WRONG: record, m31a_mp: m31a_mp counted {}, recorded were " in done.stderr
+    assert "WRONG: measured, record_tool_call(): m31a_mp counted {}, recorded were " in done.stderr
 
 
 def test_bench_with_an_unknown_row_lists_the_rows() -> None:

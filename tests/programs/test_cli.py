@@ -1048,6 +1048,13 @@ def two(tmp_path: Path) -> Path:
     ],
 )
 def test_every_command_that_takes_a_session_completes_it(two: Path, command: str) -> None:
+    assert completed(f"m31a-mp {command} sess", two) == ["plain,sessions/one", "plain,sessions/other"]
+    assert completed(f"m31a-mp {command} runs/", two) == ["plain,runs/mine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["show", "run --session"])
+def test_session_is_completed_however_its_path_begins(two: Path, command: str) -> None:
     both = ["plain,sessions/one", "plain,sessions/other"]
     assert completed(f"m31a-mp {command} ", two) == both
     assert completed(f"m31a-mp {command} sess", two) == both

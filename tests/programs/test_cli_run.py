@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,7 +110,7 @@ def await_end(process: psutil.Process) -> None:
     """Wait until a process that is not a child has ended, whether somebody was told or not."""
     with suppress(psutil.NoSuchProcess):
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            os.sched_yield()
+            time.sleep(0.001)
 
 
 def has_signal(pid: int, field: str, number: int) -> bool:
@@ -121,7 +122,7 @@ def has_signal(pid: int, field: str, number: int) -> bool:
 
 def await_signal(pid: int, field: str, number: int, *, there: bool = True) -> None:
     while has_signal(pid, field, number) is not there:
-        os.sched_yield()
+        time.sleep(0.001)
 
 
 class Terminal:
@@ -364,14 +365,30 @@ def test_run_hands_on_a_signal_and_records_what_comes_of_it(one: Session, name: 
     assert outcomes(loaded(one.sessions_dir, one.id)) == {"sh": (0, 1)}
 
 
+_OPENS_ITS_SESSION_WHEN_TOLD = """
+import sys
+from m31a_mp.cli import main, wrapped
+
+open_session = wrapped._open
+
+def open_when_told(*arguments):
+    sys.stdin.readline()
+    return open_session(*arguments)
+
+wrapped._open = open_when_told
+sys.exit(main())
+"""
+
+
 def test_run_ended_before_its_command_starts_does_not_start_it(one: Session, tmp_path: Path) -> None:
     one.make()
-    command = [*PROGRAM, "run", "--session", one.root, "--", "touch", str(tmp_path / "ran")]
-    with locked(one):
-        process = subprocess.Popen(command, env=ENVIRONMENT)
+    program = [sys.executable, "-c", _OPENS_ITS_SESSION_WHEN_TOLD]
+    command = [*program, "run", "--session", one.root, "--", "touch", str(tmp_path / "ran")]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, text=True) as process:
         await_signal(process.pid, "SigBlk", signal.SIGTERM)
         process.terminate()
-    assert process.wait() == 143
+        process.communicate("open\n")
+    assert process.returncode == 143
     assert not (tmp_path / "ran").exists()
     assert outcomes(loaded(one.sessions_dir, one.id)) == {}
 

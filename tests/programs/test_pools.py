@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -147,7 +148,7 @@ class TestPool:
             pool.apply_async(work_and_die, (0,))  # never returns: a pool forgets such a task
             pool.map(work, range(1, TASKS), chunksize=1)
             while multiprocessing.active_children() and count(collector.snapshot()) < TASKS:
-                os.sched_yield()
+                time.sleep(0.001)
             pool.terminate()
             pool.join()
         assert_counted(collector, tmp_path)

@@ -354,8 +354,8 @@ case "$name $*" in
     "python -VV") echo "Python of this test" ;;
     "python -m venv --clear .venv")
         mkdir -p .venv/bin
-        for name in python ruff mypy coverage; do cp "$0" ".venv/bin/$name"; done ;;
-    "coverage run"*) echo "=== closing line ==="; exit "${PYTEST_STATUS:-0}" ;;
+        for name in python ruff mypy pytest coverage; do cp "$0" ".venv/bin/$name"; done ;;
+    "pytest "* | "coverage run"*) echo "=== closing line ==="; exit "${PYTEST_STATUS:-0}" ;;
     "coverage report") echo "coverage of 100 %"; exit "${COVERAGE_STATUS:-0}" ;;
 esac
 """
@@ -419,14 +419,28 @@ def test_without_a_python_that_will_do_scripts_say_so(project: Path, script: str
     assert not made
 
 
-def test_test_runs_every_check_and_ends_with_the_closing_line(project: Path) -> None:
+CHECKS = ["ruff check", "ruff format --check src tests scripts", "mypy "]
+TESTS = "pytest -n auto --dist worksteal"
+
+
+def test_test_runs_every_check_and_all_tests(project: Path) -> None:
     result, made = run_in(project, "test", "-k", "some")
+    assert made[2:] == [*CHECKS, f"{TESTS} -k some"]
+    assert (result.returncode, result.stdout) == (0, "=== closing line ===\n")
+
+
+def test_quick_test_runs_no_check_and_leaves_out_what_is_slow(project: Path) -> None:
+    result, made = run_in(project, "test", "--quick", "-k", "some")
+    assert made[2:] == [f"{TESTS} -m not slow -k some"]
+    assert result.returncode == 0
+
+
+def test_test_with_coverage_measures_it_and_ends_with_the_closing_line(project: Path) -> None:
+    result, made = run_in(project, "test", "--coverage", "-k", "some")
     assert made[2:] == [
-        "ruff check",
-        "ruff format --check src tests scripts",
-        "mypy ",
+        *CHECKS,
         "coverage erase",
-        "coverage run -m pytest -n auto --dist worksteal -k some",
+        f"coverage run -m {TESTS} -k some",
         "coverage combine --quiet",
         "coverage report",
     ]
@@ -434,18 +448,19 @@ def test_test_runs_every_check_and_ends_with_the_closing_line(project: Path) -> 
     assert result.stdout == "=== closing line ===\ncoverage of 100 %\n=== closing line ===\n"
 
 
-@pytest.mark.parametrize(
-    ("variables", "status"),
-    [
-        ({"PYTEST_STATUS": "5"}, 5),
-        ({"PYTEST_STATUS": "5", "COVERAGE_STATUS": "2"}, 5),
-        ({"COVERAGE_STATUS": "2"}, 1),
-    ],
-)
-def test_test_fails_when_pytest_or_coverage_does(
-    project: Path, variables: dict[str, str], status: int
+@pytest.mark.parametrize("option", [[], ["--quick"], ["--coverage"]])
+def test_test_fails_when_pytest_does(project: Path, option: list[str]) -> None:
+    result, _ = run_in(project, "test", *option, PYTEST_STATUS="5")
+    assert result.returncode == 5
+    assert result.stdout.endswith("=== closing line ===\n")
+
+
+@pytest.mark.parametrize(("pytest_status", "status"), [("5", 5), ("0", 1)])
+def test_test_fails_when_coverage_does_and_tells_the_status_of_pytest_first(
+    project: Path, pytest_status: str, status: int
 ) -> None:
-    result, _ = run_in(project, "test", **variables)
+    variables = {"PYTEST_STATUS": pytest_status, "COVERAGE_STATUS": "2"}
+    result, _ = run_in(project, "test", "--coverage", **variables)
     assert result.returncode == status
     assert result.stdout.endswith("=== closing line ===\n")
 

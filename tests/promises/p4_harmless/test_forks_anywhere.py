@@ -7,7 +7,7 @@ import itertools
 import os
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from m31a_mp.segments import staging, writer
 from m31a_mp.system import files
 from metrics_of import SESSION
 from moments import LONG, Moments, assert_exactly, traces_every_instruction
-from workers import Forked
+from workers import Worker, small_process, status_of_child
 
 STEPS_OF_A_RECORD = [
     "allocate segment",
@@ -242,6 +242,12 @@ class ForkingAgainAndAgain:
         assert verify(self._sessions, SESSION) == []
 
 
+@pytest.fixture(scope="module")
+def small() -> Iterator[Worker]:
+    with small_process() as worker:
+        yield worker
+
+
 PARTS = 4
 
 
@@ -261,11 +267,18 @@ PARTS = 4
     ids=[*CALL_NAMES, "first record that collects garbage", "straight record that collects garbage"],
 )
 def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing_in_either_process(  # noqa: PLR0913, PLR0917
-    prepare: Call, call: Call, straight: int, least: int, part: int, sessions: Path, tmp_path: Path
+    prepare: Call,
+    call: Call,
+    straight: int,
+    least: int,
+    part: int,
+    small: Worker,
+    sessions: Path,
+    tmp_path: Path,
 ) -> None:
     forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call, straight, part, PARTS)
-    with Forked(forking.run, Moments, ["first", "late", "last"]) as child:  # where nothing else traces
-        assert child.wait() == 0
+    # In a child, where nothing else traces.
+    assert small.do(status_of_child, forking.run, Moments, ["first", "late", "last"]) == 0
     forking.assert_nothing_is_lost(least // PARTS)
 
 
@@ -281,10 +294,10 @@ def test_fork_right_before_a_system_call_loses_nothing_however_late_the_child_ma
     straight: int,
     least: int,
     order: str,
+    small: Worker,
     sessions: Path,
     tmp_path: Path,
 ) -> None:
     forking = ForkingAgainAndAgain(sessions, tmp_path / "places", prepare, call, straight)
-    with Forked(forking.run, SystemCalls, [order]) as child:
-        assert child.wait() == 0
+    assert small.do(status_of_child, forking.run, SystemCalls, [order]) == 0
     forking.assert_nothing_is_lost(least)

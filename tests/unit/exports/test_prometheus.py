@@ -751,16 +751,16 @@ class TestManyNames:
         assert values(looks[-1], "names_in_other")[("tool",)] == 4
 
     @pytest.mark.slow
-    def test_a_hundred_thousand_tools_make_a_bounded_answer(self, sessions: Path) -> None:
+    def test_twenty_thousand_tools_make_a_bounded_answer(self, sessions: Path) -> None:
         tools = [
-            ToolMetric(f"tool-{i}", 1, 1, 0, 5, durations=Histogram(0, -123, [1])) for i in range(100_000)
+            ToolMetric(f"tool-{i}", 1, 1, 0, 5, durations=Histogram(0, -123, [1])) for i in range(20_000)
         ]
         save(sessions, "s", SessionMetrics("s", tools=tools))
         found = collected(SessionsCollector(sessions, ["s"]))
         calls = values(found, "tool_calls_total")
         assert len(calls) == 2 * (prometheus.MAX_NAMES + 1)
-        assert sum(calls.values()) == 100_000
-        assert values(found, "names_in_other")[("tool",)] == 100_000 - prometheus.MAX_NAMES
+        assert sum(calls.values()) == 20_000
+        assert values(found, "names_in_other")[("tool",)] == 20_000 - prometheus.MAX_NAMES
 
     @pytest.mark.parametrize("limit", [0, -1])
     def test_limit_below_one_is_refused(self, sessions: Path, limit: int) -> None:
