@@ -150,22 +150,24 @@ def _fold_everything(
             if callers.look(found.fold.totals):
                 continue  # the dead process may have ended a call after this fold had read its segments
             if found.rejected:
-                found = _look_again(session, found, from_zero=from_zero)
+                found = _look_again(session, found, callers, from_zero=from_zero)
             elif found.is_stuck and is_one_of_many:
-                found = _look_on(session, found)
+                found = _look_on(session, found, callers)
             callers.count_interrupted(found.fold)
             return found
-    found = staging(session).journal.hold(lambda: _look_under_lock(session, from_zero=from_zero))
+    found = staging(session).journal.hold(lambda: _look_under_lock(session, callers, from_zero=from_zero))
     callers.count_interrupted(found.fold)
     return found
 
 
-def _look_again(session: Session, found: _Found, *, from_zero: bool) -> _Found:
+def _look_again(session: Session, found: _Found, callers: Callers, *, from_zero: bool) -> _Found:
     if not os.path.lexists(session.journal_lock):
         return found  # without the lock's file no process appends; a look must not create the file
 
     def look() -> _Found:
-        return found if _are_there(session, found) else _look_under_lock(session, from_zero=from_zero)
+        if _are_there(session, found):
+            return found
+        return _look_under_lock(session, callers, from_zero=from_zero)
 
     try:
         return staging(session).journal.hold(look)
@@ -194,7 +196,7 @@ def _bytes_at(live: BinaryIO, at: Rejected) -> bytes:
     return os.pread(live.fileno(), len(at.data), at.offset)
 
 
-def _look_on(session: Session, found: _Found) -> _Found:
+def _look_on(session: Session, found: _Found, callers: Callers) -> _Found:
     """Read on behind what is torn, if the journal's lock is free. The next look then goes on from there."""
     looked: list[_Found] = []
     has_begun = False
@@ -202,7 +204,7 @@ def _look_on(session: Session, found: _Found) -> _Found:
     def look() -> None:
         nonlocal has_begun
         has_begun = True
-        looked.append(_look_under_lock(session, found.seen))
+        looked.append(_look_under_lock(session, callers, found.seen))
 
     if os.access(session.journal_lock, os.R_OK | os.W_OK):
         try:
@@ -213,15 +215,20 @@ def _look_on(session: Session, found: _Found) -> _Found:
     return looked[0] if looked else found
 
 
-def _look_under_lock(session: Session, seen: _Seen | None = None, *, from_zero: bool = False) -> _Found:
+def _look_under_lock(
+    session: Session, callers: Callers, seen: _Seen | None = None, *, from_zero: bool = False
+) -> _Found:
     # While the lock is held, no drain or seal happens. But an owner may publish journals that it sealed
     # before, and delete them: a look that has read the previous `metrics.json` would miss their records.
     while True:
         publication = _publication(session)
         found = _look(session, publication, seen, from_zero=from_zero, is_locked=True)
-        if found and _publication(session) == publication:
-            return found
         seen = None
+        if found and _publication(session) == publication:
+            # A fold that starts anew has calls that the last fold had as interrupted, not as running.
+            if not callers.look(found.fold.totals):
+                return found
+            seen = found.seen
 
 
 def _look(

@@ -33,7 +33,7 @@ from m31a_mp.segments.staging import staging
 from m31a_mp.session.lease import owning, still_owned
 from m31a_mp.session.paths import MAX_WAITING, Session, is_file
 from m31a_mp.system import files
-from m31a_mp.system.flock import lock_if_free
+from m31a_mp.system.flock import is_free
 
 _MAX_NAME_BYTES = 255
 # The approximate time to render and write the entry of one name.
@@ -336,6 +336,6 @@ def _is_free(path: str) -> bool:
     except OSError as error:
         return error.errno in (ELOOP, ENXIO)  # a symlink, a socket
     try:
-        return lock_if_free(fd)
+        return is_free(fd)
     finally:
         os.close(fd)

@@ -96,7 +96,7 @@ class SegmentFile:
 
     def is_locked(self) -> bool:
         """Whether a process maps the file, as far as the kernel's lock tells."""
-        return not flock.lock_if_free(self._fd)
+        return not flock.is_free(self._fd)
 
     def may_be_mapped(self) -> bool:
         """Whether the writer may map the file. Only proof of the contrary returns False; a name is no proof.

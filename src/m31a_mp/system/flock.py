@@ -182,8 +182,21 @@ def lock_if_free(fd: int) -> bool:
     The package filelock takes the same lock. This function avoids its import, which takes twice as long as
     starting Python: a record that has no room needs a lock.
     """
+    return _lock_if_free(fd, fcntl.LOCK_EX)
+
+
+def is_free(fd: int) -> bool:
+    """Whether no process has the exclusive lock on an open file.
+
+    This takes a shared lock until the file is closed. With an exclusive one, a process that asks would seem
+    to be the one that another process asks about.
+    """
+    return _lock_if_free(fd, fcntl.LOCK_SH)
+
+
+def _lock_if_free(fd: int, kind: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (EAGAIN, EACCES):
             return False
@@ -192,7 +205,7 @@ def lock_if_free(fd: int) -> bool:
 
 
 def locks() -> dict[str, list[int]]:
-    """Return the pids that hold a lock, by device and inode of the file, according to /proc/locks."""
+    """Return the pids with exclusive locks, by device and inode of the file, according to /proc/locks."""
     found: dict[str, list[int]] = {}
     try:
         lines = files.read("/proc/locks").decode().splitlines()
@@ -201,7 +214,7 @@ def locks() -> dict[str, list[int]]:
     for line in lines:
         # `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF`; a waiter's line has `->` after the number.
         fields = line.split()
-        if fields[1] == "FLOCK":
+        if fields[1] == "FLOCK" and fields[3] == "WRITE":  # who has a shared lock only asks: see `is_free`
             pids = found.setdefault(fields[5], [])
             pid = int(fields[4])
             if pid not in pids:  # while locks come and go, /proc/locks may show a line twice
@@ -210,7 +223,7 @@ def locks() -> dict[str, list[int]]:
 
 
 def holders(path: str, known: dict[str, list[int]] | None = None) -> list[int]:
-    """List the pids that hold a lock on `path`, according to `known`; None: according to `locks`."""
+    """List the pids with the exclusive lock on `path`, according to `known`; None: according to `locks`."""
     try:
         status = os.stat(path)
     except OSError:
@@ -233,14 +246,14 @@ def is_held(path: str) -> bool:
 def is_locked(path: str) -> bool:
     """Whether the lock is taken, in whatever pid namespace; False if that cannot be found out.
 
-    This takes the lock for a moment if it is free.
+    For this moment, others cannot take the lock, but can ask as well.
     """
     try:
         fd = files.open_private(path, os.O_RDWR)
     except OSError:
         return False
     try:
-        return not lock_if_free(fd)
+        return not is_free(fd)
     finally:
         os.close(fd)
 

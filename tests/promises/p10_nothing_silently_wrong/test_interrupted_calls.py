@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from damage import tool_call
 from m31a_mp import Collector, Recorder, SessionMetrics, attach, compact, load, verify
 from m31a_mp.inspection.status import status
 from m31a_mp.kinds.call import Caller
+from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.session.paths import Session
 from m31a_mp.system import process
 from metrics_of import SESSION, flushed, loaded, looked, looked_from_outside
@@ -79,6 +81,32 @@ def test_end_that_a_dead_process_left_in_its_segment_counts_and_nothing_is_inter
     with Forked(call, collector) as child:
         assert child.wait() == 0
     assert counted(flushed(collector, tmp_path)) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage\n"])
+def test_interrupted_call_stays_so_in_a_look_that_reads_the_journal_anew(
+    damage: bytes, collector: Collector, tmp_path: Path
+) -> None:
+    with Forked(begin, collector) as child:
+        assert child.wait() == 0
+    assert counted(looked(collector, tmp_path)) == (0, 1, 1)
+    with Path(Session.named(SESSION, tmp_path).journal).open("ab") as journal:
+        # A line behind the room of an append that was never filled: the next look does not go on there.
+        journal.write(damage + bytes(50) + tool_call("bash"))
+    for _ in range(3):
+        assert counted(looked(collector, tmp_path)) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_process_that_asks_whether_another_lives_is_not_taken_for_it(
+    look: Look, collector: Collector, tmp_path: Path
+) -> None:
+    with Forked(begin, collector) as child:
+        assert child.wait() == 0
+    [segment] = list_segments(Session.named(SESSION, tmp_path).segments)
+    with SegmentFile.open(segment) as file:
+        assert not file.is_locked()
+        assert counted(look(collector, tmp_path)) == (0, 1, 1)
 
 
 def test_owner_killed_in_its_own_call_is_counted_by_the_next(tmp_path: Path) -> None:

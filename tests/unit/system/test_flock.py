@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from m31a_mp.system.flock import FileLock, holders
+from m31a_mp.system.flock import FileLock, holders, is_free, is_held, is_locked
 
 
 def test_lock_is_exclusive_between_objects_and_free_after_release(tmp_path: Path) -> None:
@@ -84,6 +84,23 @@ def test_holders_are_told_by_pid(tmp_path: Path) -> None:
     assert holders(str(path)) == [os.getpid()]
     lock.release()
     assert holders(str(path)) == []
+
+
+def test_who_asks_whether_a_lock_is_taken_does_not_seem_to_hold_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text("the line that a dead owner left")
+    with path.open("r+b") as one, path.open("r+b") as other:
+        assert is_free(one.fileno())
+        assert is_free(other.fileno())
+        assert not is_locked(str(path))
+        assert not is_held(str(path))
+        assert holders(str(path)) == []
+    lock = FileLock(str(path))
+    assert lock.acquire()
+    with path.open("r+b") as one:
+        assert not is_free(one.fileno())
+    assert is_locked(str(path))
+    lock.release()
 
 
 def test_forked_child_does_not_hold_the_lock_and_cannot_give_it_back(tmp_path: Path) -> None:
