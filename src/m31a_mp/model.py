@@ -18,10 +18,11 @@ from itertools import pairwise
 from reprlib import recursive_repr
 from typing import Any, NamedTuple, TypeVar
 
-from m31a_mp.kinds import histogram
+from m31a_mp.kinds import packed
 from m31a_mp.kinds.checks import INT64_MAX, as_bool, as_float, as_int, kind, saturated
 from m31a_mp.kinds.exact import ExactSum
 from m31a_mp.kinds.histogram import Histogram
+from m31a_mp.kinds.packed import pack, unpack
 from m31a_mp.kinds.value import Value
 from m31a_mp.plan import PlanOutcome
 
@@ -519,7 +520,8 @@ class Columns:
 
     Attributes:
         cls: The type of the entries.
-        fields: The values of each field, for all entries in order, by the name of the field.
+        fields: The values of each field, for all entries in order, by the name of the field. Histograms are
+            packed.
     """
 
     __slots__ = ("cls", "fields")
@@ -533,7 +535,12 @@ class Columns:
 
     def entries(self) -> list[Any]:
         """Return the entries."""
-        return list(map(self.cls, *self.fields.values()))
+        histograms = {f.name for f in _fields(self.cls) if f.form.is_packed}
+        columns = [
+            [value and unpack(value) for value in values] if name in histograms else values
+            for name, values in self.fields.items()
+        ]
+        return list(map(self.cls, *columns))
 
 
 def read(document: object) -> dict[str, Any]:
@@ -555,11 +562,13 @@ class _Form(NamedTuple):
         write: Returns the JSON of a value.
         read_plain: Returns what `read` returns for each of many values if all of them are as this library
             usually writes them; None if one of them may be different.
+        is_packed: Whether the values are histograms, which are packed in `Columns`.
     """
 
     read: Callable[[Any, str], Any]
     write: Callable[[Any, str], Any]
     read_plain: Callable[[list[Any]], list[Any] | None]
+    is_packed: bool = False
 
 
 class _Field(NamedTuple):
@@ -622,7 +631,8 @@ def _form(annotation: str) -> _Form:
         read = _READERS[name]
         spell = _SPELLED.get(name, lambda value: value)
         read_plain = _PLAIN_READERS.get(name, _read_none)
-        form = _Form(lambda value, _: read(value), lambda value, _: spell(read(value)), read_plain)
+        is_packed = name == "Histogram"
+        form = _Form(lambda value, _: read(value), lambda value, _: spell(read(value)), read_plain, is_packed)
     return form if name == annotation else _or_none(form)
 
 
@@ -631,6 +641,7 @@ def _or_none(form: _Form) -> _Form:
         lambda value, where: None if value is None else form.read(value, where),
         lambda value, where: None if value is None else form.write(value, where),
         form.read_plain,
+        form.is_packed,
     )
 
 
@@ -665,17 +676,18 @@ def _read_columns(cls: type[Any], entries: list[Any], where: str) -> Columns:
 
 def _read_column(f: _Field, entries: list[dict[str, Any]], where: str) -> list[Any]:
     """Read the values of one field."""
-    values = [entry.get(f.name) for entry in entries]
+    read, name, empty = f.form.read, f.name, f.empty
+    values = [entry.get(name) for entry in entries]
     plain = f.form.read_plain(values)
     if plain is not None:
         return plain
-    read, name, empty = f.form.read, f.name, f.empty
     if empty is not ... and all(value is None for value in values):  # often, and much faster
         return [copy(empty) for _ in values] if isinstance(empty, dict) else [empty] * len(values)
-    return [
+    column = [
         copy(empty) if value is None and empty is not ... else _in_place(read, value, f"{where}[{i}].{name}")
         for i, value in enumerate(values)
     ]
+    return [value and pack(value) for value in column] if f.form.is_packed else column
 
 
 def _write(cls: type[Any], given: Any, where: str) -> dict[str, Any]:
@@ -822,7 +834,7 @@ _PLAIN_READERS: dict[str, Callable[[list[Any]], list[Any] | None]] = {
     "int": _plain_integers,
     "float": _plain_numbers,
     "bool": _plain_flags,
-    "Histogram": histogram.read_plain,
+    "Histogram": packed.read_plain,
 }
 """Readers of many values at once, which take a fraction of the time; see `_Form.read_plain`."""
 

@@ -9,6 +9,7 @@ import uuid
 from collections import Counter
 from copy import copy
 from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,29 @@ def test_entries_that_are_read_at_once_are_those_that_are_read_one_by_one(
             key = data.draw(st.sampled_from([field.name for field in model._fields(cls)]))
             damaged[key] = data.draw(st.sampled_from(ENTRY_DAMAGE))
         assert read_at_once(cls, found, name) == read_one_by_one(cls, found, name)
+
+
+class NoNumber(Enum):
+    """orjson writes a member as its value."""
+
+    THREE = 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"call_count": NoNumber.THREE},
+        {"durations": {"scale": 4, "zero_count": NoNumber.THREE, "offset": 0, "bucket_counts": [1]}},
+        {"durations": {"scale": 4, "zero_count": 0, "offset": 0, "bucket_counts": [1, NoNumber.THREE, 1]}},
+        {"durations": {"scale": 4, "zero_count": 0, "offset": 0, "bucket_counts": [256, NoNumber.THREE, 1]}},
+    ],
+)
+def test_object_that_only_json_takes_for_a_number_is_a_value_error_that_says_where(
+    wrong: dict[str, Any],
+) -> None:
+    document = {**WHOLE.to_json(), "tools": [{"name": "bash", **wrong}]}
+    with pytest.raises(ValueError, match=rf"^tools\[0\]\.{next(iter(wrong))} "):
+        SessionMetrics.from_json(document)
 
 
 def test_times_are_rfc_3339_in_utc() -> None:

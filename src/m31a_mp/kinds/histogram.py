@@ -15,15 +15,13 @@ from itertools import accumulate
 from operator import add
 from typing import Any
 
-import orjson
-
 from m31a_mp.kinds.checks import INT64_MAX, as_float, kind
 
 SCALE = 4
 _STEPS = 2**SCALE  # buckets from one power of two to the next
-_LOWEST = -160  # the bucket of 1 ms: its upper bound is 2**(-159/16) s, the least bound above 0.001 s
-_HIGHEST = 848  # the bucket of 2**63 - 1 ms
-_OCTAVES = (_HIGHEST + 1) // _STEPS  # powers of two up to the highest bound
+LOWEST = -160  # the bucket of 1 ms: its upper bound is 2**(-159/16) s, the least bound above 0.001 s
+HIGHEST = 848  # the bucket of 2**63 - 1 ms
+_OCTAVES = (HIGHEST + 1) // _STEPS  # powers of two up to the highest bound
 
 
 def _roots() -> list[int]:
@@ -44,9 +42,7 @@ def _bounds() -> list[int]:
     A bound is one of 16 roots, shifted by the power of two: every start of an owner makes this table.
     """
     roots = _roots()
-    return [
-        roots[upper % _STEPS] >> (_OCTAVES - upper // _STEPS) for upper in range(_LOWEST + 1, _HIGHEST + 2)
-    ]
+    return [roots[upper % _STEPS] >> (_OCTAVES - upper // _STEPS) for upper in range(LOWEST + 1, HIGHEST + 2)]
 
 
 _BOUNDS = _bounds()
@@ -54,12 +50,12 @@ _BOUNDS = _bounds()
 
 def bucket(milliseconds: int) -> int:
     """Return the bucket of a duration from 1 to 2**63 - 1 ms."""
-    return _LOWEST + bisect_left(_BOUNDS, milliseconds)
+    return LOWEST + bisect_left(_BOUNDS, milliseconds)
 
 
 def _bound_below(index: int) -> int:
     """Return the largest whole number of milliseconds below a bucket."""
-    return _BOUNDS[index - 1 - _LOWEST] if index > _LOWEST else 0
+    return _BOUNDS[index - 1 - LOWEST] if index > LOWEST else 0
 
 
 # Most durations are short. A table has the buckets of these.
@@ -67,9 +63,9 @@ _SHORT = 4096
 
 
 def _short_buckets() -> list[int]:
-    buckets = [_LOWEST]
-    for index in range(_LOWEST, bucket(_SHORT) + 1):
-        buckets += [index] * (_BOUNDS[index - _LOWEST] + 1 - len(buckets))
+    buckets = [LOWEST]
+    for index in range(LOWEST, bucket(_SHORT) + 1):
+        buckets += [index] * (_BOUNDS[index - LOWEST] + 1 - len(buckets))
     return buckets[:_SHORT]
 
 
@@ -179,7 +175,7 @@ class Histogram:
         index = next(index for index, up_to in enumerate(ranks, self.offset) if rank <= up_to)
         middle: float = 1000 * 2 ** ((index + 0.5) / _STEPS)
         lowest = _bound_below(index) + 1
-        highest = _BOUNDS[index - _LOWEST]
+        highest = _BOUNDS[index - LOWEST]
         middle = min(max(middle, lowest), highest)  # the range of whole milliseconds in the bucket
         return min(max(middle, least or 0), math.inf if greatest is None else greatest)
 
@@ -210,7 +206,7 @@ class Histogram:
         if not isinstance(counts, list) or not _are_counts([zero_count, *counts]):
             raise ValueError("has counts that are not integers from 0 to 2**63 - 1")
         if type(offset) is not int or (
-            counts and not _LOWEST <= offset <= offset + len(counts) - 1 <= _HIGHEST
+            counts and not LOWEST <= offset <= offset + len(counts) - 1 <= HIGHEST
         ):
             raise ValueError("has buckets outside the range of durations")
         if counts and counts[0] and counts[-1]:  # as this library writes it
@@ -229,34 +225,5 @@ def _decimal(q: float) -> tuple[int, int]:
     return int(whole + places), 10 ** (len(places) - int(exponent or 0))
 
 
-def read_plain(values: list[Any]) -> list[Histogram] | None:
-    """Do what `Histogram.from_json` does for many values, all of them as this library usually writes them.
-
-    Returns:
-        None if one of the values is different, and must be read by itself.
-    """
-    try:
-        keys = ("zero_count", "offset", "bucket_counts")
-        zeros, offsets, counts = ([value[key] for value in values] for key in keys)
-        # As JSON, lists of counts are digits, commas and brackets. That is faster than to look at each type.
-        marks = orjson.dumps([zeros, *counts]).translate(None, b"0123456789,")
-        is_plain = (
-            marks == b"[" + b"[]" * (1 + len(counts)) + b"]"
-            and max(sum(zeros), *map(sum, counts)) <= INT64_MAX
-            and {value["scale"] for value in values} == {SCALE}
-            and set(map(type, offsets)) == {int}
-            and min(offsets) >= _LOWEST
-            and max(map(add, offsets, map(len, counts))) <= _HIGHEST + 1
-            and all(map(_is_trimmed, counts))
-        )
-    except (IndexError, KeyError, TypeError):
-        return None
-    return list(map(Histogram, zeros, offsets, map(list, counts))) if is_plain else None
-
-
 def _are_counts(values: list[Any]) -> bool:
     return set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= INT64_MAX
-
-
-def _is_trimmed(counts: list[int]) -> bool:
-    return bool(counts[0] and counts[-1])

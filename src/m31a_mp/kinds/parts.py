@@ -6,15 +6,15 @@ There is no other way to add to an entry. The result therefore cannot depend on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 
 from m31a_mp.kinds.bounded import BoundedCounts
 from m31a_mp.kinds.checks import INT64_MAX, saturated
 from m31a_mp.kinds.durations import Calls, Durations
 from m31a_mp.kinds.exact import ExactSum
-from m31a_mp.kinds.packed import add, pack, unpack
+from m31a_mp.kinds.packed import Packed, add, pack, unpack
 from m31a_mp.kinds.times import from_ns, plausible, to_ns
 
 
@@ -84,27 +84,30 @@ Shown = Mapping[str, list[Any]]
 """The fields of all entries of a table in `metrics.json`: the values in the order of the entries."""
 Kept = list[Mapping[str, Any]]
 """The checkpoint's parts of all entries of a table, in the same order."""
+Column = list[Any]
+"""A plain value of each entry of a table. Nobody changes a column: tables share them."""
+Groups = Iterator[list[Sequence[Any]]]
+"""Columns to add up: of each column, for each entry of the sum, the values that add up to it, one or more."""
 
 
 class Part(Protocol):
     """One part of an entry: its initial value, its merge, and its conversion to the shown form and back.
 
-    A value is packed to be restored and merged. Most packed values are plain ones in tuples, which cost the
-    garbage collector nothing. Restoring and merging take many values at once: a call for each would take most
-    of the time.
+    A value is packed to be restored and merged: into one plain value, or a few. Those of all entries stand in
+    columns. A call for each value would take most of the time.
     """
 
     def zero(self) -> Any:
         """Return the value before the first record."""
 
-    def packed(self, value: Any) -> Any:
-        """Return the packed form of a value."""
+    def packed(self, value: Any) -> tuple[Any, ...]:
+        """Return the packed form of a value: a value for each column."""
 
-    def unpacked(self, packed: Any) -> Any:
-        """Return the value of its packed form."""
+    def unpacked(self, packed: Iterator[Any]) -> Any:
+        """Return the value of its packed form, whose values are the next ones."""
 
-    def merged(self, values: Sequence[Any]) -> Any:
-        """Return the packed value for the records of some states together. There is at least one state."""
+    def merged(self, groups: Groups) -> list[Column]:
+        """Return the columns of a sum. Those to add up are the next ones."""
 
     def show(self, name: str, value: Any, shown: dict[str, Any]) -> None:
         """Add the value to the fields of an entry in `metrics.json`. `name` is the name of the part."""
@@ -112,28 +115,36 @@ class Part(Protocol):
     def save(self, value: Any, kept: dict[str, Any]) -> None:
         """Add to the checkpoint the state that the entry does not show."""
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Any]:
-        """Return the packed values of all entries of a table from `metrics.json`."""
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:
+        """Return the columns of all entries of a table from `metrics.json`."""
 
 
-class Plain:
-    """A part whose values are their own packed form."""
+class OneColumn:
+    """A part with one column.
 
-    def packed(self, value: Any) -> Any:
-        return value
+    Attributes:
+        together: Returns the packed value for the records of some packed values together, of one or more.
+    """
 
-    def unpacked(self, packed: Any) -> Any:
-        return packed
+    together: Callable[[Sequence[Any]], Any]
+
+    def packed(self, value: Any) -> tuple[Any, ...]:
+        return (value,)
+
+    def unpacked(self, packed: Iterator[Any]) -> Any:
+        return next(packed)
+
+    def merged(self, groups: Groups) -> list[Column]:
+        return [list(map(self.together, next(groups)))]
 
 
-class Sum(Plain):
+class Sum(OneColumn):
     """A sum of integers. Only the shown value saturates at the largest 64-bit integer."""
+
+    together = staticmethod(sum)
 
     def zero(self) -> int:
         return 0
-
-    def merged(self, values: Sequence[int]) -> int:
-        return sum(values)
 
     def show(self, name: str, value: int, shown: dict[str, Any]) -> None:
         shown[name] = saturated(value)
@@ -141,29 +152,31 @@ class Sum(Plain):
     def save(self, value: int, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[int]:  # noqa: ARG002
-        return shown[name]
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:  # noqa: ARG002
+        return [shown[name]]
 
 
-class Exact(NamedTuple):
+class Exact(OneColumn):
     """An exact sum of floats. The shown value is rounded, and the checkpoint keeps the exact sum.
 
     Attributes:
         keep: The key in the checkpoint.
     """
 
-    keep: str
+    def __init__(self, keep: str) -> None:
+        self.keep = keep
 
     def zero(self) -> ExactSum:
         return ExactSum()
 
-    def packed(self, value: ExactSum) -> tuple[float, ...]:
-        return tuple(value.parts())
+    def packed(self, value: ExactSum) -> tuple[Any, ...]:
+        return (tuple(value.parts()),)
 
-    def unpacked(self, packed: tuple[float, ...]) -> ExactSum:
-        return ExactSum(list(packed))
+    def unpacked(self, packed: Iterator[Any]) -> ExactSum:
+        return ExactSum(list(next(packed)))
 
-    def merged(self, values: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    @staticmethod
+    def together(values: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
         return tuple(ExactSum(list(chain.from_iterable(values))).parts())
 
     def show(self, name: str, value: ExactSum, shown: dict[str, Any]) -> None:
@@ -172,12 +185,12 @@ class Exact(NamedTuple):
     def save(self, value: ExactSum, kept: dict[str, Any]) -> None:
         kept[self.keep] = value.parts()
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[float, ...]]:  # noqa: ARG002
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:  # noqa: ARG002
         parts = [known.get(self.keep, []) for known in kept]
-        return list(map(exact, shown[name], parts))
+        return [list(map(exact, shown[name], parts))]
 
 
-class Latest(Plain):
+class Latest(OneColumn):
     """The values of the latest record, a tuple that starts with their time; at equal times, the greatest.
 
     Attributes:
@@ -192,7 +205,8 @@ class Latest(Plain):
     def zero(self) -> tuple[Any, ...]:
         return ()  # less than any other tuple
 
-    def merged(self, values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    @staticmethod
+    def together(values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
         return max(values)
 
     def show(self, name: str, value: tuple[Any, ...], shown: dict[str, Any]) -> None:  # noqa: ARG002
@@ -201,17 +215,17 @@ class Latest(Plain):
     def save(self, value: tuple[Any, ...], kept: dict[str, Any]) -> None:
         kept[self.keep] = value[0] if value else None
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[Any, ...]]:  # noqa: ARG002
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:  # noqa: ARG002
         latest: list[tuple[Any, ...]] = []
         for known, *values in zip(kept, *(shown[field] for field in self.zeros), strict=True):
             time = known.get(self.keep)
             if time is None and any(values):
                 time = at.updated  # the values come from `save()`, or from another program
             latest.append(() if time is None else (at.time(time), *values))
-        return latest
+        return [latest]
 
 
-class LastTime(Plain):
+class LastTime(OneColumn):
     """The time of the latest record, in ns; 0 without records.
 
     Attributes:
@@ -224,7 +238,8 @@ class LastTime(Plain):
     def zero(self) -> int:
         return 0
 
-    def merged(self, values: Sequence[int]) -> int:
+    @staticmethod
+    def together(values: Sequence[int]) -> int:
         return max(values)
 
     def show(self, name: str, value: int, shown: dict[str, Any]) -> None:
@@ -234,17 +249,16 @@ class LastTime(Plain):
         if value:
             kept[self.keep] = value
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[int]:
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:
         times = [known.get(self.keep) for known in kept]
-        return at.times(
-            [
-                (to_ns(micros) if micros else 0) if time is None else time
-                for time, micros in zip(times, shown[name], strict=True)
-            ]
-        )
+        found = [
+            (to_ns(micros) if micros else 0) if time is None else time
+            for time, micros in zip(times, shown[name], strict=True)
+        ]
+        return [at.times(found)]
 
 
-class Earliest(Plain):
+class Earliest(OneColumn):
     """The value of the first record, after its time; at equal times, the least value.
 
     Attributes:
@@ -257,7 +271,8 @@ class Earliest(Plain):
     def zero(self) -> tuple[Any, ...]:
         return ()
 
-    def merged(self, values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    @staticmethod
+    def together(values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
         return min(filter(None, values), default=())
 
     def show(self, name: str, value: tuple[Any, ...], shown: dict[str, Any]) -> None:
@@ -267,21 +282,22 @@ class Earliest(Plain):
         if value:
             kept[self.keep] = value[0]
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[Any, ...]]:
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:
         return [
-            (at.time(known.get(self.keep, at.started)), value) if value else ()
-            for known, value in zip(kept, shown[name], strict=True)
+            [
+                (at.time(known.get(self.keep, at.started)), value) if value else ()
+                for known, value in zip(kept, shown[name], strict=True)
+            ]
         ]
 
 
-class Ever(Plain):
+class Ever(OneColumn):
     """A flag that is true if any record set it."""
+
+    together = staticmethod(any)
 
     def zero(self) -> bool:
         return False
-
-    def merged(self, values: Sequence[bool]) -> bool:
-        return any(values)
 
     def show(self, name: str, value: bool, shown: dict[str, Any]) -> None:
         shown[name] = value
@@ -289,8 +305,8 @@ class Ever(Plain):
     def save(self, value: bool, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[bool]:  # noqa: ARG002
-        return shown[name]
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:  # noqa: ARG002
+        return [shown[name]]
 
 
 class Timed:
@@ -309,27 +325,17 @@ class Timed:
     def zero(self) -> Durations:
         return Durations()
 
-    def packed(self, value: Durations) -> tuple[Any, ...]:
+    def packed(self, value: Any) -> tuple[Any, ...]:
         histogram = value.histogram()
         return value.total, value.least, value.greatest, histogram and pack(histogram)
 
-    def unpacked(self, packed: tuple[Any, ...]) -> Durations:
-        total, least, greatest, histogram = packed
+    def unpacked(self, packed: Iterator[Any]) -> Durations:
+        total, least, greatest, histogram = islice(packed, 4)
         return Durations(total, histogram and unpack(histogram), least, greatest)
 
-    def merged(self, values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-        totals, least, greatest, histograms = zip(*values, strict=True)
-        try:
-            return sum(totals), min(least), max(greatest), add(histograms)
-        except TypeError:  # not all have durations, or not all of these have bounds
-            timed = [value[1:] for value in values if value[3]]
-        if not timed:
-            return sum(totals), None, None, None
-        least, greatest, histograms = zip(*timed, strict=True)
-        # Unknown bounds stay unknown: files of earlier versions do not have them for models.
-        is_known = len(timed) == 1 or not (None in least or None in greatest)
-        bounds = (min(least), max(greatest)) if is_known else (None, None)
-        return sum(totals), *bounds, add(histograms)
+    def merged(self, groups: Groups) -> list[Column]:
+        totals, *timed = islice(groups, 4)
+        return [list(map(sum, totals)), *map(list, zip(*map(_timed, *timed), strict=True))]
 
     def show(self, name: str, value: Durations, shown: dict[str, Any]) -> None:  # noqa: ARG002
         shown[self.total] = saturated(value.total)
@@ -339,9 +345,27 @@ class Timed:
     def save(self, value: Durations, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[Any, ...]]:  # noqa: ARG002
-        histograms = [histogram and pack(histogram) for histogram in shown[self.histogram]]
-        return list(zip(shown[self.total], *(shown[field] for field in self.bounds), histograms, strict=True))
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:  # noqa: ARG002
+        return [shown[field] for field in (self.total, *self.bounds, self.histogram)]
+
+
+def _timed(
+    least: Sequence[int | None], greatest: Sequence[int | None], histograms: Sequence[Packed | None]
+) -> tuple[int | None, int | None, Packed | None]:
+    """Return the bounds and the histogram of some durations together, of one or more."""
+    if len(histograms) == 1:
+        return least[0], greatest[0], histograms[0]
+    try:
+        return min(least), max(greatest), add(histograms)  # type: ignore[type-var,arg-type]  # mostly
+    except TypeError:  # not all have durations, or not all of these have bounds
+        timed = [value for value in zip(least, greatest, histograms, strict=True) if value[2]]
+    if not timed:
+        return None, None, None
+    least, greatest, histograms = zip(*timed, strict=True)
+    # Unknown bounds stay unknown: files of earlier versions do not have them for models.
+    is_known = len(timed) == 1 or not (None in least or None in greatest)
+    bounds = (min(least), max(greatest)) if is_known else (None, None)
+    return *bounds, add(histograms)
 
 
 class TimedCalls(Timed):
@@ -362,34 +386,36 @@ class TimedCalls(Timed):
             shown |= zip(self.counts, map(saturated, value.counts), strict=True)
 
     def packed(self, value: Any) -> tuple[Any, ...]:
-        return value.counts, super().packed(value)
+        return *value.counts, *super().packed(value)
 
-    def unpacked(self, packed: tuple[Any, ...]) -> Calls:
-        counts, (total, least, greatest, histogram) = packed
-        return Calls(counts, total, histogram and unpack(histogram), least, greatest)
+    def unpacked(self, packed: Iterator[Any]) -> Calls:
+        calls, successes, failures, total, least, greatest, histogram = islice(packed, 7)
+        return Calls((calls, successes, failures), total, histogram and unpack(histogram), least, greatest)
 
-    def merged(self, values: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-        counts, durations = zip(*values, strict=True)
-        return tuple(map(sum, zip(*counts, strict=True))), super().merged(durations)
+    def merged(self, groups: Groups) -> list[Column]:
+        counts = [list(map(sum, column)) for column in islice(groups, len(self.counts))]
+        return [*counts, *super().merged(groups)]
 
-    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[tuple[Any, ...]]:
-        counts = zip(*(shown[field] for field in self.counts), strict=True)
-        return list(zip(counts, super().restored(name, shown, kept, at), strict=True))
+    def restored(self, name: str, shown: Shown, kept: Kept, at: Restoring) -> list[Column]:
+        counts = [shown[field] for field in self.counts]
+        return [*counts, *super().restored(name, shown, kept, at)]
 
 
-class Counts:
+class Counts(OneColumn):
     """Counts by name, for a bounded number of names; None without any."""
 
     def zero(self) -> None:
         return None
 
-    def packed(self, value: BoundedCounts | None) -> BoundedCounts | None:
-        return value and BoundedCounts().merge(value)
+    def packed(self, value: BoundedCounts | None) -> tuple[Any, ...]:
+        return (value and BoundedCounts().merge(value),)
 
-    def unpacked(self, packed: BoundedCounts | None) -> BoundedCounts | None:
-        return packed and BoundedCounts().merge(packed)
+    def unpacked(self, packed: Iterator[Any]) -> BoundedCounts | None:
+        counts: BoundedCounts | None = next(packed)
+        return counts and BoundedCounts().merge(counts)
 
-    def merged(self, values: Sequence[BoundedCounts | None]) -> BoundedCounts | None:
+    @staticmethod
+    def together(values: Sequence[BoundedCounts | None]) -> BoundedCounts | None:
         if not any(values):
             return None
         whole = BoundedCounts()
@@ -403,8 +429,8 @@ class Counts:
     def save(self, value: BoundedCounts | None, kept: dict[str, Any]) -> None:
         """Keep nothing: `metrics.json` shows all of it."""
 
-    def restored(self, name: str, shown: Shown, *_: Kept | Restoring) -> list[BoundedCounts | None]:
-        return [BoundedCounts.restored(counts) if counts else None for counts in shown[name]]
+    def restored(self, name: str, shown: Shown, *_: Kept | Restoring) -> list[Column]:
+        return [[BoundedCounts.restored(counts) if counts else None for counts in shown[name]]]
 
 
 class Derived:

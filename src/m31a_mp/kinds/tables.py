@@ -9,16 +9,16 @@ changed, not what the session has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import orjson
 
 from m31a_mp.kinds._entries import ENTRIES as ENTRY_CLASSES
 from m31a_mp.kinds._entries import Entry
-from m31a_mp.kinds.parts import Derived, Exact, Part, Restoring, Timed, TimedCalls
+from m31a_mp.kinds.parts import Column, Derived, Exact, Groups, Part, Restoring, Timed, TimedCalls
 from m31a_mp.kinds.state import State
 from m31a_mp.model import ENTRIES, entry_to_json
 
@@ -53,23 +53,76 @@ class Table:
             setattr(entry, name, part.zero())
         return entry
 
-    def packed(self, entry: Entry) -> tuple[Any, ...]:
-        """Return the packed form of an entry: the time of its first record, then its parts."""
-        return entry.first, *[part.packed(getattr(entry, at)) for at, part in self.parts.items()]
+    def packed(self, entries: Mapping[str, Entry]) -> PackedEntries:
+        """Return the packed form of entries by name."""
+        columns: list[Column] = [[entry.first for entry in entries.values()]]
+        for at, part in self.parts.items():
+            values = [part.packed(getattr(entry, at)) for entry in entries.values()]
+            columns += map(list, zip(*values, strict=True))
+        return PackedEntries(_rows(entries), columns)
 
-    def unpacked(self, packed: tuple[Any, ...]) -> Entry:
-        """Return the entry of its packed form."""
+    def unpacked(self, packed: Iterator[Any]) -> Entry:
+        """Return the entry of the values in a row of the columns."""
         entry = ENTRY_CLASSES[self.name]()
-        entry.first = packed[0]
-        for (at, part), value in zip(self.parts.items(), packed[1:], strict=True):
-            setattr(entry, at, part.unpacked(value))
+        entry.first = next(packed)
+        for at, part in self.parts.items():
+            setattr(entry, at, part.unpacked(packed))
         return entry
 
-    def merged(self, packed: list[tuple[Any, ...]]) -> tuple[Any, ...]:
-        """Return the sum of packed entries."""
-        firsts, *columns = zip(*packed, strict=True)
-        parts = zip(self.parts.values(), columns, strict=True)
-        return min(firsts), *[part.merged(column) for part, column in parts]
+    def merged(self, states: Sequence[PackedEntries]) -> PackedEntries:
+        """Return the sum of packed entries. There is at least one state."""
+        first = states[0]
+        names = list(first.rows)
+        groups: Groups
+        if all(state.is_dense() and list(state.rows) == names for state in states):  # as of similar sites
+            groups = (list(zip(*columns, strict=True)) for columns in zip(*_columns(states), strict=True))
+            return self._merged(names, groups)
+        rows: dict[str, list[int]] = {}
+        start = 0
+        for state in states:
+            for name, row in state.rows.items():
+                rows.setdefault(name, []).append(start + row)
+            start += len(state.columns[0])
+        columns = [list(chain.from_iterable(some)) for some in zip(*_columns(states), strict=True)]
+        return self.grouped(rows, columns)
+
+    def grouped(self, rows: Mapping[str, list[int]], columns: list[Column]) -> PackedEntries:
+        """Add up the rows of each name."""
+        # A slice takes a list out of a column also for one row.
+        some: list[Callable[[Column], Sequence[Any]]] = [
+            itemgetter(*of) if len(of) > 1 else itemgetter(slice(of[0], of[0] + 1)) for of in rows.values()
+        ]
+        return self._merged(rows, ([group(column) for group in some] for column in columns))
+
+    def _merged(self, names: Iterable[str], groups: Groups) -> PackedEntries:
+        columns: list[Column] = [list(map(min, next(groups)))]
+        for part in self.parts.values():
+            columns += part.merged(groups)
+        return PackedEntries(_rows(names), columns)
+
+
+def _rows(names: Iterable[str]) -> dict[str, int]:
+    return {name: row for row, name in enumerate(names)}
+
+
+class PackedEntries(NamedTuple):
+    """PackedEntries entries of a table.
+
+    Attributes:
+        rows: The row of each entry, by its name. A row without a name has no entry any more.
+        columns: The times of the first records, then the columns of the parts.
+    """
+
+    rows: dict[str, int]
+    columns: list[Column]
+
+    def is_dense(self) -> bool:
+        """Whether every row has an entry."""
+        return len(self.rows) == len(self.columns[0])
+
+
+def _columns(states: Iterable[PackedEntries]) -> list[list[Column]]:
+    return [state.columns for state in states]
 
 
 class Resting(NamedTuple):
@@ -102,17 +155,17 @@ class Entries(State):
         self.by_name: dict[str, Any] = {}
         self._resting: dict[str, Resting] = {}
         # Entries that were restored or merged, and not asked for since.
-        self._packed: dict[str, tuple[Any, ...]] = {}
+        self._packed = PackedEntries({}, [])
 
     def __len__(self) -> int:
-        return len(self.by_name) + len(self._resting) + len(self._packed)
+        return len(self.by_name) + len(self._resting) + len(self._packed.rows)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.by_name or name in self._resting or name in self._packed
+        return name in self.by_name or name in self._resting or name in self._packed.rows
 
     def names(self) -> Iterator[str]:
         """Return the names of all entries."""
-        return chain(self.by_name, self._resting, self._packed)
+        return chain(self.by_name, self._resting, self._packed.rows)
 
     def entry(self, name: str, time: int) -> Any:
         """Return the entry of a name, to be changed. A missing entry is made, first recorded at `time`."""
@@ -120,8 +173,8 @@ class Entries(State):
         if entry is None:
             if rested := self._resting.pop(name, None):
                 entry = rested.entry
-            elif packed := self._packed.pop(name, None):
-                entry = self.table.unpacked(packed)
+            elif (row := self._packed.rows.pop(name, None)) is not None:
+                entry = self.table.unpacked(column[row] for column in self._packed.columns)
             else:
                 entry = self.table.entry(time)
             self.by_name[name] = entry
@@ -145,7 +198,7 @@ class Entries(State):
         return [rested.shown for rested in in_order], {rested.place[1]: rested.kept for rested in in_order}
 
     def _unpack(self) -> None:
-        for name in list(self._packed):
+        for name in list(self._packed.rows):
             self.entry(name, 0)
 
     def _all(self) -> Iterator[tuple[str, Any]]:
@@ -157,7 +210,8 @@ class Entries(State):
     def begun(self) -> Iterator[int]:
         """Return the time of the first record of each entry."""
         unpacked = chain(self.by_name.values(), (rested.entry for rested in self._resting.values()))
-        return chain((entry.first for entry in unpacked), (packed[0] for packed in self._packed.values()))
+        rows, columns = self._packed
+        return chain((entry.first for entry in unpacked), (columns[0][row] for row in rows.values()))
 
     def settle(self) -> None:
         """Count waiting values in the entries to save memory."""
@@ -168,25 +222,20 @@ class Entries(State):
 
     def merge(self, *others: Entries) -> None:
         """Add the entries of other states."""
-        found: dict[str, list[tuple[Any, ...]]] = {}
-        for other in others:
-            for name, packed in other._all_packed():
-                found.setdefault(name, []).append(packed)
-        for name, entries in found.items():
-            self._add(name, entries)
+        states = [packed for each in (self, *others) for packed in each._all_packed()]
+        if len(states) == 1:  # share the columns
+            self._packed = PackedEntries(dict(states[0].rows), states[0].columns)
+        elif states:
+            self._packed = self.table.merged(states)
+        self.by_name.clear()  # keep the dict: a fold may go on with it
+        self._resting.clear()
 
-    def _add(self, name: str, entries: list[tuple[Any, ...]]) -> None:
-        if name in self:
-            entries = [self.table.packed(self.entry(name, 0)), *entries]
-            del self.by_name[name]
-        self._packed[name] = self.table.merged(entries) if len(entries) > 1 else entries[0]
-
-    def _all_packed(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        yield from self._packed.items()
-        for name, entry in self.by_name.items():
-            yield name, self.table.packed(entry)
-        for name, rested in self._resting.items():
-            yield name, self.table.packed(rested.entry)
+    def _all_packed(self) -> Iterator[PackedEntries]:
+        unpacked = self.by_name | {name: rested.entry for name, rested in self._resting.items()}
+        if unpacked:
+            yield self.table.packed(unpacked)
+        if self._packed.rows:
+            yield self._packed
 
     def shown(self) -> dict[str, Any]:
         """Return the entries as a field of `SessionMetrics`."""
@@ -206,13 +255,15 @@ class Entries(State):
             return
         known = [kept.get(name, _NOTHING) for name in names]
         firsts = at.times([part.get("first", at.started + i) for i, part in enumerate(known)])
-        columns = [part.restored(name, shown, known, at) for name, part in self.table.parts.items()]
-        entries = list(zip(firsts, *columns, strict=True))
-        self._packed = dict(zip(names, entries, strict=True))
-        if len(self._packed) < len(names):
-            self._packed = {}
-            for name, packed in zip(names, entries, strict=True):
-                self._add(name, [packed])
+        columns = [firsts]
+        for name, part in self.table.parts.items():
+            columns += part.restored(name, shown, known, at)
+        self._packed = PackedEntries(_rows(names), columns)
+        if len(self._packed.rows) < len(names):
+            rows: dict[str, list[int]] = {}
+            for row, name in enumerate(names):
+                rows.setdefault(name, []).append(row)
+            self._packed = self.table.grouped(rows, columns)
 
     def _fields(self, name: str, entry: Any) -> dict[str, Any]:
         shown: dict[str, Any] = {self.table.key: name}

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from m31a_mp import Collector, ToolMetric
 from m31a_mp.kinds import histogram
-from m31a_mp.kinds.histogram import Histogram, bucket, read_plain
+from m31a_mp.kinds.histogram import Histogram, bucket
+from m31a_mp.kinds.packed import pack, read_plain
 from strategies import INT64_MAX, any_counts
 from strategies import bucket as exact_bucket
 from strategies import histogram as expected
@@ -159,7 +160,7 @@ def test_many_that_are_read_at_once_are_those_that_are_read_one_by_one(
 ) -> None:
     values = [damaged(document, *damage) if damage else document for document, damage in found]
     try:
-        expected = list(map(Histogram.from_json, values))
+        expected = [pack(Histogram.from_json(value)) for value in values]
     except ValueError:
         assert read_plain(values) is None
     else:
@@ -168,4 +169,4 @@ def test_many_that_are_read_at_once_are_those_that_are_read_one_by_one(
 
 def test_histograms_of_this_library_are_read_at_once() -> None:
     values = [made_of(durations).to_json() for durations in ([0, 1], [7, 7, 10**9], [INT64_MAX])]
-    assert read_plain(values) == list(map(Histogram.from_json, values))
+    assert read_plain(values) == [pack(Histogram.from_json(value)) for value in values]

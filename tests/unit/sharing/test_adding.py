@@ -41,6 +41,18 @@ def test_sum_is_that_of_a_plain_merge(looks: list[dict[str, Totals]]) -> None:
         found.merge(PARTS[0])  # the caller may change what it got
 
 
+def test_entry_that_was_taken_out_to_be_changed_is_in_a_later_sum() -> None:
+    whole = Totals()
+    whole.merge(*PARTS[:5])
+    whole.entry("tools", "tool 1", 0).calls.waiting.append(7)
+    again, straight = Totals(), Totals()
+    again.merge(whole, PARTS[6])
+    straight.merge(*PARTS[:5], PARTS[6])
+    straight.entry("tools", "tool 1", 0).calls.waiting.append(7)
+    assert again.to_metrics(SESSION) == straight.to_metrics(SESSION)
+    assert again.to_metrics(SESSION).rest == straight.to_metrics(SESSION).rest
+
+
 def test_parts_are_left_as_they_are() -> None:
     before = [part.to_metrics(SESSION) for part in PARTS]
     sums = Adding()
