@@ -27,7 +27,7 @@ def merge(*parts: SessionMetrics) -> SessionMetrics:
     """
     if not parts:
         raise ValueError("there is nothing to merge")
-    whole = None
+    found = []
     ids = {part.session_id for part in parts if isinstance(part, SessionMetrics)}
     for part in parts:
         if not isinstance(part, SessionMetrics):
@@ -45,9 +45,7 @@ def merge(*parts: SessionMetrics) -> SessionMetrics:
             ) from None
         if len(ids) > 1:
             totals.tables[RUNNING.name].qualify(part.session_id)
-        if whole is None:
-            whole = totals
-        else:
-            whole.merge(totals)
-    assert whole  # noqa: S101  # for mypy
+        found.append(totals)
+    whole, *others = found
+    whole.merge(*others)  # all at once: a sum costs what all of its parts have
     return whole.to_metrics(",".join(dict.fromkeys(part.session_id for part in parts)))

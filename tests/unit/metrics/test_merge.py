@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m31a_mp import Collector, LLMMetric, SessionMetrics, ToolMetric, Usage, load, merge
+from m31a_mp.kinds.tables import PackedEntries, Table
 from metrics_of import metrics_of
 from strategies import Record, any_counts, few_names, records_of
 
@@ -113,3 +115,16 @@ def test_part_without_records_has_no_latest_one(sessions: Path) -> None:
         collector.record_heal_trigger("plan")
         metrics = collector.snapshot()
     assert merge(metrics, SessionMetrics("disabled")).updated_at == metrics.updated_at
+
+
+def test_each_entry_is_added_up_once_however_many_parts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[int] = []
+    merged = Table.merged
+
+    def merged_counted(table: Table, states: Sequence[PackedEntries]) -> PackedEntries:
+        added.extend(len(state.rows) for state in states)
+        return merged(table, states)
+
+    monkeypatch.setattr(Table, "merged", merged_counted)
+    parts = [SessionMetrics("s", tools=[ToolMetric(f"tool {i}", 1, 1)]) for i in range(20)]
+    assert len(merge(*parts).tools) == sum(added) == 20
