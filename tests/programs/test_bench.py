@@ -39,6 +39,7 @@ def test_bench_measures_a_row(tmp_path: Path, row: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_names_the_peers_that_are_not_installed(tmp_path: Path) -> None:
     done = bench("--quick", "--dir", str(tmp_path), "import")
     assert done.returncode == 0

@@ -485,6 +485,7 @@ def test_ls_tells_a_session_that_cannot_be_read_from_a_damaged_one(
     assert "Permission denied" in result.out
 
 
+@pytest.mark.slow
 def test_ls_tells_a_session_that_may_not_be_entered(directory: Path) -> None:
     fill(directory)
     closed = directory.parent / "closed"
@@ -810,6 +811,7 @@ def test_hint_makes_a_session_in_the_directory_that_was_named(call: Call, comman
     assert call(command, "other").err.endswith(f"\nhint: m31a-mp {command} sessions\n")
 
 
+@pytest.mark.slow
 def test_lack_of_a_permission_is_told_as_such(tmp_path: Path) -> None:
     sessions = tmp_path / "sessions"
     fill(sessions / "one")
@@ -970,6 +972,7 @@ def test_without_the_extra_one_line_says_how_to_install_it(missing: str, tmp_pat
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [True, False])
 def test_output_that_cannot_be_written(directory: Path, full: bool) -> None:
     fill(directory)
@@ -990,6 +993,7 @@ def test_output_that_cannot_be_written(directory: Path, full: bool) -> None:
         assert (result.returncode, result.stderr) == (128 + 13, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_locale_without_the_characters_of_tables_gets_others_and_formats_stay_utf8(
     directory: Path, encoding: str
@@ -1067,6 +1071,7 @@ def test_session_is_completed_however_its_path_begins(two: Path, command: str) -
     assert completed(f"m31a-mp {command} ru", two) == ["file,ru"]  # the shell goes on by itself
 
 
+@pytest.mark.slow
 def test_other_words_are_completed(two: Path) -> None:
     assert completed("m31a-mp ls se", two) == ["dir,se"]
     assert completed("m31a-mp run -- tes", two) == ["file,tes"]

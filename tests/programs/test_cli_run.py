@@ -198,6 +198,7 @@ def test_run_passes_on_streams_and_exit_status_and_creates_the_session(one: Sess
     assert not list(Path(one.segments).iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "expected", "tool", "message"),
     [
@@ -248,6 +249,7 @@ def test_run_without_a_session_makes_one_and_says_where(tmp_path: Path) -> None:
     assert outcomes(loaded(directory.parent, directory.name)) == {"sh": (0, 1)}
 
 
+@pytest.mark.slow
 def test_run_records_name_and_phase_as_told(one: Session) -> None:
     for command in ("false", "true", "false"):
         run(one, "--tool", "check", "--phase", "verify", "--", command)
@@ -267,6 +269,7 @@ def test_phase_is_entered_while_the_command_runs(one: Session) -> None:
     assert document["metrics"]["tools"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -356,6 +359,7 @@ while :; do sleep 0.01; done
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "expected"), [("HUP", 1), ("INT", 2), ("TERM", 3), ("USR1", 4)])
 def test_run_hands_on_a_signal_and_records_what_comes_of_it(one: Session, name: str, expected: int) -> None:
     with started(one, "sh", "-c", _TELLS_ITS_SIGNAL) as process:
@@ -414,6 +418,7 @@ def test_killed_run_still_records_its_call(one: Session, owned: bool) -> None:
     assert status(one).state is State.FINISHED
 
 
+@pytest.mark.slow
 def test_command_under_way_is_seen_from_elsewhere_also_when_its_run_is_killed(one: Session) -> None:
     with started(one, *WAITS) as process:
         keeper = keeper_of(process)
@@ -581,6 +586,7 @@ def test_stopped_run_that_is_continued_alone_has_its_command_go_on(one: Session)
 _OTHER_SCREEN, _FIRST_SCREEN, _CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ended_by", "expected"), [("Ctrl-C", 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
@@ -641,6 +647,7 @@ def test_watch_stopped_by_ctrl_z_gives_the_screen_back(one: Session) -> None:
         terminal.read_until("status=0")
 
 
+@pytest.mark.slow
 def test_watch_in_a_pipe_prints_one_snapshot_after_the_other(one: Session) -> None:
     Collector(one.id, one.sessions_dir).stop()
     command = [*PROGRAM, "watch", "--count", "3", "--interval", "0.05", one.root]
@@ -666,6 +673,7 @@ def test_watch_in_a_pipe_ends_without_a_word(one: Session, number: signal.Signal
 # --- Progress -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_long_work_shows_a_progress_bar_on_a_terminal(one: Session) -> None:
     attach(one.id, one.sessions_dir).record_tool_call("left", True, 1)
     with locked(one):

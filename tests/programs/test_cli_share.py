@@ -48,6 +48,7 @@ def gathered(url: str) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_sites_are_shared_and_shown_together(url: str, tmp_path: Path) -> None:
     for i in range(3):
         told = cli("share", "--once", record(tmp_path / str(i), i + 1), "--to", url)
@@ -68,6 +69,7 @@ def test_sites_are_shared_and_shown_together(url: str, tmp_path: Path) -> None:
     assert cli("show", "--from", url).splitlines()[0] == told.splitlines()[0]  # it is the only one
 
 
+@pytest.mark.slow
 def test_store_of_the_environment_is_used(url: str, tmp_path: Path) -> None:
     cli("run", "--session", tmp_path / SESSION, "--", "true", M31A_MP_SHARE=url)
     assert gathered(url) == 1
@@ -75,6 +77,7 @@ def test_store_of_the_environment_is_used(url: str, tmp_path: Path) -> None:
     assert count(load(tmp_path / "into", SESSION)) == 1
 
 
+@pytest.mark.slow
 def test_gathered_session_is_on_disk_and_can_be_shared_in_turn(url: str, tmp_path: Path) -> None:
     for i in range(2):
         cli("share", "--once", record(tmp_path / str(i), 2), "--to", url)
@@ -103,6 +106,7 @@ def test_gathered_session_is_on_disk_and_can_be_shared_in_turn(url: str, tmp_pat
     assert count(gather(SESSION, url)) == count(load(into, SESSION)) == 4
 
 
+@pytest.mark.slow
 def test_gathered_session_takes_no_records(url: str, tmp_path: Path) -> None:
     cli("share", "--once", record(tmp_path, 1), "--to", url)
     cli("gather", SESSION, "--from", url, "--into", tmp_path / "into")
@@ -112,6 +116,7 @@ def test_gathered_session_takes_no_records(url: str, tmp_path: Path) -> None:
     assert "records of its own" in told
 
 
+@pytest.mark.slow
 def test_what_cannot_be_counted_ends_with_1(tmp_path: Path) -> None:
     store = tmp_path / "store"
     for i in range(2):
@@ -123,6 +128,7 @@ def test_what_cannot_be_counted_ends_with_1(tmp_path: Path) -> None:
     cli("ls", "--from", store, status=1)
 
 
+@pytest.mark.slow
 def test_session_that_cannot_be_read_costs_only_its_own_row(server: Server, tmp_path: Path) -> None:
     server.do("FLUSHALL")
     cli("share", "--once", record(tmp_path, 2), "--to", server.url)
@@ -136,6 +142,7 @@ def test_session_that_cannot_be_read_costs_only_its_own_row(server: Server, tmp_
     assert (good["session"], good["totals"]["tool_calls"], good["error"]) == (SESSION, 2, None)
 
 
+@pytest.mark.slow
 def test_numbers_of_sites_that_cannot_be_counted_are_not_known(tmp_path: Path) -> None:
     store = tmp_path / "store"
     cli("share", "--once", record(tmp_path, 2), "--to", store)
@@ -150,6 +157,7 @@ def test_numbers_of_sites_that_cannot_be_counted_are_not_known(tmp_path: Path) -
     assert [cells[1:] for cells in rows if len(cells) == 8] == [["-"] * 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
@@ -182,6 +190,7 @@ def test_mistakes_are_told(arguments: list[str], status: int, told: str, tmp_pat
     assert "secret" not in text
 
 
+@pytest.mark.slow
 def test_session_that_nobody_shares_is_not_gathered_as_an_empty_one(url: str, tmp_path: Path) -> None:
     cli("share", "--once", record(tmp_path / "one", 1), "--to", url)
     told = cli("gather", "other", "--from", url, "--into", tmp_path / "into", status=3)
@@ -189,6 +198,7 @@ def test_session_that_nobody_shares_is_not_gathered_as_an_empty_one(url: str, tm
     assert not (tmp_path / "into").exists()
 
 
+@pytest.mark.slow
 def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path) -> None:
     with Collector(SESSION, tmp_path, share=f"unix://:secret@{tmp_path}/none") as collector:
         collector.record_tool_call("bash", True, 1)
@@ -223,6 +233,7 @@ def beside(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     return start
 
 
+@pytest.mark.slow
 def test_sidecar_merges_without_an_owner_and_beside_one(
     url: str, tmp_path: Path, beside: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -245,6 +256,7 @@ def test_sidecar_merges_without_an_owner_and_beside_one(
     assert gathered(url) == 4
 
 
+@pytest.mark.slow
 def test_follower_goes_on_while_the_store_is_away(
     server: Server, tmp_path: Path, beside: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -197,6 +197,7 @@ def record_in_bursts(recorder: Recorder, tool: str, numbers: Counters, index: in
 # --- beside live Python processes ---
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("node") or not shutil.which("flock"), reason="needs node and flock")
 def test_workers_of_all_languages_at_once_under_an_owner_that_flushes_all_the_time_are_counted_exactly(
     place: Place,
@@ -227,6 +228,7 @@ def test_workers_of_all_languages_at_once_under_an_owner_that_flushes_all_the_ti
     assert flushes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_worker_killed_at_random_loses_at_most_the_round_that_it_was_in(language: str, place: Place) -> None:
     killed = []
@@ -253,6 +255,7 @@ def test_worker_killed_at_random_loses_at_most_the_round_that_it_was_in(language
     assert place.findings() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True], ids=["goes on", "is killed"])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_worker_stopped_in_the_lock_holds_up_other_languages_only_and_nobody_loses_a_record(
@@ -332,6 +335,7 @@ def test_worker_that_waits_while_the_journal_is_sealed_writes_into_the_next_one(
 # --- what else is in the journal ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tail", "rejected"),
     [(b"", 0), (HALF, 1), (WHOLE, 0), (WHOLE + b"\n", 0), (BATCH, 0), (b"\0\0\0\0", 0)],
@@ -355,6 +359,7 @@ def test_what_a_dead_writer_left_does_not_cost_the_next_line(
     assert len(place.findings()) == rejected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("next_one", ["python", *LANGUAGES])
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_line_that_its_worker_did_not_end_costs_only_itself(

@@ -113,6 +113,7 @@ class TestPool:
             pool.join()
         assert_counted(collector, tmp_path)
 
+    @pytest.mark.slow
     def test_initializer_that_attaches_by_name(
         self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
@@ -141,6 +142,7 @@ class TestPool:
         assert len(set(pids)) >= TASKS // 6  # the last tasks may be dealt to one worker more
         assert_counted(collector, tmp_path)
 
+    @pytest.mark.slow
     def test_worker_that_is_killed_is_counted_and_leaves_nothing_behind(
         self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
@@ -153,6 +155,7 @@ class TestPool:
             pool.join()
         assert_counted(collector, tmp_path)
 
+    @pytest.mark.slow
     def test_pool_that_is_terminated_at_work_leaves_nothing_behind(
         self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
@@ -180,6 +183,7 @@ class TestExecutor:
             list(pool.map(work_with, [collector] * TASKS, range(TASKS)))
         assert_counted(collector, tmp_path)
 
+    @pytest.mark.slow
     def test_worker_that_is_killed_breaks_the_pool_and_is_counted(
         self, collector: Collector, tmp_path: Path, method: str
     ) -> None:
@@ -189,6 +193,7 @@ class TestExecutor:
                 pool.submit(work_and_die, 0).result()
         assert_counted(collector, tmp_path, 2)
 
+    @pytest.mark.slow
     def test_owner_that_keeps_its_file_fresh(self, tmp_path: Path, method: str) -> None:
         with Collector("s", tmp_path, flush_interval=0.001) as collector:
             with ProcessPoolExecutor(2, get_context(method), start, (collector,)) as pool:
@@ -199,6 +204,7 @@ class TestExecutor:
             "true": TASKS,
         }
 
+    @pytest.mark.slow
     def test_executor_that_outlives_the_collector_loses_nothing(self, tmp_path: Path, method: str) -> None:
         with Collector("s", tmp_path) as collector:
             pool = ProcessPoolExecutor(1, get_context(method), start, (collector,))
@@ -210,12 +216,14 @@ class TestExecutor:
         assert files_under(tmp_path / "s") == AT_REST
 
 
+@pytest.mark.slow
 def test_method_of_an_object_that_has_the_collector(collector: Collector, tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         list(pool.map(Service(collector).work, range(TASKS)))
     assert_counted(collector, tmp_path)
 
 
+@pytest.mark.slow
 def test_executor_that_recycles_its_workers_leaves_nothing_behind(
     collector: Collector, tmp_path: Path
 ) -> None:
@@ -227,6 +235,7 @@ def test_executor_that_recycles_its_workers_leaves_nothing_behind(
     assert_counted(collector, tmp_path, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])  # the fork server has an environment of its own
 def test_initializer_finds_the_session_in_the_environment(
     collector: Collector, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -316,6 +325,7 @@ class TestJoblib:
         assert files_under(tmp_path / "s") == AT_REST
 
 
+@pytest.mark.slow
 def test_pool_forked_by_a_program_with_threads_that_record(collector: Collector, tmp_path: Path) -> None:
     done = threading.Event()
 

@@ -80,6 +80,7 @@ def ran(command: list[str], directory: Path) -> str:
 # --- Examples -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_document
 def test_examples_run_in_order_and_print_what_the_document_says(document: Path, tmp_path: Path) -> None:
     output = ""
@@ -102,6 +103,7 @@ def without_times(text: str) -> list[str]:
     return text.splitlines()
 
 
+@pytest.mark.slow
 @each_document
 def test_console_prints_what_the_document_says_but_for_the_times(document: Path, tmp_path: Path) -> None:
     for number, (language, session) in enumerate(blocks(document)):

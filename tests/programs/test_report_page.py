@@ -310,6 +310,7 @@ def test_page_fits_and_asks_for_nothing(
     )
 
 
+@pytest.mark.slow
 def test_usual_session_needs_no_scrolling_to_the_side(browser: Page, one: Path) -> None:
     browser.open(one)
     assert set(browser.each(".scroll", "e.scrollWidth - e.clientWidth")) == {0}
@@ -468,6 +469,7 @@ def test_page_without_scripts_has_the_same_text(browser: Page, one: Path) -> Non
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("report", ["one", "two"])
 def test_print_has_all_columns_on_white(browser: Page, report: str, request: pytest.FixtureRequest) -> None:
     browser.open(request.getfixturevalue(report), width=700, scheme="dark")

@@ -76,6 +76,7 @@ def test_pool_demo_counts_what_its_workers_were_told(tree: Path, start_method: s
     assert not list(tree.rglob("__pycache__"))
 
 
+@pytest.mark.slow
 def test_pool_demo_goes_on_when_its_only_worker_is_killed(tree: Path) -> None:
     assert run("pool_demo.py", tree, "--jobs", "1", "--files", "1").returncode == 0
 
@@ -309,6 +310,7 @@ def test_compact_sets_garbage_aside_and_says_so(abandoned: Path) -> None:
     assert run("compact.py", abandoned).returncode == 0
 
 
+@pytest.mark.slow
 def test_compact_refuses_while_the_owner_lives(session: Path) -> None:
     with Collector(session.name, session.parent) as collector:
         collector.record_tool_call("tool", True, 1)

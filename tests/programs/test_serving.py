@@ -88,6 +88,7 @@ class TestServe:
             assert value(found, "tool_calls_total", tool="grep", outcome="success") == 3
             assert value(found, "sessions", condition="ended") == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 0), ("SIGINT", 0), ("SIGHUP", 129)])
     def test_signal_ends_it_without_a_word(self, made: Path, number: str, status: int) -> None:
         with serving(made) as server:
@@ -96,6 +97,7 @@ class TestServe:
             with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", server.port)):
                 pass
 
+    @pytest.mark.slow
     def test_scrapers_that_take_or_ask_nothing_hold_up_nobody_and_not_the_end(self, made: Path) -> None:
         with Collector("s", made) as collector, serving(made) as server, ExitStack() as sockets:
             for i in range(100):
@@ -125,6 +127,7 @@ class TestServe:
             found, "session_start_time_seconds"
         )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("version", ["0.0.1", "new"])
     def test_version_that_is_not_known_gets_text_without_times_of_creation(
         self, made: Path, version: str
@@ -144,6 +147,7 @@ class TestServe:
             found = server.scrape()
         assert {labels[1:] for labels in values(found, "tool_calls_total")} == {("b", "grep"), ("b", "other")}
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("segments_at_once")
     def test_damaged_session_costs_only_itself_and_stderr_says_so(self, made: Path) -> None:
         for name in ("bad", "good"):
@@ -177,6 +181,7 @@ class TestServe:
             with pytest.raises(urllib.error.HTTPError, match="405"):
                 urllib.request.urlopen(server.url, data=b"x", timeout=60)
 
+    @pytest.mark.slow
     def test_directory_that_is_gone_fails_the_scrape(self, made: Path) -> None:
         with serving(made) as server:
             server.scrape()

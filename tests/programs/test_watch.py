@@ -147,6 +147,7 @@ def test_show_fits_the_terminal_and_cuts_nothing_but_names(one: Session, columns
             assert cell == expected["success rate" if title == "success" else title]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_ls_has_one_line_for_a_session_and_never_cuts_its_state(sessions: Path, columns: int) -> None:
     names = [
@@ -269,6 +270,7 @@ def test_keys_are_known_however_their_bytes_come() -> None:
 # --- watch: the terminal is left as it was ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
 def test_watch_that_is_ended_after_scrolling_leaves_the_terminal_as_it_was(
     one: Session, number: signal.Signals

@@ -168,6 +168,7 @@ metrics = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(metrics)
 def test_any_metrics_come_back_from_their_json(metrics: SessionMetrics) -> None:
     assert SessionMetrics.from_json(orjson.loads(orjson.dumps(metrics.to_json()))) == metrics
@@ -194,6 +195,7 @@ def read_at_once(cls: type[Any], entries: list[Any], where: str) -> Any:
         return str(error)
 
 
+@pytest.mark.slow
 @given(metrics, st.data())
 def test_entries_that_are_read_at_once_are_those_that_are_read_one_by_one(
     metrics: SessionMetrics, data: st.DataObject

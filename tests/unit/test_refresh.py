@@ -348,6 +348,7 @@ class TestFork:
         collector.stop()
         assert calls_published(sessions) == {"owner": 1, "child": 1}
 
+    @pytest.mark.slow
     def test_children_forked_at_any_moment_of_refreshes_lose_nothing_and_end(self, sessions: Path) -> None:
         def work() -> None:
             assert not refreshers()
@@ -387,6 +388,7 @@ reached.wait()
 
 
 class TestExit:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("interval", "rest", "status"),
         [(3600, "", 0), (0.001, "", 0), (0.001, STUCK, 0), (0.001, "sys.exit(3)", 3), (0.001, "1/0", 1)],

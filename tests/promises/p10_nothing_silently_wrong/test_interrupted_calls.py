@@ -36,6 +36,7 @@ def counted(metrics: SessionMetrics, tool: str = "hangs") -> tuple[int, int, int
     return (len(running), found.call_count, found.interrupted_count) if found else (len(running), 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_worker_killed_in_a_call_counts_once_in_every_way_to_see_it(
@@ -263,6 +264,7 @@ def test_only_a_proof_of_death_interrupts(
     assert counted(flushed(collector, tmp_path)) == ((0, 1, 1) if is_interrupted else (1, 0, 0))
 
 
+@pytest.mark.slow
 def test_worker_of_a_pool_killed_in_a_call_is_in_the_table_and_the_others_go_on(tmp_path: Path) -> None:
     with Collector(SESSION, tmp_path) as collector:
         workers = []

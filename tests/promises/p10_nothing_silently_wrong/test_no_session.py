@@ -85,6 +85,7 @@ def test_anything_of_a_session_is_one(sessions: Path, sign: str) -> None:
     assert compact(sessions, "s", rebuild=True).metrics.session_id == "s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [".", "s"])
 @pytest.mark.parametrize(
     "command", ["show", "watch --count 1", "verify", "compact", "report -o -", "share --once --to none"]

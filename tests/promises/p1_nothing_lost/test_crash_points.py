@@ -245,6 +245,7 @@ def test_death_within_the_store_of_a_record_keeps_all_that_was_acknowledged(
     _ten_more_come_through(tmp_path, found.records)
 
 
+@pytest.mark.slow
 def test_every_step_in_the_code_is_reached_by_a_scenario(tmp_path: Path) -> None:
     reached = {
         point for scenario in SCENARIOS for point in Run(scenario, tmp_path / scenario.__name__).points

@@ -83,6 +83,7 @@ def own_and_record(sessions_dir: Path, numbers: Counters) -> None:
             collector.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recovered", [recovered_by_a_new_owner, recovered_by_compact])
 def test_owner_killed_while_it_records_and_flushes_then_recovery_counts_all_and_goes_on(
     recovered: Callable[[Path], SessionMetrics], tmp_path: Path

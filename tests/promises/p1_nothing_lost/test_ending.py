@@ -307,6 +307,7 @@ def test_held_lock_of_the_journal_holds_up_the_end_for_less_than_a_second(sessio
     assert compact(sessions, "s").records == 3
 
 
+@pytest.mark.slow
 def test_daemon_thread_that_hangs_in_a_flush_does_not_hold_up_the_end(sessions: Path) -> None:
     text = (
         GLOBAL

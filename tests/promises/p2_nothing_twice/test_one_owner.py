@@ -21,6 +21,7 @@ def assert_names_owner(error: SessionOwnedError, pid: int) -> None:
     assert error.started_at in str(error)
 
 
+@pytest.mark.slow
 def test_second_owner_in_the_same_process_is_told_which_process_owns_the_session(
     collector: Collector, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from metrics_of import SESSION, all_calls
 from workers import Counters, Forked, count_up
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_flush_has_all_that_a_worker_stopped_in_the_middle_of_recording_had_acknowledged(
     collector: Collector, tmp_path: Path

@@ -30,6 +30,7 @@ STEPS_OF_A_RECORD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("child_goes_on", ["first", "late"])
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS_OF_A_RECORD)
@@ -282,6 +283,7 @@ def test_fork_at_any_moment_of_a_call_at_which_signals_are_handled_loses_nothing
     forking.assert_nothing_is_lost(least // PARTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["first", "late", "last"])
 @pytest.mark.parametrize(
     ("prepare", "call", "straight", "least"),

@@ -71,6 +71,7 @@ def test_signal_handler_that_looks_and_hands_over_in_the_middle_of_records_loses
     assert_exactly(collector, tmp_path, {LONG: numbers[0], "handler": numbers[1]})
 
 
+@pytest.mark.slow
 def test_owners_signal_handler_that_records_in_the_middle_of_flush_loses_nothing(tmp_path: Path) -> None:
     numbers = Counters(tmp_path / "numbers", 2)
 
@@ -314,6 +315,7 @@ assert not [finder for finder in sys.meta_path if type(finder) is Finder]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["snapshot", "flush", "stop"])
 @pytest.mark.parametrize("second", ["snapshot", "flush", "stop"])
 def test_call_of_a_signal_handler_that_interrupts_an_import_is_refused_and_stop_is_made_later(

@@ -65,6 +65,7 @@ def test_records_flushes_and_looks_go_on_while_the_store_hangs(own_server: Serve
         waited_for(lambda: count(gather(SESSION, own_server.url)) == 2001)
 
 
+@pytest.mark.slow
 def test_stop_ends_although_the_store_hangs_and_says_what_to_do(
     own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -98,6 +98,7 @@ def test_host_opens_files_while_the_locks_holder_is_stopped_and_all_is_counted_w
     assert os.listdir(session.segments) == []
 
 
+@pytest.mark.slow
 def test_threads_that_never_stop_share_what_descriptors_there_are(sessions: Path) -> None:
     def record() -> None:
         writer.FIRST_SEGMENT_BYTES = writer.MAX_SEGMENT_BYTES = 4096

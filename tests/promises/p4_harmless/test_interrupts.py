@@ -266,6 +266,7 @@ IMPORTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["snapshot", "flush"])
 def test_exception_of_a_handler_at_an_import_of_a_first_call_harms_nothing(
     first: str, tmp_path: Path
@@ -307,6 +308,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["load", "compact", "verify", "SessionMetrics", "merge", "gather"])
 def test_exception_of_a_handler_at_an_import_of_a_public_name_harms_nothing(name: str) -> None:
     statement = f"from m31a_mp import {name}"

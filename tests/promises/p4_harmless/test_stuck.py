@@ -39,6 +39,7 @@ def lock_held_by_a_stopped_process(sessions_dir: Path) -> Iterator[Forked]:
         os.close(tell)
 
 
+@pytest.mark.slow
 def test_hundred_thousand_records_while_the_holder_of_the_lock_is_stopped_are_all_counted_later(
     collector: Collector, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def flush_as_worker(collector: Collector) -> None:
     Recorder.flush(collector)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("flush", [flush_as_owner, flush_as_worker])
 @pytest.mark.usefixtures("segments_at_once")
@@ -147,6 +149,7 @@ def test_flush_after_the_stopped_holder_of_the_lock_was_continued_and_ended_succ
         assert all_calls(load(tmp_path, SESSION)) == {"tool": 1}
 
 
+@pytest.mark.slow
 def test_command_while_the_holder_of_the_lock_is_stopped_waits_half_a_second_and_its_record_counts(
     tmp_path: Path,
 ) -> None:

@@ -73,6 +73,7 @@ class TestDamage:
             counted = self.check(session, path, at)
             assert counted == ({} if findings else CALLS), at
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("bits", [0xFF, 0x01, 0x80])
     def test_flipped_byte_of_the_header_counts_nothing_twice(self, sessions: Path, bits: int) -> None:
         for at in range(128, DATA_OFFSET):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ def states_of(site: int, records: list[tuple[int, Record]]) -> list[State]:
     return states
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(timed, st.data())
 def test_dealing_and_order_do_not_show(records: list[tuple[int, Record]], data: st.DataObject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ timed = st.lists(st.tuples(st.integers(0, 10**6), few_records), max_size=30, uni
 
 
 class TestOrder:
+    @pytest.mark.slow
     @given(timed, st.randoms(use_true_random=False))
     def test_order_does_not_show(self, records: list[tuple[int, Record]], random: st.DataObject) -> None:
         shuffled = list(records)
@@ -33,6 +35,7 @@ class TestOrder:
         assert resumed.to_metrics("s") == straight.to_metrics("s")
         assert stored(resumed).to_metrics("s") == straight.to_metrics("s")
 
+    @pytest.mark.slow
     @given(timed, st.sets(st.integers(0, 30)))
     def test_publications_of_totals_that_stay_in_memory_do_not_show(
         self, records: list[tuple[int, Record]], published: set[int]
@@ -49,6 +52,7 @@ class TestOrder:
         restored = Totals.restore(read(document), document["m31a_mp"])
         assert restored.to_metrics("s") == straight.to_metrics("s")
 
+    @pytest.mark.slow
     @given(timed, timed, st.booleans())
     def test_merge_with_entries_at_rest_is_a_merge(
         self, mine: list[tuple[int, Record]], theirs: list[tuple[int, Record]], rest: bool

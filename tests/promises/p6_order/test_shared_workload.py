@@ -76,6 +76,7 @@ def test_workload_shared_by_three_processes_gives_the_entries_of_one_process(
     assert verify(tmp_path, SESSION) == []
 
 
+@pytest.mark.slow
 def test_workload_shared_by_processes_of_all_kinds_gives_the_entries_of_one_process(
     started: Workers, collector: Collector, tmp_path: Path
 ) -> None:

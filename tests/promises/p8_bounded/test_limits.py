@@ -238,6 +238,7 @@ def test_writers_beyond_the_limit_are_findings_and_those_that_are_gone_make_room
     assert json.loads(Path(session.metrics).read_bytes())["m31a_mp"]["writers"] == {}
 
 
+@pytest.mark.slow
 def test_endless_ids_of_writers_take_no_memory(session: Session, idle: int) -> None:
     with Path(session.journal).open("wb") as file:
         file.writelines(encoded(Batch(f"{i:060000x}", 1, tool_call("t"))) for i in range(3000))
@@ -262,6 +263,7 @@ def test_batch_headers_that_announce_endless_batches_take_no_memory_and_cost_the
     assert found.answer["rejected"] >= len(lies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("brackets", [(b"[", b"]"), (b'{"a":', b"}")])
 def test_record_of_a_batch_that_is_nested_without_end_costs_itself(
     session: Session, idle: int, brackets: tuple[bytes, bytes]
@@ -385,6 +387,7 @@ def test_rejected_file_stops_growing_and_everything_rejected_is_counted_on(
     assert_ten_more_come_through(session)
 
 
+@pytest.mark.slow
 def test_owner_lock_larger_than_memory_is_still_the_lock_of_its_owner(session: Session) -> None:
     with Collector("s", session.sessions_dir):
         make_sparse(Path(session.owner_lock))

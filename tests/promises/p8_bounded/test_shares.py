@@ -47,6 +47,7 @@ def test_files_of_sites_that_died_in_a_share_go_away(tmp_path: Path, monkeypatch
     assert temporaries(tmp_path) == [fresh]
 
 
+@pytest.mark.slow
 def test_worker_of_many_sessions_gives_them_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "_TRY_SECONDS", 0.02)
     monkeypatch.setattr(keeper, "_IDLE_SECONDS", 0.0)

@@ -283,6 +283,7 @@ def test_flush_beside_many_running_calls_encodes_and_asks_about_only_the_new_one
         assert len(metrics.running) == 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", [Collector.flush, Collector.snapshot])
 def test_idle_writers_with_large_segments_cost_a_page_or_two_each(
     sessions: Path, look: Callable[[Collector], object]

@@ -143,6 +143,7 @@ NULS_THAT_GO_ON = [
 steps = st.lists(st.tuples(st.sampled_from(list(STEPS)), st.integers(0, 2)), min_size=3, max_size=20)
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(steps, st.integers(1, len(TORN) - 1))
 @example(NULS_THAT_GO_ON, 81)

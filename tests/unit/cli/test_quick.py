@@ -99,6 +99,7 @@ def lines(draw: st.DrawFn) -> list[str]:
     return [name, *(draw(OF_GROUP) if kind_of_record else []), *kind_of_record, *words]
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(lines() | st.lists(WORDS, max_size=8) | st.lists(SHOWN, max_size=4).map(["show"].__add__), SESSION)
 @example(["run", "--", "--"], None)

@@ -408,6 +408,7 @@ class TestExporter:
         receiver.answer = b""
         Exporter().export(everything())  # the next one is as usual
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("start", "drop"),
         [

@@ -44,6 +44,7 @@ def heights(path: str) -> list[float]:
 # --- Distributions ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.lists(durations, min_size=1, max_size=4))
 def test_every_duration_is_in_the_bar_at_its_place(all_counts: list[dict[int, int]]) -> None:
     histograms = [histogram(counts) for counts in all_counts]

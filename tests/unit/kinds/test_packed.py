@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,7 @@ def test_histogram_comes_back(histogram: Histogram) -> None:
     assert unpack(pack(histogram)) == histogram
 
 
+@pytest.mark.slow
 @given(st.lists(histograms, min_size=1, max_size=20), st.integers(0, 20))
 def test_packed_histograms_add_up_in_any_groups(parts: list[Histogram], at: int) -> None:
     whole = Histogram()

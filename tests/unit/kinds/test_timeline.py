@@ -28,6 +28,7 @@ def _few_steps() -> object:
         yield
 
 
+@pytest.mark.slow
 @given(records, st.randoms(use_true_random=False), st.integers(0, 30))
 def test_order_and_parts_do_not_show(
     records: list[tuple[int, Record]], random: st.DataObject, at: int

@@ -36,6 +36,7 @@ def plan(fold: Fold) -> Any:
     return fold.totals.tables["phases"].by_name["plan"]
 
 
+@pytest.mark.slow
 @given(st.lists(few_records, max_size=20), st.lists(st.integers(0, 20), max_size=8), st.integers(0, 5))
 def test_batches_that_come_again_and_again_count_each_record_once(
     records: list[Record], cuts: list[int], repeats: int
@@ -134,6 +135,7 @@ _KNOWN = [
 ]
 
 
+@pytest.mark.slow
 @given(st.lists(_odd_lines(), max_size=12), st.integers(0, 12))
 def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: int) -> None:
     data = b"".join(text + b"\n" for text in texts)
@@ -150,6 +152,7 @@ def test_batch_gives_what_its_lines_give_one_by_one(texts: list[bytes], known: i
     assert (batch.records, batch.rejected) == (single.records, rejected)
 
 
+@pytest.mark.slow
 @given(st.lists(records, max_size=20), st.integers(1, 300))
 def test_pieces_and_what_is_counted_in_between_do_not_show(records: list[Record], size: int) -> None:
     data = lines(records, 0)

@@ -29,6 +29,7 @@ def stored(metrics: SessionMetrics) -> SessionMetrics:
     return read
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 4 * 10**12), few_records), max_size=12),
     st.lists(st.integers(0, 2), min_size=12, max_size=12),

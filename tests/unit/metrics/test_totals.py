@@ -43,6 +43,7 @@ def span(metrics: SessionMetrics) -> tuple[int, int]:
     return (metrics.started_at - epoch) // step, (metrics.updated_at - epoch) // step
 
 
+@pytest.mark.slow
 @given(
     st.none() | st.integers(0, 10**6),
     st.lists(st.tuples(st.integers(0, 10**6), few_records), min_size=1, max_size=8),
@@ -148,6 +149,7 @@ class TestEntriesOfOneName:
         assert found.llms == [LLMMetric("p", 11, 22, 44, 0.1 + 0.2, 3)]
         assert untimed(found.phases) == [PhaseMetric("p", 7, 11, 22, 33, True)]
 
+    @pytest.mark.slow
     @given(parts, st.randoms(use_true_random=False))
     def test_their_order_does_not_show_in_the_numbers(
         self, parts: list[ToolMetric | LLMMetric | PhaseMetric], random: st.DataObject
@@ -156,6 +158,7 @@ class TestEntriesOfOneName:
         random.shuffle(shuffled)  # type: ignore[attr-defined]
         assert by_name(restored(made_of(parts))) == by_name(restored(made_of(shuffled)))
 
+    @pytest.mark.slow
     @given(parts)
     def test_nothing_is_lost_and_nothing_is_added_by_going_on_again(
         self, parts: list[ToolMetric | LLMMetric | PhaseMetric]

@@ -26,6 +26,7 @@ def _branches(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_branches")
 @given(st.lists(chosen, max_size=6))
 def test_sum_is_that_of_a_plain_merge(looks: list[dict[str, Totals]]) -> None:

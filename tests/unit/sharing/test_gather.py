@@ -72,6 +72,7 @@ def test_store_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         gather(SESSION, f"unix://:secret@{tmp_path}/none")
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_read(url: str, tmp_path: Path) -> None:
     for i in range(3):
         record(tmp_path / str(i), 1, url)
@@ -83,6 +84,7 @@ def test_only_what_changed_is_read(url: str, tmp_path: Path) -> None:
     assert count(gathering.sum().to_metrics(SESSION)) == 4
 
 
+@pytest.mark.slow
 def test_look_at_a_server_parses_only_what_changed(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +219,7 @@ def test_empty_copies_are_sites_of_their_own(url: str, tmp_path: Path) -> None:
     assert problems(whole) == []
 
 
+@pytest.mark.slow
 def test_restored_metrics_go_on_above_what_was_shared(url: str, tmp_path: Path) -> None:
     record(tmp_path, 2, url)
     metrics = tmp_path / SESSION / "metrics.json"
@@ -416,6 +419,7 @@ def test_gathered_sessions_with_some_sites_in_common_are_told(tmp_path: Path) ->
     assert all("is counted twice" in problem for problem in problems(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_gathering_in_a_circle_counts_once(length: int, tmp_path: Path) -> None:
     urls = [str(tmp_path / f"store {place}") for place in range(length)]

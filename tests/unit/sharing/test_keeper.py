@@ -63,6 +63,7 @@ def test_attached_process_merges_and_shares_without_an_owner(url: str, sessions:
     assert gathered(url) == 2  # stop() shares once more
 
 
+@pytest.mark.slow
 def test_owner_may_come_while_attached_processes_share(url: str, sessions: Path) -> None:
     """A program that crashed is started again, and the processes of its first run go on."""
     with Forked(own_and_die, sessions) as crashed:
@@ -88,6 +89,7 @@ def own_and_die(sessions: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_one_of_many_processes_has_the_turn_and_is_seen(url: str, sessions: Path) -> None:
     arguments = (sys.executable, "-c", PROGRAM, sessions, url, "bash")
     session = Session.named(SESSION, sessions)
@@ -147,6 +149,7 @@ def test_owner_is_left_alone(url: str, sessions: Path) -> None:
     assert gathered(url) == 1
 
 
+@pytest.mark.slow
 def test_next_process_goes_on_when_the_one_that_shares_is_killed(url: str, sessions: Path) -> None:
     arguments = (sys.executable, "-c", PROGRAM, sessions, url)
     with under_way(*arguments, "one") as one:
@@ -169,6 +172,7 @@ def test_next_process_goes_on_when_the_one_that_shares_is_killed(url: str, sessi
     assert len(gather(SESSION, url).sites) == 1
 
 
+@pytest.mark.slow
 def test_process_that_ends_shares_what_it_recorded_last(url: str, sessions: Path) -> None:
     program = PROGRAM.partition("print")[0]
     subprocess.run([sys.executable, "-c", program, str(sessions), url, "bash"], check=True, timeout=60)

@@ -293,6 +293,7 @@ def test_child_has_no_connection_and_leaves_the_parents_alone(server: Server) ->
     assert isinstance(store, ServerStore)
 
 
+@pytest.mark.slow
 def test_server_that_sends_a_byte_now_and_then_does_not_hold_up_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -351,6 +352,7 @@ def line_to(server: Server, pause: float = 0.0, tls: ssl.SSLContext | None = Non
         yield listening.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_large_state_has_the_time_that_a_slow_line_needs(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +449,7 @@ def test_server_that_refuses_is_told(url: str, told: str, guarded: Server) -> No
     assert PASSWORD not in str(found.value)
 
 
+@pytest.mark.slow
 def test_server_is_reached_by_tls_and_only_with_a_known_certificate(
     guarded: Server, certificate: tuple[Path, Path]
 ) -> None:

@@ -64,6 +64,7 @@ def test_program_that_only_imports_logging_is_told_of_losses_only(sessions: Path
     assert stderr_of_program(sessions, configure) == f"m31a_mp: {dropped_in(sessions / 'file')}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "configure",
     [
