@@ -562,6 +562,7 @@ def test_compact_says_what_it_set_aside(call: Call, directory: Path) -> None:
     assert lines[2].endswith("journal.rejected.ndjson")
 
 
+@pytest.mark.slow
 def test_compact_refuses_while_the_owner_lives(call: Call, directory: Path) -> None:
     with Collector(directory.name, directory.parent):
         result = call("compact", directory)

@@ -614,6 +614,7 @@ def test_watch_is_live_and_leaves_the_terminal_as_it_was(
             assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
+@pytest.mark.slow
 def test_watch_goes_on_when_the_session_cannot_be_read_for_a_while(one: Session) -> None:
     with Collector(one.id, one.sessions_dir) as collector:
         collector.record_tool_call("first", True, 1)

@@ -275,6 +275,7 @@ class TestJoblib:
         get_reusable_executor().shutdown(wait=True)
         assert_counted(collector, tmp_path)
 
+    @pytest.mark.slow
     def test_workers_that_wait_for_more_keep_their_records_and_are_counted_again(
         self, collector: Collector, tmp_path: Path
     ) -> None:
@@ -287,6 +288,7 @@ class TestJoblib:
         collector.flush()
         assert files_under(tmp_path / "s") == AT_REST
 
+    @pytest.mark.slow
     def test_function_of_the_main_program_that_has_the_collector_in_it(
         self, collector: Collector, tmp_path: Path
     ) -> None:
@@ -312,6 +314,7 @@ class TestJoblib:
         collector.stop()
         assert files_under(tmp_path / "s") == AT_REST
 
+    @pytest.mark.slow
     def test_worker_that_is_killed_is_counted(self, collector: Collector, tmp_path: Path) -> None:
         def die(i: int) -> None:
             work_with(collector, i)

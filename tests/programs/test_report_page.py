@@ -103,6 +103,7 @@ def test_empty_name_of_a_file_replaces_nothing(call: Call, monday: Path) -> None
     assert Path("report.html").read_text() == "of another program"
 
 
+@pytest.mark.slow
 def test_report_goes_to_stdout_whole(monday: Path) -> None:
     command = [sys.executable, "-m", "m31a_mp", "report", str(monday), "-o", "-"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -316,6 +317,7 @@ def test_usual_session_needs_no_scrolling_to_the_side(browser: Page, one: Path) 
     assert set(browser.each(".scroll", "e.scrollWidth - e.clientWidth")) == {0}
 
 
+@pytest.mark.slow
 def test_hostile_names_stand_there_as_text(browser: Page, hostile: Path) -> None:
     browser.open(hostile)
     names = browser.each("#table-tools tbody th", "e.textContent")
@@ -352,6 +354,7 @@ def bars_on_the_page(browser: Page, kind: str) -> dict[str, float]:
     return dict(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 400])
 def test_bars_of_the_timeline_are_as_high_as_the_numbers(browser: Page, one: Path, width: int) -> None:
     browser.open(one, width=width)
@@ -457,6 +460,7 @@ def test_click_on_a_title_sorts_and_what_is_not_known_is_last(browser: Page, one
     assert cells_of(browser, 0) == ["claude-sonnet-4-5", "claude-haiku-4-5", "local/qwen3-coder"]
 
 
+@pytest.mark.slow
 def test_page_without_scripts_has_the_same_text(browser: Page, one: Path) -> None:
     browser.open(one)
     with_scripts = browser.ask("document.body.innerText")

@@ -224,6 +224,7 @@ sys.exit(signal.sigwait(signals))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_run_tool_forwards_a_signal_and_records_what_comes_of_it(
     session: Path, signal_number: signal.Signals

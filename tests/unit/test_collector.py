@@ -144,6 +144,7 @@ class TestStop:
         assert "the-session" in caplog.text
         assert "2 tool calls" in caplog.text
 
+    @pytest.mark.slow
     def test_stop_again_is_harmless(self, sessions: Path) -> None:
         collector = Collector("s", sessions)
         collector.stop()
@@ -264,6 +265,7 @@ class TestResume:
             assert metrics
             assert metrics.tools[0].name == "early"
 
+    @pytest.mark.slow
     def test_second_owner_is_told_who_the_first_one_is(self, sessions: Path) -> None:
         with Collector("s", sessions) as collector:
             collector.record_tool_call("bash", True, 1)
@@ -278,6 +280,7 @@ class TestResume:
             collector.flush()
             assert collector.snapshot().tools[0].call_count == 1
 
+    @pytest.mark.slow
     def test_second_owner_in_another_process_is_told_how_to_record(self, sessions: Path) -> None:
         with Collector("s", sessions):
             assert Forked(open_again, sessions).wait() == 0
@@ -330,6 +333,7 @@ class TestResume:
                 collector.flush()
                 assert calls(load(sessions, "s")) == {"bash": number}
 
+    @pytest.mark.slow
     def test_session_of_which_one_owner_lives_says_so_for_every_writer_of_the_file(
         self, sessions: Path
     ) -> None:

@@ -42,6 +42,7 @@ class Line(Recording):
         self.text = f'{{"time":1{members}{last}}}'
 
 
+@pytest.mark.slow
 @given(records)
 def test_line_of_a_process_holds_the_fields_of_its_record_in_their_order(record: Record) -> None:
     line = Line()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from m31a_mp import Collector, load
 
 # What Python itself has imported at the start comes first; then everything that a record can go through.
@@ -60,6 +62,7 @@ def modules_of(program: str, sessions: Path) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_record_of_any_kind_in_any_state_imports_nothing(tmp_path: Path) -> None:
     with Collector("s", tmp_path):
         modules_of(RECORDS_OF_ALL_KINDS, tmp_path)

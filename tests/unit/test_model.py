@@ -410,6 +410,7 @@ class TestWholeFile:
         document = orjson.loads((sessions / "s" / "metrics.json").read_bytes())
         assert [document["tools"], document["llms"], document["phases"]] == [[], [], []]
 
+    @pytest.mark.slow
     @settings(max_examples=30)
     @given(
         records=st.lists(few_records, min_size=1, max_size=40),

@@ -116,6 +116,7 @@ class TestRecording:
             collector.record_tool_call("bash", True, Duration.LONG)
             assert collector.snapshot().tools[0].total_duration_ms == 7
 
+    @pytest.mark.slow
     @settings(max_examples=60)
     @given(records=st.lists(records, max_size=30))
     def test_any_records_add_up_and_come_back_from_the_file(

@@ -97,6 +97,7 @@ class TestFresh:
             collector.stop()
             assert not refreshers()
 
+    @pytest.mark.slow
     def test_collector_that_cannot_be_made_leaves_no_thread(self, sessions: Path) -> None:
         with Collector("s", sessions), pytest.raises(RuntimeError):
             Collector("s", sessions, flush_interval=SOON)

@@ -248,6 +248,7 @@ def test_session_of_a_program_that_was_killed_is_not_closed(sessions: Path) -> N
     assert state(sessions) is State.FINISHED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes_on", ["sys.stdin.read()", "[None for _ in sys.stdin]"])
 def test_session_whose_collector_is_dropped_is_not_closed_and_anybody_may_own_it(
     sessions: Path, goes_on: str

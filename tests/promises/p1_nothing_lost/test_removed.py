@@ -92,6 +92,7 @@ def test_drops_in_a_segment_that_was_removed_are_told_once(session: Session) -> 
         assert (calls(found), found.dropped) == ({"bash": 1}, {"no_space": 1})
 
 
+@pytest.mark.slow
 def test_owner_of_a_removed_session_owns_the_new_one_and_counts_on(sessions: Path) -> None:
     with Collector("s", sessions) as collector:
         collector.record_tool_call("merged", True, 1)
@@ -108,6 +109,7 @@ def test_owner_of_a_removed_session_owns_the_new_one_and_counts_on(sessions: Pat
     assert calls(load(sessions, "s")) == {"staged": 2, "worker": 1}
 
 
+@pytest.mark.slow
 def test_owner_whose_lease_was_removed_takes_it_again(sessions: Path) -> None:
     with Collector("s", sessions) as collector:
         (sessions / "s" / "owner.lock").unlink()

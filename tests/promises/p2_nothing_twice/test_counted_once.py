@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import workers
 from m31a_mp import (
     Collector,
@@ -14,6 +16,7 @@ from metrics_of import calls, flushed
 from workers import Workers, perform, tool_call
 
 
+@pytest.mark.slow
 def test_flush_by_the_owner_while_the_worker_flushes_too_counts_each_record_once(
     started: Workers, collector: Collector, tmp_path: Path
 ) -> None:

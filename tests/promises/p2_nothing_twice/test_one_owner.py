@@ -61,6 +61,7 @@ def test_session_given_back_by_stop_can_be_owned_by_another_process_at_once(
         assert calls_of(after.snapshot(), "tool") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("segments_at_once")
 def test_collector_in_a_forked_child_records_as_a_worker_and_does_not_end_the_session(
     collector: Collector, tmp_path: Path

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("segments_at_once")
 class TestKilledWhileAppending:
     """The process that drains is killed in its write; the segments still have everything."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("at", range(6))
     @pytest.mark.parametrize("shift", [-20, -1, 0, 1])
     def test_records_of_a_torn_batch_are_counted_once(self, session: Session, at: int, shift: int) -> None:
@@ -32,6 +33,7 @@ class TestKilledWhileAppending:
             assert durations(collector.snapshot()) == wanted
             assert verify(session.sessions_dir, "s") == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("at", range(6))
     @pytest.mark.parametrize("shift", [-20, -1, 0, 1])
     def test_foreign_line_after_a_torn_batch_costs_no_record(

@@ -231,6 +231,7 @@ KEPT, DROPPED = True, False
 DURABILITIES = ["process", "disk"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", DURABILITIES)
 @pytest.mark.parametrize("fill", [Disk.fill, Disk.fill_names])
 def test_disk_full_before_the_first_record_drops_it_and_goes_on_when_there_is_room(

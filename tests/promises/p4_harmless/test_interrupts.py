@@ -144,6 +144,7 @@ def test_exception_of_a_signal_handler_leaves_nothing_held_though_it_is_kept(
         assert child.wait() == 0
 
 
+@pytest.mark.slow
 def test_stop_that_was_interrupted_can_be_called_again_by_another_owner(sessions: Path) -> None:
     collector = Collector("s", sessions)
     with pytest.raises(SessionOwnedError):

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from m31a_mp import Collector, Recorder
 from moments import LONG, assert_exactly, run_threads
 
@@ -55,6 +57,7 @@ def test_threads_that_flush_look_and_stop_a_recorder_while_others_record_lose_no
     assert_exactly(collector, tmp_path, {f"thread {i}{LONG}": 5000 for i in range(4)})
 
 
+@pytest.mark.slow
 def test_four_threads_at_full_speed_drop_nothing(collector: Collector, tmp_path: Path) -> None:
     def record(name: str) -> None:
         for i in range(25_000):

@@ -362,6 +362,7 @@ def test_command_that_ruins_its_session_keeps_its_status(wrapper: Wrapper, one: 
 # --- What cannot be told ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["2>&-", "2>/dev/full", "2>&- <&-"])
 def test_trouble_that_cannot_be_told_takes_no_status(wrapper: Wrapper, one: Session, after: str) -> None:
     file_in_its_place(one)

@@ -26,6 +26,7 @@ class TestOrder:
         assert one.to_metrics("s") == other.to_metrics("s")
         assert entries(one.to_metrics("s")) == expected(records)
 
+    @pytest.mark.slow
     @given(timed, st.integers(0, 30))
     def test_store_and_restore_on_the_way_do_not_show(
         self, records: list[tuple[int, Record]], at: int
@@ -67,6 +68,7 @@ class TestOrder:
         assert encoded("s", whole) == encoded("s", straight)
         assert (whole.count_entries(), whole.names_bytes) == (straight.count_entries(), straight.names_bytes)
 
+    @pytest.mark.slow
     @given(
         st.lists(
             st.tuples(
@@ -83,6 +85,7 @@ class TestOrder:
         random.shuffle(shuffled)  # type: ignore[attr-defined]
         assert folded(records).to_metrics("s") == folded(shuffled).to_metrics("s")
 
+    @pytest.mark.slow
     @given(
         st.lists(
             st.tuples(st.integers(0, 3), records_of(few_names, st.sampled_from([0, 1, INT64_MAX]))),

@@ -248,6 +248,7 @@ def test_endless_ids_of_writers_take_no_memory(session: Session, idle: int) -> N
 HUGE = [10**12, 2**32, 2**62, 2**63 - 1, 2**64 - 1, 10**30, -(10**12)]
 
 
+@pytest.mark.slow
 def test_batch_headers_that_announce_endless_batches_take_no_memory_and_cost_themselves(
     session: Session, idle: int
 ) -> None:
@@ -356,6 +357,7 @@ def test_rejected_file_larger_than_memory_stops_nobody(session: Session, idle: i
         assert found.answer["tools"] == {"before": 1, "after": 1}
 
 
+@pytest.mark.slow
 def test_one_more_rejected_line_costs_no_multiple_of_those_that_were_rejected_before(
     session: Session, idle: int
 ) -> None:
@@ -537,6 +539,7 @@ def test_publications_that_failed_for_long_leave_a_session_that_few_descriptors_
     assert [tool.call_count for tool in metrics.tools] == [300]
 
 
+@pytest.mark.slow
 def test_drain_of_many_segments_needs_few_descriptors(session: Session) -> None:
     for i in range(300):
         full = Segment.create(session.segments, f"{i:016x}", 1, 1024)

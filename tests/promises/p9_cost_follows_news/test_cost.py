@@ -187,6 +187,7 @@ def flushes(sessions: Path, times: int, records: int) -> Iterator[Asked]:
             yield asked
 
 
+@pytest.mark.slow
 def test_files_opened_by_a_flush_do_not_grow_with_what_was_before(sessions: Path) -> None:
     opened = [len(asked.opened) for asked in flushes(sessions, times=12, records=5)]
     assert len(set(opened[1:])) == 1  # the first also makes what is not there yet

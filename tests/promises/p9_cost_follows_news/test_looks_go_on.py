@@ -263,6 +263,7 @@ LEFT: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
 def test_look_does_not_read_again_what_lies_behind_the_torn_and_the_damaged(
     session: Session, left: bytes, folded: list[int]

@@ -148,6 +148,7 @@ def record_and_die(sessions: Path) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), (), ("--version",), ("shwo",)])
 def test_help_and_mistakes_import_nothing_that_reads_sessions(
     sessions: Path, arguments: tuple[str, ...]
@@ -185,6 +186,7 @@ def test_show_in_colours_imports_rich_but_not_click(sessions: Path) -> None:
     assert "click" not in seen.modules
 
 
+@pytest.mark.slow
 def test_record_opens_the_same_files_whatever_lies_in_the_session(sessions: Path) -> None:
     session = sessions / "s"
     observe(COMMAND_LINE, *RECORD, session=session)

@@ -365,6 +365,7 @@ class TestExporter:
         with pytest.raises(ValueError, match="is not an endpoint"):
             Exporter(endpoint)
 
+    @pytest.mark.slow
     def test_each_failure_is_told_with_its_reason(
         self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -618,6 +619,7 @@ class TestCollector:
         gc.collect()
         await_that(lambda: not senders())
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("receiver")
     def test_collector_that_cannot_be_made_leaves_no_thread(self, sessions: Path) -> None:
         with Collector("s", sessions), pytest.raises(RuntimeError):

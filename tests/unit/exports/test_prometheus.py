@@ -168,6 +168,7 @@ class TestOneSession:
         assert bounds[float("inf")] == 1
         assert sum(bounds.values()) == 1
 
+    @pytest.mark.slow
     @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
     def test_a_name_of_any_characters_comes_back(self, name: str) -> None:
         metrics = SessionMetrics("s", tools=[ToolMetric(name, 1, 1)], llms=[LLMMetric(name, 2)])

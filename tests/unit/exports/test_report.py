@@ -310,6 +310,7 @@ hostile = st.text(min_size=1, max_size=7).filter(lambda name: name.strip() and n
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(hostile, min_size=3, max_size=3, unique=True))
 def test_names_are_text_whatever_they_hold(names: list[str]) -> None:

@@ -84,6 +84,7 @@ class TestSave:
         save(sessions, "s", self.METRICS)  # and are not counted again
         assert compact(sessions, "s").metrics.tools[0] == ToolMetric("z", 2, 1, 1, 10, 5.0)
 
+    @pytest.mark.slow
     def test_save_while_an_owner_lives_raises_and_changes_nothing(self, sessions: Path) -> None:
         with Collector("s", sessions) as collector:
             before = collector.snapshot()

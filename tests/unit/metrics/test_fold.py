@@ -287,6 +287,7 @@ class TestWrongClock:
         phases = compact(session.sessions_dir, "s").metrics.phases
         assert untimed(phases) == [PhaseMetric("plan", 7, success=True)]
 
+    @pytest.mark.slow
     @given(
         st.lists(
             st.tuples(st.sampled_from([0, 5, 10**18, INT64_MAX - 1, INT64_MAX]), few_records), max_size=8

@@ -18,6 +18,7 @@ from workers import Forked, leased
 
 
 class TestLease:
+    @pytest.mark.slow
     def test_lease_is_exclusive_and_can_be_given_back_twice(self, session: Session) -> None:
         taken = Lease.take(session)
         assert taken.held
