@@ -106,7 +106,7 @@ def _rows(names: Iterable[str]) -> dict[str, int]:
 
 
 class PackedEntries(NamedTuple):
-    """PackedEntries entries of a table.
+    """The packed entries of a table.
 
     Attributes:
         rows: The row of each entry, by its name. A row without a name has no entry any more.
@@ -200,6 +200,7 @@ class Entries(State):
     def _unpack(self) -> None:
         for name in list(self._packed.rows):
             self.entry(name, 0)
+        self._packed = PackedEntries({}, [])  # the columns take memory
 
     def _all(self) -> Iterator[tuple[str, Any]]:
         self._unpack()
