@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -32,7 +33,7 @@ class Run:
         acknowledged: How many records it acknowledged.
         points: The points that it reached.
         left: What a death at each of them leaves, if `look`: the number of records that were acknowledged
-            by then, and a digest of all files.
+            by then, and a digest of all files; an empty one if another thread was at work, too.
         status: How the child ended.
     """
 
@@ -69,7 +70,8 @@ def be_child(scenario: Scenario, sessions: Path, die_at: tuple[str, int], pipe: 
     def reached(point: str) -> None:
         nonlocal left
         if os.getpid() == me:  # not in a child of the scenario's own
-            report(f"{point}\t{digest_of(sessions) if look else ''}")
+            is_alone = threading.active_count() == 1  # otherwise another thread changes files meanwhile
+            report(f"{point}\t{digest_of(sessions) if look and is_alone else ''}")
             left -= point == point_of_death
             if not left:
                 os.kill(me, signal.SIGKILL)
@@ -105,6 +107,7 @@ def cases(scenario: Scenario, sessions: Path) -> Iterator[tuple[str, int]]:
     for point in dict.fromkeys(run.points):
         reached = [number for number, other in enumerate(run.points) if other == point]
         for number in dict.fromkeys((reached[0], reached[-1])):
-            if run.left[number] not in seen:
+            _, digest = run.left[number]
+            if not digest or run.left[number] not in seen:
                 seen.add(run.left[number])
                 yield point, reached.index(number) + 1
