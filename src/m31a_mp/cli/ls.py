@@ -16,6 +16,7 @@ from m31a_mp.cli.naming import (
     TroubleError,
     is_session_at,
     path_word,
+    sessions_below,
     sessions_elsewhere,
 )
 from m31a_mp.cli.progress import counting_progress
@@ -74,6 +75,8 @@ def command(directory: str | None, url: str | None, as_json: bool) -> int:
         tables.list_view(rows).print()
     else:
         click.echo(f"no sessions in {shown(sessions_dir)}")
+        if below := sessions_below(sessions_dir):
+            click.echo(f"to list those one level down: {below}")
     return 1 if any(isinstance(row, tables.Unreadable) for row in rows) else 0
 
 

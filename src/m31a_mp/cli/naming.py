@@ -127,6 +127,12 @@ def sessions_elsewhere(sessions_dir: str, example: str) -> str:
     return f"this makes a session there: {NAME} run {option}-- COMMAND"
 
 
+def sessions_below(directory: str) -> str | None:
+    """Return the command that lists the `sessions` in a directory; None if there are none."""
+    below = os.path.join(directory, DEFAULT_SESSIONS)
+    return f"{NAME} ls {path_word(below)}" if sessions_at(below) else None
+
+
 def is_session_at(directory: str) -> bool:
     """Whether a directory is a session."""
     try:
@@ -178,6 +184,8 @@ def _meant(session: Session, parent: str, example: str) -> str:
     """Return a hint with the intended command, or with a command that shows more."""
     if is_session_at(parent):
         return f"{example} {path_word(parent)}"
+    if below := sessions_below(session.root):
+        return below
     beside, usual = sessions_at(parent), sessions_at(DEFAULT_SESSIONS)
     near = {other.id: other.root for other in [*beside, *usual]}
     import difflib
