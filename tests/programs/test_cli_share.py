@@ -197,7 +197,7 @@ def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path
         assert "not shared for" in told
         assert "no such file" in told
         assert "secret" not in told
-    assert "not shared since" in cli("verify", tmp_path / SESSION, status=1)
+    assert "the session has not been shared since" in cli("verify", tmp_path / SESSION, status=1)
     cli("share", "--once", tmp_path / SESSION, "--to", server.url)
     cli("verify", tmp_path / SESSION)
     assert "not shared" not in cli("show", tmp_path / SESSION)
