@@ -18,6 +18,7 @@ from m31a_mp.cli.naming import (
     path_word,
     sessions_below,
     sessions_elsewhere,
+    shared_at,
 )
 from m31a_mp.cli.progress import counting_progress
 from m31a_mp.cli.stores import KINDS_OF_STORES, gathering_of, store_of, store_option
@@ -77,6 +78,8 @@ def command(directory: str | None, url: str | None, as_json: bool) -> int:
         click.echo(f"no sessions in {shown(sessions_dir)}")
         if below := sessions_below(sessions_dir):
             click.echo(f"to list those one level down: {below}")
+        elif store := shared_at(sessions_dir):
+            click.echo(f"to look at what is shared there: {store}")
     return 1 if any(isinstance(row, tables.Unreadable) for row in rows) else 0
 
 
