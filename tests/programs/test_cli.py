@@ -789,6 +789,18 @@ def test_directory_of_sessions_is_not_taken_for_one(call: Call, command: str, se
     assert "; it holds 2 sessions\n" in call(command, sessions).err
 
 
+@pytest.mark.parametrize("command", ["show", "watch", "compact", "verify"])
+def test_directory_above_the_sessions_leads_to_them(call: Call, command: str, tmp_path: Path) -> None:
+    fill(tmp_path / "my node" / "sessions" / "one")
+    listing = "m31a-mp ls 'my node/sessions'"
+    assert call(command, "my node") == Result(
+        3, "", f"m31a-mp: there is no session in {tmp_path}/my node\nhint: {listing}\n"
+    )
+    assert call("ls", "my node") == Result(
+        0, f"no sessions in {tmp_path}/my node\nto list those one level down: {listing}\n", ""
+    )
+
+
 @pytest.mark.parametrize("command", ["show", "watch", "verify", "report"])
 def test_somebody_in_the_wrong_directory_is_told_where_the_sessions_are(
     call: Call, command: str, sessions: Path, monkeypatch: pytest.MonkeyPatch

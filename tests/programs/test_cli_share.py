@@ -199,6 +199,21 @@ def test_session_that_nobody_shares_is_not_gathered_as_an_empty_one(url: str, tm
 
 
 @pytest.mark.slow
+def test_store_that_is_taken_for_sessions_leads_to_from(tmp_path: Path) -> None:
+    store = tmp_path / "my store"
+    cli("share", "--once", record(tmp_path / "one", 1), "--to", store)
+    listing = f"m31a-mp ls --from '{store}'\n"
+    looking = f"m31a-mp show {SESSION} --from '{store}'\n"
+    for command in ("show", "verify", "share"):
+        assert cli(command, store, status=3).endswith(f"\nhint: {listing}")
+        assert cli(command, store / SESSION, status=3).endswith(f"\nhint: {looking}")
+    for directory, hint in ((store, listing), (store / SESSION, looking)):
+        told = cli("ls", directory)
+        assert told == f"no sessions in {directory}\nto look at what is shared there: {hint}"
+        assert cli(*shlex.split(hint)[1:])
+
+
+@pytest.mark.slow
 def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path) -> None:
     with Collector(SESSION, tmp_path, share=f"unix://:secret@{tmp_path}/none") as collector:
         collector.record_tool_call("bash", True, 1)
@@ -207,7 +222,7 @@ def test_session_that_could_not_be_shared_is_told(server: Server, tmp_path: Path
         assert "not shared for" in told
         assert "no such file" in told
         assert "secret" not in told
-    assert "not shared since" in cli("verify", tmp_path / SESSION, status=1)
+    assert "the session has not been shared since" in cli("verify", tmp_path / SESSION, status=1)
     cli("share", "--once", tmp_path / SESSION, "--to", server.url)
     cli("verify", tmp_path / SESSION)
     assert "not shared" not in cli("show", tmp_path / SESSION)

@@ -148,6 +148,18 @@ class TestServe:
         assert {labels[1:] for labels in values(found, "tool_calls_total")} == {("b", "grep"), ("b", "other")}
 
     @pytest.mark.slow
+    def test_named_session_that_is_not_there_yet_is_told_and_served_later(self, made: Path) -> None:
+        with Collector("there", made):
+            pass
+        with serving(made, "--session", "there", "--session", "later") as server:
+            assert value(server.scrape(), "sessions", condition="missing") == 1
+            with Collector("later", made) as collector:
+                collector.record_tool_call("grep", True, 1)
+                assert value(server.scrape(), "tool_calls_total", tool="grep", outcome="success") == 1
+            told = "m31a-mp: there is no session later yet; it is served as soon as it is there\n"
+            assert server.end(signal.SIGTERM) == (0, told)
+
+    @pytest.mark.slow
     @pytest.mark.usefixtures("segments_at_once")
     def test_damaged_session_costs_only_itself_and_stderr_says_so(self, made: Path) -> None:
         for name in ("bad", "good"):

@@ -16,7 +16,9 @@ from m31a_mp.cli.naming import (
     TroubleError,
     is_session_at,
     path_word,
+    sessions_below,
     sessions_elsewhere,
+    shared_at,
 )
 from m31a_mp.cli.progress import counting_progress
 from m31a_mp.cli.stores import KINDS_OF_STORES, gathering_of, store_of, store_option
@@ -74,6 +76,10 @@ def command(directory: str | None, url: str | None, as_json: bool) -> int:
         tables.list_view(rows).print()
     else:
         click.echo(f"no sessions in {shown(sessions_dir)}")
+        if below := sessions_below(sessions_dir):
+            click.echo(f"to list those one level down: {below}")
+        elif store := shared_at(sessions_dir):
+            click.echo(f"to look at what is shared there: {store}")
     return 1 if any(isinstance(row, tables.Unreadable) for row in rows) else 0
 
 

@@ -127,6 +127,28 @@ def sessions_elsewhere(sessions_dir: str, example: str) -> str:
     return f"this makes a session there: {NAME} run {option}-- COMMAND"
 
 
+def sessions_below(directory: str) -> str | None:
+    """Return the command that lists the `sessions` in a directory; None if there are none."""
+    below = os.path.join(directory, DEFAULT_SESSIONS)
+    return f"{NAME} ls {path_word(below)}" if sessions_at(below) else None
+
+
+def shared_at(directory: str) -> str | None:
+    """Return the command that looks into a directory that is a store, or a session in one; otherwise None."""
+    from m31a_mp.errors import StoreError
+    from m31a_mp.sharing.directory import DirectoryStore
+
+    store, session_id = os.path.split(os.path.realpath(directory))
+    try:
+        if DirectoryStore(directory).sessions():
+            return f"{NAME} ls --from {path_word(directory)}"
+        if DirectoryStore(store).headers(session_id):
+            return f"{NAME} show {shell_words(session_id)} --from {path_word(store)}"
+    except (StoreError, ValueError):  # ValueError: the name is not a valid session id
+        pass
+    return None
+
+
 def is_session_at(directory: str) -> bool:
     """Whether a directory is a session."""
     try:
@@ -178,6 +200,8 @@ def _meant(session: Session, parent: str, example: str) -> str:
     """Return a hint with the intended command, or with a command that shows more."""
     if is_session_at(parent):
         return f"{example} {path_word(parent)}"
+    if other := sessions_below(session.root) or shared_at(session.root):
+        return other
     beside, usual = sessions_at(parent), sessions_at(DEFAULT_SESSIONS)
     near = {other.id: other.root for other in [*beside, *usual]}
     import difflib

@@ -69,6 +69,6 @@ def verify(sessions_dir: str | os.PathLike[str], session_id: str) -> list[Findin
         if (item.file, item.offset) not in known
     ]
     for told in unshared(session, fold.totals.site):
-        reason = f"the session is not shared since {format_time(told.since)}: {told.reason}"
+        reason = f"the session has not been shared since {format_time(told.since)}: {told.reason}"
         findings.append(Finding(session.name_of(told.note), 0, reason))
     return findings

@@ -103,6 +103,9 @@ class ServerStore:
         options = dict(parse_qsl(query, keep_blank_values=True))
         if unknown := [name for name in options if name not in _OPTIONS | _MORE_OPTIONS[scheme]]:
             raise _bad_url(scheme, query, f"has no option {unknown[0]!r:.80}")
+        database = place.partition("/")[2].strip("/")
+        if scheme != "unix" and database and not database.isdecimal():  # redis-py would take database 0
+            raise _bad_url(scheme, database + query, "has a database that is not a number")
         options.pop("health_check_interval", None)  # each share is a check; see _connected
         self._limit = _Limit(options.get("socket_timeout"))
         self.url = shown_url(url)

@@ -91,6 +91,23 @@ def test_option_that_is_wrong_is_named_without_the_password(url: str, option: st
     assert found.value.__cause__ is None
 
 
+@pytest.mark.parametrize("url", ["redis://h/metrics", "valkeys://:secret@h:6379/1/2", "redis://h/-1?db=1"])
+def test_database_that_is_not_a_number_is_refused(url: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^the URL rediss?://\.\.\. of a store has a database that is not"
+    ) as found:
+        open_store(url)
+    assert "secret" not in str(found.value)
+    for good in ("redis://h", "redis://h/", "redis://h/2", "redis://h:6379/2/", "unix:///run/socket"):
+        open_store(good)
+
+
+def test_slash_that_may_be_of_a_password_begins_no_database() -> None:
+    with pytest.raises(ValueError, match="percent-encoded") as found:
+        open_store("redis://me/secret@h")  # urlsplit takes `me` for the host
+    assert "secret" not in str(found.value)
+
+
 @pytest.mark.parametrize(
     "place",
     ["cache:6379", "127.0.0.1:6379", "[::1]:6379", "cache:6379/2", "me:secret@cache:6379", ":secret@cache"],
