@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import orjson
@@ -316,3 +317,27 @@ def test_a_missing_package_is_told_by_the_command_line_as_of_any_extra(
     assert main([*command, "redis://host"]) == 125
     hint = shlex.join([sys.executable, "-m", "pip", "install", "redis>=6"])
     assert capsys.readouterr().err == f"m31a-mp: redis is not installed\nhint: {hint}\n"
+
+
+def test_gathered_directory_is_reported_as_any_session(url: str, tmp_path: Path) -> None:
+    for name, calls in (("one", 2), ("two", 3)):
+        cli("share", "--once", record(tmp_path / name, calls), "--to", url)
+    cli("gather", SESSION, "--from", url, "--into", tmp_path / "into")
+    page = cli("report", tmp_path / "into" / SESSION, "-o", "-")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "bash" in page
+    exported = cli("export", "prometheus", tmp_path / "into" / SESSION)
+    assert 'm31a_tool_calls_total{outcome="success",tool="bash"} 3.0' in exported
+
+
+def test_what_terminated_workers_did_not_share_is_shared_once_more(url: str, tmp_path: Path) -> None:
+    with get_context("fork").Pool(2) as pool:
+        pool.map(_work, [(tmp_path, url)] * 20)
+    cli("share", "--once", tmp_path / SESSION, "--to", url)
+    assert gather(SESSION, url).totals.tool_calls == 20
+
+
+def _work(place: tuple[Path, str]) -> None:
+    sessions, url = place
+    with attach(SESSION, sessions, share=url) as recorder:
+        recorder.record_tool_call("work", success=True, duration_ms=1)
