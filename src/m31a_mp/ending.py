@@ -27,8 +27,6 @@ from m31a_mp.system.log import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from m31a_mp.collector import Collector
     from m31a_mp.metrics.beginning import Beginning
 
@@ -50,7 +48,6 @@ class _Opened:
 
 
 _opened: dict[Session, _Opened] = {}
-_last_calls: list[Callable[[float], None]] = []
 
 
 def opened(session: Session, collector: Collector, beginning: Beginning) -> None:
@@ -62,16 +59,6 @@ def opened(session: Session, collector: Collector, beginning: Beginning) -> None
         beginning: The beginning of the session.
     """
     _opened[session] = _Opened(collector, beginning)
-
-
-def ends_with(call: Callable[[float], None]) -> None:
-    """Have a function called at the program's end, after its sessions were merged.
-
-    Args:
-        call: Called with its latest end, by `time.monotonic()`. It must not raise.
-    """
-    if call not in _last_calls:
-        _last_calls.append(call)
 
 
 def closed(session: Session) -> None:
@@ -165,8 +152,6 @@ def _merge_all() -> None:
                 _merge_dropped(session, entry.beginning, deadline)
         except BaseException as error:  # Ctrl-C, too: the program is ending anyway
             warn("session %s was not closed: %s", session.id, error)
-    for call in _last_calls:
-        call(deadline)
 
 
 def _merge_dropped(session: Session, beginning: Beginning, deadline: float) -> None:

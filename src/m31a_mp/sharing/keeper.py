@@ -5,6 +5,9 @@ and shares once a second. When its process dies, the kernel gives the lock back,
 It never is the owner: it takes the owner's lease for each merge, and gives it back, so that an owner may come
 at any time. A process that has had no recorder of the session for a minute gives the turn up: a worker may
 attach to any number of sessions in its life.
+
+A process that ends merges and shares once more, gives the turn up, and then looks whether anything was
+recorded meanwhile. A process that finds the turn taken may therefore leave its records to the other one.
 """
 
 from __future__ import annotations
@@ -23,11 +26,14 @@ from queue import Empty, SimpleQueue
 
 import filelock  # noqa: F401  # whoever finds a lease taken needs it, too
 
+from m31a_mp.segments.format import DamagedSegmentError
+from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.session.lease import Lease
 from m31a_mp.session.paths import Session
 from m31a_mp.sharing.sharer import Sharer
 from m31a_mp.system import fork
-from m31a_mp.system.flock import FileLock
+from m31a_mp.system.flock import FileLock, is_held
+from m31a_mp.system.last import at_last
 from m31a_mp.system.log import reason_of, warn
 
 TYPE_CHECKING = False
@@ -39,6 +45,10 @@ FLUSH_SECONDS = 1.0
 
 _TRY_SECONDS = 2.0  # between attempts to get the turn
 _SHARE_SECONDS = 5.0
+# At the end of the process: for the last share of all sessions, and for the last merge of one, which may have
+# to import what merges.
+_END_SECONDS = 0.5
+_LAST_MERGE_SECONDS = 2.0
 _IDLE_SECONDS = 60.0  # without a recorder, until the turn is given up: the next task may come soon
 
 _keepers: dict[Session, Keeper] = {}
@@ -93,6 +103,7 @@ class Keeper:
         self._wishes: SimpleQueue[SimpleQueue[Exception | None]] = SimpleQueue()
         self._kept: weakref.ref[Kept] | None = None
         self._is_told = False
+        self._is_ending = False
 
     def start(self) -> None:
         """Start the thread.
@@ -110,34 +121,58 @@ class Keeper:
             self._kept = weakref.ref(kept)
         return kept
 
-    def share_now(self, deadline: float | None = None, *, has_ended: bool = False) -> None:
-        """Merge and share what was recorded so far, if it is the turn of this process.
+    def share_now(self) -> None:
+        """Merge and share what was recorded so far, within 5 seconds, if it is the turn of this process.
+
+        Raises:
+            MetricsError, OSError: See `Merging.merge`.
+        """
+        deadline = time.monotonic() + _SHARE_SECONDS
+        if os.getpid() == self._pid and self._has_merged(deadline) and (turn := self._turn):
+            turn.sharer.share_now(deadline)
+
+    def end(self, deadline: float) -> None:
+        """Merge and share at the end of the process, if that is quick, and give the turn up.
 
         Args:
-            deadline: The latest end, by `time.monotonic()`; None: in 5 seconds.
-            has_ended: Whether the program ends.
+            deadline: The latest end of sharing, by `time.monotonic()`, but for the time that the merge takes.
 
         Raises:
             MetricsError, OSError: See `Merging.merge`.
         """
         if os.getpid() != self._pid:
             return
-        if deadline is None:
-            deadline = time.monotonic() + _SHARE_SECONDS
+        self._is_ending = True
+        end = time.monotonic() + _LAST_MERGE_SECONDS
+        while True:
+            asked = time.monotonic()
+            if not self._has_merged(end) or not (turn := self._turn):
+                return
+            deadline += time.monotonic() - asked
+            turn.sharer.share_now(deadline, has_ended=True)
+            turn.lease.release()
+            if time.monotonic() >= end or not _has_unmerged(self._session):
+                return
+
+    def _has_merged(self, deadline: float) -> bool:
+        """Have the thread merge, if it is the turn of this process. Return whether it answered in time."""
         answer: SimpleQueue[Exception | None] = SimpleQueue()
         self._wishes.put(answer)
-        with suppress(Empty):
-            if error := answer.get(timeout=max(0.0, deadline - time.monotonic())):
-                raise error
-            if turn := self._turn:
-                turn.sharer.share_now(deadline, has_ended=has_ended)
+        try:
+            error = answer.get(timeout=max(0.0, deadline - time.monotonic()))
+        except Empty:
+            return False
+        if error:
+            raise error
+        return True
 
     def _keep(self) -> None:
         used, wish = time.monotonic(), None
         while _keepers.get(self._session) is self:
-            error = self._merge()
-            if wish:
-                wish.put(error)
+            if wish or not self._is_ending:
+                error = self._merge()
+                if wish:
+                    wish.put(error)
             wish = self._next_wish()
             if self._is_used():
                 used = time.monotonic()
@@ -192,12 +227,10 @@ class Keeper:
 
     def _made_turn(self, lock: FileLock) -> _Turn:
         with _importing:
-            from m31a_mp import ending  # noqa: PLC0415
             from m31a_mp.sharing.merging import Merging  # noqa: PLC0415
 
             with suppress(ImportError):
                 import redis  # noqa: F401, PLC0415
-        ending.ends_with(_end_all)
         sharer = Sharer(self._session, self._url)
         try:
             return _Turn(Lease(lock), Merging(self._session), sharer)
@@ -209,11 +242,29 @@ class Keeper:
         return self._kept is not None and self._kept() is not None
 
 
-def _end_all(deadline: float) -> None:
-    """Merge and share at the program's end, if that is quick."""
+def _has_unmerged(session: Session) -> bool:
+    """Whether the session has records that are not merged, and no owner that will do it."""
+    if is_held(session.owner_lock):
+        return False
+    journals = [session.journal, *(path for _, path in session.sealed())]
+    if any(os.path.exists(path) and os.path.getsize(path) for path in journals):
+        return True
+    for path in list_segments(session.segments):
+        try:
+            with SegmentFile.open(path) as file:
+                if file.count_pending():
+                    return True
+        except (DamagedSegmentError, OSError):
+            pass  # merged or damaged: nothing that another merge would take
+    return False
+
+
+def _end_all() -> None:
+    """Merge and share at the end of the process, if that is quick."""
+    deadline = time.monotonic() + _END_SECONDS
     for keeper in list(_keepers.values()):
         try:
-            keeper.share_now(deadline, has_ended=True)
+            keeper.end(deadline)
         except Exception as error:
             warn("the end of session %s is not shared: %s", keeper._session.id, reason_of(error))  # noqa: SLF001
 
@@ -232,6 +283,7 @@ def keeping(session: Session, url: str) -> Kept | None:
                 _keepers.pop(session, None)
                 warn("session %s is not shared by this process: %s", session.id, error)
                 return None
+            at_last(_end_all)
             return kept
         kept = keeper.kept()
         if _keepers.get(session) is keeper:  # otherwise its thread ends just now

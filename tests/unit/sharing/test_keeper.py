@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,29 @@ def test_process_that_ends_shares_what_it_recorded_last(url: str, sessions: Path
     with Collector(SESSION, sessions, share=url):
         pass  # whether its thread got to own the session or not
     assert gathered(url) == 1
+
+
+@pytest.mark.slow
+def test_program_that_ends_at_once_shares_its_record(url: str, sessions: Path) -> None:
+    program = "import sys; from m31a_mp import attach\n"
+    program += "attach('s', sys.argv[1], share=sys.argv[2]).record_tool_call('bash', True, 1)"
+    for calls in (1, 2):
+        subprocess.run([sys.executable, "-c", program, sessions, url], check=True)
+        assert gathered(url) == calls
+
+
+def record_one(sessions: Path, url: str) -> None:
+    with attach(SESSION, sessions, share=url) as recorder:
+        recorder.record_tool_call("bash", True, 1)
+
+
+@pytest.mark.slow
+def test_workers_of_a_pool_that_is_closed_leave_nothing_unshared(url: str, sessions: Path) -> None:
+    with get_context("fork").Pool(2) as pool:
+        pool.starmap(record_one, [(sessions, url)] * 20)
+        pool.close()
+        pool.join()
+    assert gathered(url) == 20
 
 
 def test_environment_names_the_store_to_children(
