@@ -221,11 +221,10 @@ def test_exception_of_a_signal_handler_in_the_middle_of_a_fork_costs_neither_pro
     assert verify(tmp_path, SESSION) == []
 
 
-# An import of the first call of a process is interrupted. orjson imports those from uuid on, and crashes.
-IMPORTING = """
+# `work(name)` says whether the import of that module was interrupted. orjson imports those from uuid on, and
+# would crash.
+INTERRUPTING = """
 import os, sys
-from m31a_mp import Collector
-first, sessions, *names = sys.argv[1:]
 
 class Interrupt(Exception):
     pass
@@ -235,22 +234,19 @@ class Finder:
         if name == self.name:
             raise Interrupt
 
-def work(name):
+def is_interrupted(name, call):
     finder = Finder()
     finder.name = name
-    collector = Collector(name, sessions)
-    collector.record_tool_call("tool", True, 1)
     sys.meta_path.insert(0, finder)
     try:
-        getattr(collector, first)()
+        call()
     except Interrupt:
         sys.meta_path.remove(finder)
-    collector.record_tool_call("tool", True, 1)
-    assert collector.snapshot().tools[0].call_count == 2
-    collector.stop()
     return finder not in sys.meta_path
 
-for name in names:
+{work}
+
+for name in {names}:
     if not os.fork():
         os._exit(0 if work(name) else 1)
     print(os.waitstatus_to_exitcode(os.wait()[1]))
@@ -265,6 +261,33 @@ IMPORTED = [
     "json",
     "json.decoder",
 ]
+MAKING_A_FIRST_CALL = """
+from m31a_mp import Collector
+
+def work(name):
+    first, sessions = sys.argv[1:]
+    collector = Collector(name, sessions)
+    collector.record_tool_call("tool", True, 1)
+    was_interrupted = is_interrupted(name, getattr(collector, first))
+    collector.record_tool_call("tool", True, 1)
+    assert collector.snapshot().tools[0].call_count == 2
+    collector.stop()
+    return was_interrupted
+"""
+IMPORTING_A_NAME = """
+def work(name):
+    was_interrupted = is_interrupted(name, lambda: exec(sys.argv[1]))
+    exec(sys.argv[1])
+    return was_interrupted
+"""
+
+
+def assert_interrupts_harm_nothing(work: str, names: list[str], *arguments: str) -> None:
+    program = INTERRUPTING.format(work=work, names=names)
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    command = [sys.executable, "-S", "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": path})
+    assert (done.stdout.split(), done.stderr) == (["0"] * len(names), "")
 
 
 @pytest.mark.slow
@@ -272,48 +295,14 @@ IMPORTED = [
 def test_exception_of_a_handler_at_an_import_of_a_first_call_harms_nothing(
     first: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-S", "-c", IMPORTING, first, str(tmp_path), *IMPORTED]
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": path})
-    assert (done.stdout.split(), done.stderr) == (["0"] * len(IMPORTED), "")
+    assert_interrupts_harm_nothing(MAKING_A_FIRST_CALL, IMPORTED, first, str(tmp_path))
     for name in IMPORTED:
         metrics = load(tmp_path, name)
         assert metrics
         assert [tool.call_count for tool in metrics.tools] == [2]
 
 
-# The same for the import of a public name.
-IMPORTING_A_NAME = """
-import os, sys
-
-class Interrupt(Exception):
-    pass
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == self.name:
-            raise Interrupt
-
-for name in sys.argv[2:]:
-    if not os.fork():
-        finder = Finder()
-        finder.name = name
-        sys.meta_path.insert(0, finder)
-        try:
-            exec(sys.argv[1])
-        except Interrupt:
-            sys.meta_path.remove(finder)
-        exec(sys.argv[1])
-        os._exit(finder in sys.meta_path)
-    print(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["load", "compact", "verify", "SessionMetrics", "merge", "gather"])
 def test_exception_of_a_handler_at_an_import_of_a_public_name_harms_nothing(name: str) -> None:
-    statement = f"from m31a_mp import {name}"
-    command = [sys.executable, "-S", "-c", IMPORTING_A_NAME, statement, *IMPORTED[1:]]
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": path})
-    assert (done.stdout.split(), done.stderr) == (["0"] * len(IMPORTED[1:]), "")
+    assert_interrupts_harm_nothing(IMPORTING_A_NAME, IMPORTED[1:], f"from m31a_mp import {name}")
