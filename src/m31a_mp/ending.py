@@ -5,15 +5,14 @@ stays as it is, not closed. Its records are safe, and the next owner merges them
 finalizers and daemon threads make after this.
 
 Python calls this when the threads of the program have ended, including its thread pools and the processes of
-`concurrent.futures`. The processes of `multiprocessing` are awaited by `atexit`, too: see `_at_exit`. A
-process ends without this if `multiprocessing` started it, by `os._exit`, or if a signal kills it.
+`concurrent.futures`. The processes of `multiprocessing` are awaited by `atexit`, too: see `after_children`.
+A process ends without this if `multiprocessing` started it, by `os._exit`, or if a signal kills it.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import sys
 import time
 from _weakref import ref
 
@@ -23,6 +22,7 @@ from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.lease import Lease, was_owned_here
 from m31a_mp.session.paths import Session
+from m31a_mp.system.last import after_children
 from m31a_mp.system.log import warn
 
 TYPE_CHECKING = False
@@ -125,16 +125,6 @@ def _size(path: str) -> int:
         return 0
 
 
-def _at_exit() -> None:
-    # atexit runs functions in reverse order. If multiprocessing registered its function earlier, it waits for
-    # its processes later, and they still record. Its finalizers of a negative priority run after that wait.
-    util = sys.modules.get("multiprocessing.util")
-    if util and not util.is_exiting():
-        util.Finalize(None, _merge_all, exitpriority=-100)
-    else:
-        _merge_all()
-
-
 def _merge_all() -> None:
     mine = [(session, entry) for session, entry in list(_opened.items()) if entry.pid == os.getpid()]
     try:
@@ -161,4 +151,4 @@ def _merge_dropped(session: Session, beginning: Beginning, deadline: float) -> N
         lease.release()  # only after a merge: otherwise the file must say that the session was not closed
 
 
-atexit.register(_at_exit)
+atexit.register(after_children, _merge_all)

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Such finalizers run when multiprocessing has waited for the processes of this one: they still record.
+# multiprocessing runs finalizers of a negative priority when it has waited for its processes.
 _PRIORITY = -100
 
 _calls: list[Callable[[], None]] = []
@@ -29,10 +29,11 @@ def at_last(call: Callable[[], None]) -> None:
     global _pid  # noqa: PLW0603
     if call not in _calls:
         _calls.append(call)
-    process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
-    if process and util and process.parent_process() and _pid != os.getpid():
+    # A thread may be importing these modules. They are whole in a process that multiprocessing started.
+    parent = getattr(sys.modules.get("multiprocessing.process"), "parent_process", None)
+    if parent and parent() and _pid != os.getpid():
         _pid = os.getpid()  # such a process ends without running atexit functions
-        util.Finalize(None, _make_calls, exitpriority=_PRIORITY)
+        sys.modules["multiprocessing.util"].Finalize(None, _make_calls, exitpriority=_PRIORITY)
 
 
 def _make_calls() -> None:
@@ -40,13 +41,17 @@ def _make_calls() -> None:
         call()
 
 
-def _at_exit() -> None:
-    # See `ending`: multiprocessing may wait for its processes later than this.
+def after_children(call: Callable[[], None]) -> None:
+    """Make a call at the end of the program, when multiprocessing has waited for its processes.
+
+    This is for `atexit`, which runs functions in reverse order: if multiprocessing registered its function
+    earlier, it waits for its processes later, and they still record.
+    """
     util = sys.modules.get("multiprocessing.util")
     if util and not util.is_exiting():
-        util.Finalize(None, _make_calls, exitpriority=_PRIORITY)
+        util.Finalize(None, call, exitpriority=_PRIORITY)
     else:
-        _make_calls()
+        call()
 
 
-atexit.register(_at_exit)
+atexit.register(after_children, _make_calls)
