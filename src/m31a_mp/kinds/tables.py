@@ -10,7 +10,7 @@ changed, not what the session has.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain, count
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
@@ -71,23 +71,25 @@ class Table:
 
     def merged(self, states: Sequence[PackedEntries]) -> PackedEntries:
         """Return the sum of packed entries. There is at least one state."""
-        first = states[0]
-        names = list(first.rows)
+        names = list(states[0].rows)
         groups: Groups
         if all(state.is_dense() and list(state.rows) == names for state in states):  # as of similar sites
             groups = (list(zip(*columns, strict=True)) for columns in zip(*_columns(states), strict=True))
             return self._merged(names, groups)
-        rows: dict[str, list[int]] = {}
-        start = 0
-        for state in states:
-            for name, row in state.rows.items():
-                rows.setdefault(name, []).append(start + row)
-            start += len(state.columns[0])
+        starts = accumulate((len(state.columns[0]) for state in states), initial=0)
+        placed = (
+            (name, start + row)
+            for state, start in zip(states, starts, strict=False)
+            for name, row in state.rows.items()
+        )
         columns = [list(chain.from_iterable(some)) for some in zip(*_columns(states), strict=True)]
-        return self.grouped(rows, columns)
+        return self.grouped(placed, columns)
 
-    def grouped(self, rows: Mapping[str, list[int]], columns: list[Column]) -> PackedEntries:
-        """Add up the rows of each name."""
+    def grouped(self, placed: Iterable[tuple[str, int]], columns: list[Column]) -> PackedEntries:
+        """Add up the rows of each name. `placed` has the names and their rows."""
+        rows: dict[str, list[int]] = {}
+        for name, row in placed:
+            rows.setdefault(name, []).append(row)
         # A slice takes a list out of a column also for one row.
         some: list[Callable[[Column], Sequence[Any]]] = [
             itemgetter(*of) if len(of) > 1 else itemgetter(slice(of[0], of[0] + 1)) for of in rows.values()
@@ -261,10 +263,7 @@ class Entries(State):
             columns += part.restored(name, shown, known, at)
         self._packed = PackedEntries(_rows(names), columns)
         if len(self._packed.rows) < len(names):
-            rows: dict[str, list[int]] = {}
-            for row, name in enumerate(names):
-                rows.setdefault(name, []).append(row)
-            self._packed = self.table.grouped(rows, columns)
+            self._packed = self.table.grouped(zip(names, count(), strict=False), columns)
 
     def _fields(self, name: str, entry: Any) -> dict[str, Any]:
         shown: dict[str, Any] = {self.table.key: name}
