@@ -70,8 +70,8 @@ def recordable(directory: str | None, hint: Callable[[], str]) -> Session:
         is_other = session.exists() and not session.is_there() and os.listdir(session.root)
     except OSError:
         return session  # the record says what is wrong
-    if is_other and sessions_at(session.root):
-        raise _no_session(session, _by_the_variable(directory), hint())
+    if is_other and (error := _of_sessions(session, _by_the_variable(directory))):
+        raise error
     return session
 
 
@@ -184,15 +184,20 @@ def _by_the_variable(directory: str | None) -> str:
 
 def _no_session(session: Session, origin: str, example: str) -> TroubleError:
     """Return an error for a directory that is no session, with a guess at the intended one."""
-    directory = session.root
-    if inside := sessions_at(directory):
-        holds = "it holds a session" if len(inside) == 1 else f"it holds {len(inside):,} sessions"
-        return TroubleError(
-            f"{directory}{origin} is no session; {holds}", f"m31a-mp ls {path_word(directory)}"
-        )
-    parent = session.sessions_dir
+    return _of_sessions(session, origin) or TroubleError(
+        f"there is no session in {session.root}{origin.rstrip(',')}",
+        _meant(session, session.sessions_dir, example),
+    )
+
+
+def _of_sessions(session: Session, origin: str) -> TroubleError | None:
+    """Return an error for a directory of sessions that is taken for one; None if it has none."""
+    inside = sessions_at(session.root)
+    if not inside:
+        return None
+    holds = "it holds a session" if len(inside) == 1 else f"it holds {len(inside):,} sessions"
     return TroubleError(
-        f"there is no session in {directory}{origin.rstrip(',')}", _meant(session, parent, example)
+        f"{session.root}{origin} is no session; {holds}", f"m31a-mp ls {path_word(session.root)}"
     )
 
 
