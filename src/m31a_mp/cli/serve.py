@@ -12,14 +12,8 @@ from m31a_mp.cli.arguments import complete_directory
 from m31a_mp.cli.counts import WholeNumber
 from m31a_mp.cli.export import by_session_option
 from m31a_mp.cli.extras import needing
-from m31a_mp.cli.naming import (
-    DEFAULT_SESSIONS,
-    NAME,
-    TroubleError,
-    is_session_at,
-    path_word,
-    sessions_elsewhere,
-)
+from m31a_mp.cli.naming import DEFAULT_SESSIONS, TroubleError, is_session_at, path_word, sessions_elsewhere
+from m31a_mp.cli.program import tell
 from m31a_mp.cli.waiting import SignalPipe
 from m31a_mp.system.log import shown
 
@@ -92,8 +86,7 @@ def command(  # noqa: PLR0913  # one for each option
         click.echo(f"serving {shown(sessions_dir)} at {server.url}")
         for name in names:
             if not os.path.lexists(os.path.join(sessions_dir, name)):  # perhaps a typing error
-                told = f"there is no session {name} yet; it is served as soon as it is there"
-                click.echo(f"{NAME}: {shown(told)}", err=True)
+                tell(f"there is no session {name} yet; it is served as soon as it is there")
         while True:
             for number in pipe.wait(_DAY)[0]:
                 return 0 if number in _REGULAR_ENDS else SIGNAL_BASE + number
