@@ -246,9 +246,9 @@ def _has_unmerged(session: Session) -> bool:
     """Whether the session has records that are not merged, and no owner that will do it."""
     if is_held(session.owner_lock):
         return False
-    journals = [session.journal, *(path for _, path in session.sealed())]
-    if any(os.path.exists(path) and os.path.getsize(path) for path in journals):
-        return True
+    with suppress(FileNotFoundError):
+        if session.sealed() or os.stat(session.journal).st_size:
+            return True
     for path in list_segments(session.segments):
         try:
             with SegmentFile.open(path) as file:
