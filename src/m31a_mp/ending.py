@@ -22,8 +22,8 @@ from m31a_mp.segments.reader import SegmentFile, list_segments
 from m31a_mp.segments.staging import staging
 from m31a_mp.session.lease import Lease, was_owned_here
 from m31a_mp.session.paths import Session
-from m31a_mp.system.last import after_children
 from m31a_mp.system.log import warn
+from m31a_mp.system.process import after_children
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Identities of processes, and checks whether a process is alive.
+"""Identities of processes, checks whether a process is alive, and the end of this one.
 
 A pid alone is ambiguous: pids are reused, and each container counts its own. The identity of a process is its
 pid, its start, the boot and the pid namespace.
@@ -12,6 +12,12 @@ import time
 
 from m31a_mp.system import files, fork
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LAST = -100
+"""The priority of finalizers that multiprocessing runs when it has waited for its processes."""
 _MICROSECONDS = 1_000_000
 _MAX_PID = 2**31 - 1  # pid_t; to kill(2), 0 and less are groups of processes
 
@@ -222,3 +228,16 @@ def _forget_parent() -> None:
     # A child may have the pid of an ancestor that is gone, or live in its own pid namespace.
     global _current  # noqa: PLW0603
     _current = None
+
+
+def after_children(call: Callable[[], None]) -> None:
+    """Make a call at the end of the program, when multiprocessing has waited for its processes.
+
+    This is for `atexit`, which runs functions in reverse order: if multiprocessing registered its function
+    earlier, it waits for its processes later, and they still record.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util and not util.is_exiting():
+        util.Finalize(None, call, exitpriority=LAST)
+    else:
+        call()
